@@ -1,0 +1,1 @@
+//! Tests that need both sides of the SEAMCALL boundary.
