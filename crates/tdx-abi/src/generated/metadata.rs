@@ -7,53 +7,53 @@ use crate::metadata::{FieldForm, FieldId, FieldInfo};
 pub mod sys {
     use super::FieldId;
 
-    /// Number of CPU packages MCHECK found.
+    /// Number of CPU packages that MCHECK found.
     pub const NUM_PKGS: FieldId = FieldId(0x0000000200000000);
-    /// CPUID.1.EAX value of each package (8 slots).
+    /// CPUID.1.EAX of each package, in eight slots.
     pub const PKG_FMS: FieldId = FieldId(0x0000000200000001);
-    /// PCI style vendor number.
+    /// Vendor of the module in the numbers of PCI; 0x8086 is Intel.
     pub const VENDOR_ID: FieldId = FieldId(0x0800000200000000);
-    /// BCD yyyymmdd.
+    /// Date of the build as decimal digits yyyymmdd, each in four bits.
     pub const BUILD_DATE: FieldId = FieldId(0x8800000200000001);
-    /// Build counter.
+    /// Number of the build.
     pub const BUILD_NUM: FieldId = FieldId(0x8800000100000002);
-    /// Module minor version.
+    /// Second part of the module's version.
     pub const MINOR_VERSION: FieldId = FieldId(0x0800000100000003);
-    /// Module major version.
+    /// First part of the module's version.
     pub const MAJOR_VERSION: FieldId = FieldId(0x0800000100000004);
-    /// Module update version.
+    /// Third part of the module's version.
     pub const UPDATE_VERSION: FieldId = FieldId(0x0800000100000005);
     /// Internal version counter.
     pub const INTERNAL_VERSION: FieldId = FieldId(0x0800000100000006);
-    /// Highest handoff version this module can write and read.
+    /// Highest handoff version that the module writes and reads.
     pub const MODULE_HV: FieldId = FieldId(0x8900000100000000);
-    /// Lowest handoff version this module accepts on update.
+    /// Lowest handoff version that the module accepts in an update.
     pub const MIN_UPDATE_HV: FieldId = FieldId(0x8900000100000001);
-    /// 1: SHUTDOWN only accepts exactly MODULE_HV.
+    /// 1 if the module hands over in its own handoff version only.
     pub const NO_DOWNGRADE: FieldId = FieldId(0x8900000000000002);
-    /// Size of the handoff area in pages, minus one.
+    /// Pages of the handoff area, minus one.
     pub const NUM_HANDOFF_PAGES: FieldId = FieldId(0x8900000100000003);
-    /// Valid byte of the handoff header currently in the data region.
+    /// Valid byte of the handoff header in the data region.
     pub const HANDOFF_DATA_VALID: FieldId = FieldId(0x8900000000000004);
-    /// Hv of that header.
+    /// Handoff version of the handoff header in the data region.
     pub const HANDOFF_DATA_HV: FieldId = FieldId(0x8900000100000005);
-    /// Payload size of that header.
+    /// Bytes of handoff data behind the header in the data region.
     pub const HANDOFF_DATA_SIZE: FieldId = FieldId(0x8900000200000006);
-    /// Value given in RCX of TDH.SYS.INIT.
+    /// Value that TDH.SYS.INIT got in RCX.
     pub const SYS_ATTRIBUTES: FieldId = FieldId(0x0a00000200000000);
     /// Number of TDX_FEATURES words.
     pub const NUM_TDX_FEATURES: FieldId = FieldId(0x0a00000000000001);
-    /// Feature enumeration, see features0.toml.
+    /// What the module can do, one bit per feature.
     pub const TDX_FEATURES0: FieldId = FieldId(0x0a00000300000008);
-    /// Entries in the CMR arrays (always the maximum; unused ones have size 0).
+    /// Entries of the CMR arrays; unused entries have size 0.
     pub const NUM_CMRS: FieldId = FieldId(0x9000000100000000);
-    /// Base address of CMR i.
+    /// Base address of each convertible memory range.
     pub const CMR_BASE: FieldId = FieldId(0x9000000300000080);
-    /// Byte size of CMR i, 0 = unused.
+    /// Bytes of each convertible memory range; 0 marks an unused entry.
     pub const CMR_SIZE: FieldId = FieldId(0x9000000300000100);
-    /// Most TDMRs TDH.SYS.CONFIG takes.
+    /// Largest number of TDMRs that TDH.SYS.CONFIG takes.
     pub const MAX_TDMRS: FieldId = FieldId(0x9100000100000008);
-    /// Reserved areas per TDMR_INFO.
+    /// Largest number of reserved areas in a TDMR.
     pub const MAX_RESERVED_PER_TDMR: FieldId = FieldId(0x9100000100000009);
     /// Bytes of PAMT per 4 KiB page.
     pub const PAMT_4K_ENTRY_SIZE: FieldId = FieldId(0x9100000100000010);
@@ -61,109 +61,109 @@ pub mod sys {
     pub const PAMT_2M_ENTRY_SIZE: FieldId = FieldId(0x9100000100000011);
     /// Bytes of PAMT per 1 GiB range.
     pub const PAMT_1G_ENTRY_SIZE: FieldId = FieldId(0x9100000100000012);
-    /// Bits per 4 KiB page in the PAMT_4K area when dynamic PAMT is on (the area is then a bitmap).
+    /// Bits of the PAMT bitmap per 4 KiB page with dynamic PAMT.
     pub const PAMT_PAGE_BITMAP_ENTRY_BITS: FieldId = FieldId(0x9100000000000013);
-    /// Smallest number of KeyID bits dynamic PAMT needs.
+    /// Smallest number of KeyID bits that dynamic PAMT needs.
     pub const MIN_DYNAMIC_PAMT_NUM_HKID_BITS: FieldId = FieldId(0x9100000000000014);
-    /// Bytes of TDR.
+    /// Bytes of a TD's root structure.
     pub const TDR_BASE_SIZE: FieldId = FieldId(0x9800000100000000);
-    /// Bytes of TDCS without L2 VMs.
+    /// Bytes of a TD's control structure without L2 VMs.
     pub const TDCS_BASE_SIZE: FieldId = FieldId(0x9800000100000100);
-    /// Extra TDCS bytes per L2 VM.
+    /// Further bytes of a TD's control structure per L2 VM.
     pub const TDCS_SIZE_PER_L2_VM: FieldId = FieldId(0x9800000100000101);
-    /// Bytes of TDVPS incl. TDVPR, without L2 VMs.
+    /// Bytes of a virtual processor's state, root page included, without L2 VMs.
     pub const TDVPS_BASE_SIZE: FieldId = FieldId(0x9800000100000200);
-    /// Extra TDVPS bytes per L2 VM.
+    /// Further bytes of a virtual processor's state per L2 VM.
     pub const TDVPS_SIZE_PER_L2_VM: FieldId = FieldId(0x9800000100000201);
-    /// Bits a TD may set in ATTRIBUTES.
+    /// Bits that a TD may set in ATTRIBUTES.
     pub const ATTRIBUTES_FIXED0: FieldId = FieldId(0x1900000300000000);
-    /// Bits a TD must set in ATTRIBUTES.
+    /// Bits that a TD must set in ATTRIBUTES.
     pub const ATTRIBUTES_FIXED1: FieldId = FieldId(0x1900000300000001);
-    /// Bits a TD may set in XFAM = 0x6DBE7 AND (XCR0 supported OR XSS supported).
+    /// Bits that a TD may set in XFAM.
     pub const XFAM_FIXED0: FieldId = FieldId(0x1900000300000002);
-    /// Bits a TD must set in XFAM.
+    /// Bits that a TD must set in XFAM.
     pub const XFAM_FIXED1: FieldId = FieldId(0x1900000300000003);
-    /// Configurable CPUID (leaf,subleaf) pairs.
+    /// Number of CPUID leaves and subleaves that a TD can configure.
     pub const NUM_CPUID_CONFIG: FieldId = FieldId(0x9900000100000004);
-    /// Bits a TD may set in CONFIG_FLAGS.
+    /// Bits that a TD may set in CONFIG_FLAGS.
     pub const CONFIG_FLAGS_FIXED0: FieldId = FieldId(0x9900000300000006);
-    /// Bits a TD must set in CONFIG_FLAGS.
+    /// Bits that a TD must set in CONFIG_FLAGS.
     pub const CONFIG_FLAGS_FIXED1: FieldId = FieldId(0x9900000300000007);
-    /// VCPU limit of any TD. A KVM comment in Linux 7.3 speaks of 65535 for modules without the field, but the reader has no such fallback: an unknown id fails the metadata read and with it the bring-up.
+    /// Largest number of virtual processors of a TD; KVM of Linux 7.3 leaves TDX off on machines with more CPUs.
     pub const MAX_VCPUS_PER_TD: FieldId = FieldId(0x9900000100000008);
-    /// Smallest MAXPA that can be virtualised.
+    /// Smallest physical address width that can be shown to a TD.
     pub const MIN_VIRT_MAXPA: FieldId = FieldId(0x9900000000000009);
-    /// Perfmon event filters.
+    /// Largest number of performance event filters.
     pub const MAX_EVENT_FILTERS: FieldId = FieldId(0x990000010000000a);
-    /// [31:0] leaf, [63:32] subleaf (all ones = no subleaf); entries past NUM_CPUID_CONFIG read all ones.
+    /// Leaf (31:0) and subleaf (63:32, all ones for none) of each configurable CPUID entry; unused entries are all ones.
     pub const CPUID_CONFIG_LEAVES: FieldId = FieldId(0x9900000300000400);
-    /// Element 0 = EAX|EBX<<32, element 1 = ECX|EDX<<32: 1 bits are configurable.
+    /// Configurable bits of each entry: EAX and EBX in the first element, ECX and EDX in the second.
     pub const CPUID_CONFIG_VALUES: FieldId = FieldId(0x9900000300000500);
-    /// Bits of IA32_ARCH_CAPABILITIES a TD may be given.
+    /// Bits of IA32_ARCH_CAPABILITIES that a TD may be given.
     pub const IA32_ARCH_CAPABILITIES_CONFIG_MASK: FieldId = FieldId(0x9900000300000600);
-    /// Family/model/stepping values usable for migratable TDs.
+    /// Number of family, model and stepping values for TDs that can be migrated.
     pub const NUM_ALLOWED_FMS: FieldId = FieldId(0x9900000100000800);
-    /// Excluded ones.
+    /// Number of excluded family, model and stepping values.
     pub const NUM_DISALLOWED_FMS: FieldId = FieldId(0x9900000100000801);
-    /// List, entry 0 = platform.
+    /// Allowed family, model and stepping values; the first is the platform's.
     pub const ALLOWED_FMS: FieldId = FieldId(0x9900000300000810);
-    /// List.
+    /// Excluded family, model and stepping values.
     pub const DISALLOWED_FMS: FieldId = FieldId(0x9900000300000850);
-    /// L1 page attribute bits a guest may change.
+    /// Page attribute bits that a guest may change.
     pub const GUEST_GPA_ATTR_MASK: FieldId = FieldId(0x9a00000300000000);
-    /// Migration attributes.
+    /// Attributes of migration.
     pub const MIG_ATTRIBUTES: FieldId = FieldId(0xa000000300000000);
-    /// MIN EXPORT VERSION.
+    /// Lowest migration version that can be exported.
     pub const MIN_EXPORT_VERSION: FieldId = FieldId(0x2000000100000001);
-    /// MAX EXPORT VERSION.
+    /// Highest migration version that can be exported.
     pub const MAX_EXPORT_VERSION: FieldId = FieldId(0x2000000100000002);
-    /// MIN IMPORT VERSION.
+    /// Lowest migration version that can be imported.
     pub const MIN_IMPORT_VERSION: FieldId = FieldId(0x2000000100000003);
-    /// MAX IMPORT VERSION.
+    /// Highest migration version that can be imported.
     pub const MAX_IMPORT_VERSION: FieldId = FieldId(0x2000000100000004);
-    /// Migration streams.
+    /// Largest number of migration streams.
     pub const MAX_MIGS: FieldId = FieldId(0xa000000100000010);
-    /// Pages for immutable TD state export.
+    /// Pages that the export of immutable state needs.
     pub const NUM_IMMUTABLE_STATE_PAGES: FieldId = FieldId(0xa000000000000020);
-    /// Pages for mutable TD state export.
+    /// Pages that the export of mutable TD state needs.
     pub const NUM_TD_STATE_PAGES: FieldId = FieldId(0xa000000000000021);
-    /// Pages for VCPU state export.
+    /// Pages that the export of a virtual processor needs.
     pub const NUM_VP_STATE_PAGES: FieldId = FieldId(0xa000000000000022);
-    /// Service TDs per TD.
+    /// Largest number of service TDs of a TD.
     pub const MAX_SERV_TDS: FieldId = FieldId(0xa100000100000000);
     /// Service TD attribute bits that may be set.
     pub const SERVTD_ATTR_FIXED0: FieldId = FieldId(0xa100000300000001);
-    /// Bits that must be set.
+    /// Service TD attribute bits that must be set.
     pub const SERVTD_ATTR_FIXED1: FieldId = FieldId(0xa100000300000002);
-    /// L2 page attribute bits an L1 may write.
+    /// Page attribute bits of L2 VMs that an L1 VMM may write.
     pub const GUEST_L2_GPA_ATTR_MASK: FieldId = FieldId(0xa200000100000000);
-    /// VM CTLS FIXED0.
+    /// Bits that may be set in VM_CTLS.
     pub const VM_CTLS_FIXED0: FieldId = FieldId(0xa200000300000001);
-    /// VM CTLS FIXED1.
+    /// Bits that must be set in VM_CTLS.
     pub const VM_CTLS_FIXED1: FieldId = FieldId(0xa200000300000002);
-    /// Spelling as in the module table.
+    /// Bits that may be set in L2_CTLS (the name is spelled as in the module).
     pub const VPCU_L2_CTLS_FIXED0: FieldId = FieldId(0xa200000300000003);
-    /// VCPU L2 CTLS FIXED1.
+    /// Bits that must be set in L2_CTLS.
     pub const VCPU_L2_CTLS_FIXED1: FieldId = FieldId(0xa200000300000004);
-    /// Spelling as in the module table.
+    /// Bits that may be set in L2_DEBUG_CTLS (the name is spelled as in the module).
     pub const VPCU_L2_DEBUG_CTLS_FIXED0: FieldId = FieldId(0xa200000300000005);
-    /// VCPU L2 DEBUG CTLS FIXED1.
+    /// Bits that must be set in L2_DEBUG_CTLS.
     pub const VCPU_L2_DEBUG_CTLS_FIXED1: FieldId = FieldId(0xa200000300000006);
     /// Largest quote in bytes.
     pub const MAX_QUOTE_SIZE: FieldId = FieldId(0x2300000200000002);
-    /// TDX Connect enumeration; from the module source only, no host patch reads it. The fields 1, 2, 3, 7 of this class that host patches read: connect/metadata.toml.
+    /// What TDX Connect can do, one bit per feature; no known host reads it.
     pub const TDX_CONNECT_FEATURES: FieldId = FieldId(0x3000000300000000);
-    /// Pages to give to TDH.IDE.STREAM.CREATE.
+    /// Pages that TDH.IDE.STREAM.CREATE needs.
     pub const IDE_MT_PAGE_COUNT: FieldId = FieldId(0x3000000100000001);
-    /// Pages to give to TDH.SPDM.CREATE.
+    /// Pages that TDH.SPDM.CREATE needs.
     pub const SPDM_MT_PAGE_COUNT: FieldId = FieldId(0x3000000100000002);
-    /// Number of order-0 pages of an IOMMU_MT, not counting the two invalidation queue blocks.
+    /// Pages that TDH.IOMMU.SETUP needs, the two invalidation queue blocks not counted.
     pub const IOMMU_MT_PAGE_COUNT: FieldId = FieldId(0x3000000100000003);
-    /// Upper bound of dev_info output pages for TDH.SPDM.CONNECT / DEV_INFO_RECOLLECTION.
+    /// Largest number of pages of a device's information.
     pub const SPDM_MAX_DEV_INFO_PAGES: FieldId = FieldId(0x3000000100000007);
-    /// 4 KiB pages TDH.EXT.MEM.ADD must hand over; valid after SYS.CONFIG/SYS.UPDATE.
+    /// 4 KiB pages still to be given with TDH.EXT.MEM.ADD; valid after SYS.CONFIG or SYS.UPDATE.
     pub const MEMORY_POOL_REQUIRED_PAGES: FieldId = FieldId(0x3100000200000000);
-    /// 1: TDH.EXT.INIT must run before extensions work; valid after SYS.CONFIG/SYS.UPDATE.
+    /// Not 0 if TDH.EXT.INIT must run before extensions work; valid after SYS.CONFIG or SYS.UPDATE.
     pub const EXT_REQUIRED: FieldId = FieldId(0x3100000000000001);
 }
 
@@ -182,7 +182,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Number of CPU packages MCHECK found.",
+        meaning: "Number of CPU packages that MCHECK found.",
     },
     FieldInfo {
         name: "PKG_FMS",
@@ -197,7 +197,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "CPUID.1.EAX value of each package (8 slots).",
+        meaning: "CPUID.1.EAX of each package, in eight slots.",
     },
     FieldInfo {
         name: "VENDOR_ID",
@@ -212,7 +212,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "PCI style vendor number.",
+        meaning: "Vendor of the module in the numbers of PCI; 0x8086 is Intel.",
     },
     FieldInfo {
         name: "BUILD_DATE",
@@ -227,7 +227,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "BCD yyyymmdd.",
+        meaning: "Date of the build as decimal digits yyyymmdd, each in four bits.",
     },
     FieldInfo {
         name: "BUILD_NUM",
@@ -242,7 +242,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Build counter.",
+        meaning: "Number of the build.",
     },
     FieldInfo {
         name: "MINOR_VERSION",
@@ -257,7 +257,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Module minor version.",
+        meaning: "Second part of the module's version.",
     },
     FieldInfo {
         name: "MAJOR_VERSION",
@@ -272,7 +272,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Module major version.",
+        meaning: "First part of the module's version.",
     },
     FieldInfo {
         name: "UPDATE_VERSION",
@@ -287,7 +287,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Module update version.",
+        meaning: "Third part of the module's version.",
     },
     FieldInfo {
         name: "INTERNAL_VERSION",
@@ -317,7 +317,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Highest handoff version this module can write and read.",
+        meaning: "Highest handoff version that the module writes and reads.",
     },
     FieldInfo {
         name: "MIN_UPDATE_HV",
@@ -332,7 +332,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Lowest handoff version this module accepts on update.",
+        meaning: "Lowest handoff version that the module accepts in an update.",
     },
     FieldInfo {
         name: "NO_DOWNGRADE",
@@ -347,7 +347,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "1: SHUTDOWN only accepts exactly MODULE_HV.",
+        meaning: "1 if the module hands over in its own handoff version only.",
     },
     FieldInfo {
         name: "NUM_HANDOFF_PAGES",
@@ -362,7 +362,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Size of the handoff area in pages, minus one.",
+        meaning: "Pages of the handoff area, minus one.",
     },
     FieldInfo {
         name: "HANDOFF_DATA_VALID",
@@ -377,7 +377,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Valid byte of the handoff header currently in the data region.",
+        meaning: "Valid byte of the handoff header in the data region.",
     },
     FieldInfo {
         name: "HANDOFF_DATA_HV",
@@ -392,7 +392,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Hv of that header.",
+        meaning: "Handoff version of the handoff header in the data region.",
     },
     FieldInfo {
         name: "HANDOFF_DATA_SIZE",
@@ -407,7 +407,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Payload size of that header.",
+        meaning: "Bytes of handoff data behind the header in the data region.",
     },
     FieldInfo {
         name: "SYS_ATTRIBUTES",
@@ -422,7 +422,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Value given in RCX of TDH.SYS.INIT.",
+        meaning: "Value that TDH.SYS.INIT got in RCX.",
     },
     FieldInfo {
         name: "NUM_TDX_FEATURES",
@@ -452,7 +452,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Feature enumeration, see features0.toml.",
+        meaning: "What the module can do, one bit per feature.",
     },
     FieldInfo {
         name: "NUM_CMRS",
@@ -467,7 +467,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Entries in the CMR arrays (always the maximum; unused ones have size 0).",
+        meaning: "Entries of the CMR arrays; unused entries have size 0.",
     },
     FieldInfo {
         name: "CMR_BASE",
@@ -482,7 +482,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Base address of CMR i.",
+        meaning: "Base address of each convertible memory range.",
     },
     FieldInfo {
         name: "CMR_SIZE",
@@ -497,7 +497,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Byte size of CMR i, 0 = unused.",
+        meaning: "Bytes of each convertible memory range; 0 marks an unused entry.",
     },
     FieldInfo {
         name: "MAX_TDMRS",
@@ -512,7 +512,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Most TDMRs TDH.SYS.CONFIG takes.",
+        meaning: "Largest number of TDMRs that TDH.SYS.CONFIG takes.",
     },
     FieldInfo {
         name: "MAX_RESERVED_PER_TDMR",
@@ -527,7 +527,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Reserved areas per TDMR_INFO.",
+        meaning: "Largest number of reserved areas in a TDMR.",
     },
     FieldInfo {
         name: "PAMT_4K_ENTRY_SIZE",
@@ -587,7 +587,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits per 4 KiB page in the PAMT_4K area when dynamic PAMT is on (the area is then a bitmap).",
+        meaning: "Bits of the PAMT bitmap per 4 KiB page with dynamic PAMT.",
     },
     FieldInfo {
         name: "MIN_DYNAMIC_PAMT_NUM_HKID_BITS",
@@ -602,7 +602,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Smallest number of KeyID bits dynamic PAMT needs.",
+        meaning: "Smallest number of KeyID bits that dynamic PAMT needs.",
     },
     FieldInfo {
         name: "TDR_BASE_SIZE",
@@ -617,7 +617,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bytes of TDR.",
+        meaning: "Bytes of a TD's root structure.",
     },
     FieldInfo {
         name: "TDCS_BASE_SIZE",
@@ -632,7 +632,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bytes of TDCS without L2 VMs.",
+        meaning: "Bytes of a TD's control structure without L2 VMs.",
     },
     FieldInfo {
         name: "TDCS_SIZE_PER_L2_VM",
@@ -647,7 +647,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Extra TDCS bytes per L2 VM.",
+        meaning: "Further bytes of a TD's control structure per L2 VM.",
     },
     FieldInfo {
         name: "TDVPS_BASE_SIZE",
@@ -662,7 +662,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bytes of TDVPS incl. TDVPR, without L2 VMs.",
+        meaning: "Bytes of a virtual processor's state, root page included, without L2 VMs.",
     },
     FieldInfo {
         name: "TDVPS_SIZE_PER_L2_VM",
@@ -677,7 +677,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Extra TDVPS bytes per L2 VM.",
+        meaning: "Further bytes of a virtual processor's state per L2 VM.",
     },
     FieldInfo {
         name: "ATTRIBUTES_FIXED0",
@@ -692,7 +692,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits a TD may set in ATTRIBUTES.",
+        meaning: "Bits that a TD may set in ATTRIBUTES.",
     },
     FieldInfo {
         name: "ATTRIBUTES_FIXED1",
@@ -707,7 +707,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits a TD must set in ATTRIBUTES.",
+        meaning: "Bits that a TD must set in ATTRIBUTES.",
     },
     FieldInfo {
         name: "XFAM_FIXED0",
@@ -722,7 +722,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits a TD may set in XFAM = 0x6DBE7 AND (XCR0 supported OR XSS supported).",
+        meaning: "Bits that a TD may set in XFAM.",
     },
     FieldInfo {
         name: "XFAM_FIXED1",
@@ -737,7 +737,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits a TD must set in XFAM.",
+        meaning: "Bits that a TD must set in XFAM.",
     },
     FieldInfo {
         name: "NUM_CPUID_CONFIG",
@@ -752,7 +752,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Configurable CPUID (leaf,subleaf) pairs.",
+        meaning: "Number of CPUID leaves and subleaves that a TD can configure.",
     },
     FieldInfo {
         name: "CONFIG_FLAGS_FIXED0",
@@ -767,7 +767,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits a TD may set in CONFIG_FLAGS.",
+        meaning: "Bits that a TD may set in CONFIG_FLAGS.",
     },
     FieldInfo {
         name: "CONFIG_FLAGS_FIXED1",
@@ -782,7 +782,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits a TD must set in CONFIG_FLAGS.",
+        meaning: "Bits that a TD must set in CONFIG_FLAGS.",
     },
     FieldInfo {
         name: "MAX_VCPUS_PER_TD",
@@ -797,7 +797,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VCPU limit of any TD. A KVM comment in Linux 7.3 speaks of 65535 for modules without the field, but the reader has no such fallback: an unknown id fails the metadata read and with it the bring-up.",
+        meaning: "Largest number of virtual processors of a TD; KVM of Linux 7.3 leaves TDX off on machines with more CPUs.",
     },
     FieldInfo {
         name: "MIN_VIRT_MAXPA",
@@ -812,7 +812,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Smallest MAXPA that can be virtualised.",
+        meaning: "Smallest physical address width that can be shown to a TD.",
     },
     FieldInfo {
         name: "MAX_EVENT_FILTERS",
@@ -827,7 +827,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Perfmon event filters.",
+        meaning: "Largest number of performance event filters.",
     },
     FieldInfo {
         name: "CPUID_CONFIG_LEAVES",
@@ -842,7 +842,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "[31:0] leaf, [63:32] subleaf (all ones = no subleaf); entries past NUM_CPUID_CONFIG read all ones.",
+        meaning: "Leaf (31:0) and subleaf (63:32, all ones for none) of each configurable CPUID entry; unused entries are all ones.",
     },
     FieldInfo {
         name: "CPUID_CONFIG_VALUES",
@@ -857,7 +857,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Element 0 = EAX|EBX<<32, element 1 = ECX|EDX<<32: 1 bits are configurable.",
+        meaning: "Configurable bits of each entry: EAX and EBX in the first element, ECX and EDX in the second.",
     },
     FieldInfo {
         name: "IA32_ARCH_CAPABILITIES_CONFIG_MASK",
@@ -872,7 +872,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits of IA32_ARCH_CAPABILITIES a TD may be given.",
+        meaning: "Bits of IA32_ARCH_CAPABILITIES that a TD may be given.",
     },
     FieldInfo {
         name: "NUM_ALLOWED_FMS",
@@ -887,7 +887,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Family/model/stepping values usable for migratable TDs.",
+        meaning: "Number of family, model and stepping values for TDs that can be migrated.",
     },
     FieldInfo {
         name: "NUM_DISALLOWED_FMS",
@@ -902,7 +902,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Excluded ones.",
+        meaning: "Number of excluded family, model and stepping values.",
     },
     FieldInfo {
         name: "ALLOWED_FMS",
@@ -917,7 +917,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "List, entry 0 = platform.",
+        meaning: "Allowed family, model and stepping values; the first is the platform's.",
     },
     FieldInfo {
         name: "DISALLOWED_FMS",
@@ -932,7 +932,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "List.",
+        meaning: "Excluded family, model and stepping values.",
     },
     FieldInfo {
         name: "GUEST_GPA_ATTR_MASK",
@@ -947,7 +947,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L1 page attribute bits a guest may change.",
+        meaning: "Page attribute bits that a guest may change.",
     },
     FieldInfo {
         name: "MIG_ATTRIBUTES",
@@ -962,7 +962,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Migration attributes.",
+        meaning: "Attributes of migration.",
     },
     FieldInfo {
         name: "MIN_EXPORT_VERSION",
@@ -977,7 +977,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIN EXPORT VERSION.",
+        meaning: "Lowest migration version that can be exported.",
     },
     FieldInfo {
         name: "MAX_EXPORT_VERSION",
@@ -992,7 +992,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MAX EXPORT VERSION.",
+        meaning: "Highest migration version that can be exported.",
     },
     FieldInfo {
         name: "MIN_IMPORT_VERSION",
@@ -1007,7 +1007,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIN IMPORT VERSION.",
+        meaning: "Lowest migration version that can be imported.",
     },
     FieldInfo {
         name: "MAX_IMPORT_VERSION",
@@ -1022,7 +1022,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MAX IMPORT VERSION.",
+        meaning: "Highest migration version that can be imported.",
     },
     FieldInfo {
         name: "MAX_MIGS",
@@ -1037,7 +1037,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Migration streams.",
+        meaning: "Largest number of migration streams.",
     },
     FieldInfo {
         name: "NUM_IMMUTABLE_STATE_PAGES",
@@ -1052,7 +1052,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Pages for immutable TD state export.",
+        meaning: "Pages that the export of immutable state needs.",
     },
     FieldInfo {
         name: "NUM_TD_STATE_PAGES",
@@ -1067,7 +1067,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Pages for mutable TD state export.",
+        meaning: "Pages that the export of mutable TD state needs.",
     },
     FieldInfo {
         name: "NUM_VP_STATE_PAGES",
@@ -1082,7 +1082,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Pages for VCPU state export.",
+        meaning: "Pages that the export of a virtual processor needs.",
     },
     FieldInfo {
         name: "MAX_SERV_TDS",
@@ -1097,7 +1097,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Service TDs per TD.",
+        meaning: "Largest number of service TDs of a TD.",
     },
     FieldInfo {
         name: "SERVTD_ATTR_FIXED0",
@@ -1127,7 +1127,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bits that must be set.",
+        meaning: "Service TD attribute bits that must be set.",
     },
     FieldInfo {
         name: "GUEST_L2_GPA_ATTR_MASK",
@@ -1142,7 +1142,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 page attribute bits an L1 may write.",
+        meaning: "Page attribute bits of L2 VMs that an L1 VMM may write.",
     },
     FieldInfo {
         name: "VM_CTLS_FIXED0",
@@ -1157,7 +1157,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VM CTLS FIXED0.",
+        meaning: "Bits that may be set in VM_CTLS.",
     },
     FieldInfo {
         name: "VM_CTLS_FIXED1",
@@ -1172,7 +1172,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VM CTLS FIXED1.",
+        meaning: "Bits that must be set in VM_CTLS.",
     },
     FieldInfo {
         name: "VPCU_L2_CTLS_FIXED0",
@@ -1187,7 +1187,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Spelling as in the module table.",
+        meaning: "Bits that may be set in L2_CTLS (the name is spelled as in the module).",
     },
     FieldInfo {
         name: "VCPU_L2_CTLS_FIXED1",
@@ -1202,7 +1202,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VCPU L2 CTLS FIXED1.",
+        meaning: "Bits that must be set in L2_CTLS.",
     },
     FieldInfo {
         name: "VPCU_L2_DEBUG_CTLS_FIXED0",
@@ -1217,7 +1217,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Spelling as in the module table.",
+        meaning: "Bits that may be set in L2_DEBUG_CTLS (the name is spelled as in the module).",
     },
     FieldInfo {
         name: "VCPU_L2_DEBUG_CTLS_FIXED1",
@@ -1232,7 +1232,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VCPU L2 DEBUG CTLS FIXED1.",
+        meaning: "Bits that must be set in L2_DEBUG_CTLS.",
     },
     FieldInfo {
         name: "MAX_QUOTE_SIZE",
@@ -1262,7 +1262,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "TDX Connect enumeration; from the module source only, no host patch reads it. The fields 1, 2, 3, 7 of this class that host patches read: connect/metadata.toml.",
+        meaning: "What TDX Connect can do, one bit per feature; no known host reads it.",
     },
     FieldInfo {
         name: "IDE_MT_PAGE_COUNT",
@@ -1277,7 +1277,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Pages to give to TDH.IDE.STREAM.CREATE.",
+        meaning: "Pages that TDH.IDE.STREAM.CREATE needs.",
     },
     FieldInfo {
         name: "SPDM_MT_PAGE_COUNT",
@@ -1292,7 +1292,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Pages to give to TDH.SPDM.CREATE.",
+        meaning: "Pages that TDH.SPDM.CREATE needs.",
     },
     FieldInfo {
         name: "IOMMU_MT_PAGE_COUNT",
@@ -1307,7 +1307,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Number of order-0 pages of an IOMMU_MT, not counting the two invalidation queue blocks.",
+        meaning: "Pages that TDH.IOMMU.SETUP needs, the two invalidation queue blocks not counted.",
     },
     FieldInfo {
         name: "SPDM_MAX_DEV_INFO_PAGES",
@@ -1322,7 +1322,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Upper bound of dev_info output pages for TDH.SPDM.CONNECT / DEV_INFO_RECOLLECTION.",
+        meaning: "Largest number of pages of a device's information.",
     },
     FieldInfo {
         name: "MEMORY_POOL_REQUIRED_PAGES",
@@ -1337,7 +1337,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[FieldId(0x3100000100000000)],
         form: FieldForm::Plain,
-        meaning: "4 KiB pages TDH.EXT.MEM.ADD must hand over; valid after SYS.CONFIG/SYS.UPDATE.",
+        meaning: "4 KiB pages still to be given with TDH.EXT.MEM.ADD; valid after SYS.CONFIG or SYS.UPDATE.",
     },
     FieldInfo {
         name: "EXT_REQUIRED",
@@ -1352,7 +1352,7 @@ pub static SYS_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[FieldId(0x3100000100000001)],
         form: FieldForm::Plain,
-        meaning: "1: TDH.EXT.INIT must run before extensions work; valid after SYS.CONFIG/SYS.UPDATE.",
+        meaning: "Not 0 if TDH.EXT.INIT must run before extensions work; valid after SYS.CONFIG or SYS.UPDATE.",
     },
 ];
 
@@ -1521,7 +1521,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Its nonce.",
+        meaning: "Nonce of the module that created the TD in the SEAM data base.",
     },
     FieldInfo {
         name: "RND_HPA_OFFSET",
@@ -1536,7 +1536,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "TDR, TDX Connect.",
+        meaning: "Offset that hides physical addresses of device memory (TDX Connect).",
     },
     FieldInfo {
         name: "DEVIF_REF_CNT",
@@ -1551,7 +1551,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "TDR, TDX Connect.",
+        meaning: "Number of device interfaces of the TD (TDX Connect).",
     },
     FieldInfo {
         name: "NUM_VCPUS",
@@ -1596,7 +1596,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "See op_states.",
+        meaning: "Operation state of the TD.",
     },
     FieldInfo {
         name: "NUM_L2_VMS",
@@ -1701,7 +1701,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Read by KVM.",
+        meaning: "Offset that is added to the time stamp counter.",
     },
     FieldInfo {
         name: "TSC_MULTIPLIER",
@@ -1716,7 +1716,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Read by KVM, fixed point with 48 fraction bits.",
+        meaning: "Multiplier of the time stamp counter, with 48 fraction bits.",
     },
     FieldInfo {
         name: "TSC_FREQUENCY",
@@ -1731,7 +1731,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Unit 25 MHz.",
+        meaning: "Frequency of the TD's time stamp counter in units of 25 MHz.",
     },
     FieldInfo {
         name: "VIRTUAL_TSC",
@@ -1746,7 +1746,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Migration only.",
+        meaning: "Time stamp counter of the TD during migration.",
     },
     FieldInfo {
         name: "NUM_CPUID_VALUES",
@@ -1761,7 +1761,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "64 in 1.5.01.",
+        meaning: "Number of CPUID entries of the TD.",
     },
     FieldInfo {
         name: "XBUFF_SIZE",
@@ -1776,7 +1776,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "XBUFF SIZE.",
+        meaning: "Field of the TD named XBUFF_SIZE.",
     },
     FieldInfo {
         name: "NOTIFY_ENABLES",
@@ -1836,7 +1836,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "See structures.md.",
+        meaning: "Configuration flags of the TD, such as NO_RBP_MOD.",
     },
     FieldInfo {
         name: "TD_CTLS",
@@ -1851,7 +1851,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bit 0 PENDING_VE_DISABLE; 2.0 adds 1 ENUM_TOPOLOGY, 2 VIRT_CPUID2, 3 REDUCE_VE, 63 LOCK.",
+        meaning: "Controls that the guest may set: PENDING_VE_DISABLE (0), ENUM_TOPOLOGY (1), VIRT_CPUID2 (2), REDUCE_VE (3), LOCK (63).",
     },
     FieldInfo {
         name: "VIRT_MAXPA",
@@ -1866,7 +1866,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRT MAXPA.",
+        meaning: "Field of the TD named VIRT_MAXPA.",
     },
     FieldInfo {
         name: "TOPOLOGY_ENUM_CONFIGURED",
@@ -1881,7 +1881,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "1 when every VP.INIT was version 1; a Linux guest reads it (as 0x9100000000000019) before setting TD_CTLS.ENUM_TOPOLOGY.",
+        meaning: "1 if every virtual processor got its own x2APIC id.",
     },
     FieldInfo {
         name: "VE_REDUCTION_VALID",
@@ -1896,7 +1896,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VE REDUCTION VALID.",
+        meaning: "Field of the TD named VE_REDUCTION_VALID.",
     },
     FieldInfo {
         name: "CPUID_FIXED0_BITMAP",
@@ -1911,7 +1911,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "CPUID FIXED0 BITMAP.",
+        meaning: "Field of the TD named CPUID_FIXED0_BITMAP.",
     },
     FieldInfo {
         name: "FEATURE_PARAVIRT_CTLS",
@@ -1926,7 +1926,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "FEATURE PARAVIRT CTLS.",
+        meaning: "Field of the TD named FEATURE_PARAVIRT_CTLS.",
     },
     FieldInfo {
         name: "FILTERED_EVENTS_COUNT",
@@ -1941,7 +1941,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "FILTERED EVENTS COUNT.",
+        meaning: "Field of the TD named FILTERED_EVENTS_COUNT.",
     },
     FieldInfo {
         name: "EVENT_FILTERS_NUM",
@@ -1956,7 +1956,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "EVENT FILTERS NUM.",
+        meaning: "Field of the TD named EVENT_FILTERS_NUM.",
     },
     FieldInfo {
         name: "CPUID_VALID",
@@ -1971,7 +1971,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Per lookup entry.",
+        meaning: "Whether each CPUID entry of the TD is valid.",
     },
     FieldInfo {
         name: "CPUID4_NATIVE_VALUES",
@@ -1986,7 +1986,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "CPUID4 NATIVE VALUES.",
+        meaning: "Field of the TD named CPUID4_NATIVE_VALUES.",
     },
     FieldInfo {
         name: "CPUID4_NATIVE_VALID",
@@ -2001,7 +2001,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Assumed,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "CPUID4 NATIVE VALID.",
+        meaning: "Field of the TD named CPUID4_NATIVE_VALID.",
     },
     FieldInfo {
         name: "XBUFF_OFFSETS",
@@ -2016,7 +2016,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "XBUFF OFFSETS.",
+        meaning: "Field of the TD named XBUFF_OFFSETS.",
     },
     FieldInfo {
         name: "TD_EPOCH",
@@ -2061,7 +2061,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHA-384.",
+        meaning: "Measurement of the TD's build (SHA-384).",
     },
     FieldInfo {
         name: "MRCONFIGID",
@@ -2076,7 +2076,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MRCONFIGID.",
+        meaning: "Configuration id given when the TD was built.",
     },
     FieldInfo {
         name: "MROWNER",
@@ -2091,7 +2091,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MROWNER.",
+        meaning: "Owner id given when the TD was built.",
     },
     FieldInfo {
         name: "MROWNERCONFIG",
@@ -2106,7 +2106,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MROWNERCONFIG.",
+        meaning: "Owner's configuration id given when the TD was built.",
     },
     FieldInfo {
         name: "RTMR",
@@ -2121,7 +2121,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "4 x SHA-384.",
+        meaning: "Run-time measurement registers (SHA-384).",
     },
     FieldInfo {
         name: "CPUID_VALUES",
@@ -2136,7 +2136,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Cpuid,
-        meaning: "CPUID form of the id, see encoding.",
+        meaning: "CPUID values that the TD sees; the field code is made of leaf and subleaf.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_ARCH_CAPABILITIES",
@@ -2151,7 +2151,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 ARCH CAPABILITIES.",
+        meaning: "Value of IA32_ARCH_CAPABILITIES that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_BASIC",
@@ -2166,7 +2166,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX BASIC.",
+        meaning: "Value of IA32_VMX_BASIC that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_MISC",
@@ -2181,7 +2181,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX MISC.",
+        meaning: "Value of IA32_VMX_MISC that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_CR0_FIXED0",
@@ -2196,7 +2196,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX CR0 FIXED0.",
+        meaning: "Value of IA32_VMX_CR0_FIXED0 that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_CR0_FIXED1",
@@ -2211,7 +2211,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX CR0 FIXED1.",
+        meaning: "Value of IA32_VMX_CR0_FIXED1 that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_CR4_FIXED0",
@@ -2226,7 +2226,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX CR4 FIXED0.",
+        meaning: "Value of IA32_VMX_CR4_FIXED0 that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_CR4_FIXED1",
@@ -2241,7 +2241,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX CR4 FIXED1.",
+        meaning: "Value of IA32_VMX_CR4_FIXED1 that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_PROCBASED_CTLS2",
@@ -2256,7 +2256,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX PROCBASED CTLS2.",
+        meaning: "Value of IA32_VMX_PROCBASED_CTLS2 that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_EPT_VPID_CAP",
@@ -2271,7 +2271,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX EPT VPID CAP.",
+        meaning: "Value of IA32_VMX_EPT_VPID_CAP that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_TRUE_PINBASED_CTLS",
@@ -2286,7 +2286,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX TRUE PINBASED CTLS.",
+        meaning: "Value of IA32_VMX_TRUE_PINBASED_CTLS that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_TRUE_PROCBASED_CTLS",
@@ -2301,7 +2301,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX TRUE PROCBASED CTLS.",
+        meaning: "Value of IA32_VMX_TRUE_PROCBASED_CTLS that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_TRUE_EXIT_CTLS",
@@ -2316,7 +2316,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX TRUE EXIT CTLS.",
+        meaning: "Value of IA32_VMX_TRUE_EXIT_CTLS that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_TRUE_ENTRY_CTLS",
@@ -2331,7 +2331,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX TRUE ENTRY CTLS.",
+        meaning: "Value of IA32_VMX_TRUE_ENTRY_CTLS that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_VMFUNC",
@@ -2346,7 +2346,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX VMFUNC.",
+        meaning: "Value of IA32_VMX_VMFUNC that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_PROCBASED_CTLS3",
@@ -2361,7 +2361,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX PROCBASED CTLS3.",
+        meaning: "Value of IA32_VMX_PROCBASED_CTLS3 that the TD sees.",
     },
     FieldInfo {
         name: "VIRTUAL_IA32_VMX_EXIT_CTLS2",
@@ -2376,7 +2376,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VIRTUAL IA32 VMX EXIT CTLS2.",
+        meaning: "Value of IA32_VMX_EXIT_CTLS2 that the TD sees.",
     },
     FieldInfo {
         name: "MIG_DEC_KEY_SET",
@@ -2391,7 +2391,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIG DEC KEY SET.",
+        meaning: "Field of the TD named MIG_DEC_KEY_SET.",
     },
     FieldInfo {
         name: "EXPORT_COUNT",
@@ -2406,7 +2406,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "EXPORT COUNT.",
+        meaning: "Field of the TD named EXPORT_COUNT.",
     },
     FieldInfo {
         name: "IMPORT_COUNT",
@@ -2421,7 +2421,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IMPORT COUNT.",
+        meaning: "Field of the TD named IMPORT_COUNT.",
     },
     FieldInfo {
         name: "MIG_EPOCH",
@@ -2436,7 +2436,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIG EPOCH.",
+        meaning: "Field of the TD named MIG_EPOCH.",
     },
     FieldInfo {
         name: "BW_EPOCH",
@@ -2451,7 +2451,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "BW EPOCH.",
+        meaning: "Field of the TD named BW_EPOCH.",
     },
     FieldInfo {
         name: "TOTAL_MB_COUNT",
@@ -2466,7 +2466,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "TOTAL MB COUNT.",
+        meaning: "Field of the TD named TOTAL_MB_COUNT.",
     },
     FieldInfo {
         name: "MIG_DEC_KEY",
@@ -2496,7 +2496,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIG DEC WORKING KEY.",
+        meaning: "Field of the TD named MIG_DEC_WORKING_KEY.",
     },
     FieldInfo {
         name: "MIG_ENC_KEY",
@@ -2526,7 +2526,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIG ENC WORKING KEY.",
+        meaning: "Field of the TD named MIG_ENC_WORKING_KEY.",
     },
     FieldInfo {
         name: "MIG_VERSION",
@@ -2541,7 +2541,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIG VERSION.",
+        meaning: "Field of the TD named MIG_VERSION.",
     },
     FieldInfo {
         name: "MIG_WORKING_VERSION",
@@ -2556,7 +2556,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIG WORKING VERSION.",
+        meaning: "Field of the TD named MIG_WORKING_VERSION.",
     },
     FieldInfo {
         name: "DIRTY_COUNT",
@@ -2571,7 +2571,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "DIRTY COUNT.",
+        meaning: "Field of the TD named DIRTY_COUNT.",
     },
     FieldInfo {
         name: "MIG_COUNT",
@@ -2586,7 +2586,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIG COUNT.",
+        meaning: "Field of the TD named MIG_COUNT.",
     },
     FieldInfo {
         name: "NUM_MIGS",
@@ -2601,7 +2601,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "NUM MIGS.",
+        meaning: "Field of the TD named NUM_MIGS.",
     },
     FieldInfo {
         name: "NUM_MIGRATED_VCPUS",
@@ -2616,7 +2616,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "NUM MIGRATED VCPUS.",
+        meaning: "Field of the TD named NUM_MIGRATED_VCPUS.",
     },
     FieldInfo {
         name: "PRE_IMPORT_UUID",
@@ -2631,7 +2631,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "PRE IMPORT UUID.",
+        meaning: "Field of the TD named PRE_IMPORT_UUID.",
     },
     FieldInfo {
         name: "SERVTD_HASH",
@@ -2646,7 +2646,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SERVTD HASH.",
+        meaning: "Field of the TD named SERVTD_HASH.",
     },
     FieldInfo {
         name: "SERVTD_NUM",
@@ -2661,7 +2661,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SERVTD NUM.",
+        meaning: "Field of the TD named SERVTD_NUM.",
     },
     FieldInfo {
         name: "SERVTD_BINDINGS_TABLE",
@@ -2676,7 +2676,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "128-byte entries.",
+        meaning: "Service TD bindings, 128 bytes each.",
     },
     FieldInfo {
         name: "MIGSC_LINKS",
@@ -2691,7 +2691,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MIGSC LINKS.",
+        meaning: "Field of the TD named MIGSC_LINKS.",
     },
     FieldInfo {
         name: "X2APIC_IDS",
@@ -2721,7 +2721,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MSR BITMAPS.",
+        meaning: "Guest value of MSR MSR_BITMAPS.",
     },
     FieldInfo {
         name: "SEPT_ROOT",
@@ -2736,7 +2736,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SEPT ROOT.",
+        meaning: "Field of the TD named SEPT_ROOT.",
     },
     FieldInfo {
         name: "L2_SEPT_ROOT_1",
@@ -2751,7 +2751,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 SEPT ROOT 1.",
+        meaning: "Field of the TD named L2_SEPT_ROOT_1.",
     },
     FieldInfo {
         name: "L2_SEPT_ROOT_2",
@@ -2766,7 +2766,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 SEPT ROOT 2.",
+        meaning: "Field of the TD named L2_SEPT_ROOT_2.",
     },
     FieldInfo {
         name: "L2_SEPT_ROOT_3",
@@ -2781,7 +2781,7 @@ pub static TD_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 SEPT ROOT 3.",
+        meaning: "Field of the TD named L2_SEPT_ROOT_3.",
     },
 ];
 
@@ -2815,7 +2815,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "EXIT REASON.",
+        meaning: "Field of the virtual processor named EXIT_REASON.",
     },
     FieldInfo {
         name: "VALID",
@@ -2830,7 +2830,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VALID.",
+        meaning: "Field of the virtual processor named VALID.",
     },
     FieldInfo {
         name: "EXIT_QUALIFICATION",
@@ -2845,7 +2845,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "EXIT QUALIFICATION.",
+        meaning: "Field of the virtual processor named EXIT_QUALIFICATION.",
     },
     FieldInfo {
         name: "GLA",
@@ -2860,7 +2860,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "GLA.",
+        meaning: "Field of the virtual processor named GLA.",
     },
     FieldInfo {
         name: "GPA",
@@ -2875,7 +2875,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "GPA.",
+        meaning: "Field of the virtual processor named GPA.",
     },
     FieldInfo {
         name: "EPTP_INDEX",
@@ -2890,7 +2890,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "EPTP INDEX.",
+        meaning: "Field of the virtual processor named EPTP_INDEX.",
     },
     FieldInfo {
         name: "INSTRUCTION_LENGTH",
@@ -2905,7 +2905,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "INSTRUCTION LENGTH.",
+        meaning: "Field of the virtual processor named INSTRUCTION_LENGTH.",
     },
     FieldInfo {
         name: "INSTRUCTION_INFORMATION",
@@ -2920,7 +2920,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "INSTRUCTION INFORMATION.",
+        meaning: "Field of the virtual processor named INSTRUCTION_INFORMATION.",
     },
     FieldInfo {
         name: "RAX",
@@ -2935,7 +2935,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "RAX.",
+        meaning: "Guest register RAX.",
     },
     FieldInfo {
         name: "RCX",
@@ -2950,7 +2950,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "RCX.",
+        meaning: "Guest register RCX.",
     },
     FieldInfo {
         name: "RDX",
@@ -2965,7 +2965,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "RDX.",
+        meaning: "Guest register RDX.",
     },
     FieldInfo {
         name: "RBX",
@@ -2980,7 +2980,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "RBX.",
+        meaning: "Guest register RBX.",
     },
     FieldInfo {
         name: "RSP_PLACEHOLDER",
@@ -2995,7 +2995,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "RSP PLACEHOLDER.",
+        meaning: "Field of the virtual processor named RSP_PLACEHOLDER.",
     },
     FieldInfo {
         name: "RBP",
@@ -3010,7 +3010,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "RBP.",
+        meaning: "Guest register RBP.",
     },
     FieldInfo {
         name: "RSI",
@@ -3025,7 +3025,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "RSI.",
+        meaning: "Guest register RSI.",
     },
     FieldInfo {
         name: "RDI",
@@ -3040,7 +3040,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "RDI.",
+        meaning: "Guest register RDI.",
     },
     FieldInfo {
         name: "R8",
@@ -3055,7 +3055,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "R8.",
+        meaning: "Guest register R8.",
     },
     FieldInfo {
         name: "R9",
@@ -3070,7 +3070,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "R9.",
+        meaning: "Guest register R9.",
     },
     FieldInfo {
         name: "R10",
@@ -3085,7 +3085,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "R10.",
+        meaning: "Guest register R10.",
     },
     FieldInfo {
         name: "R11",
@@ -3100,7 +3100,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "R11.",
+        meaning: "Guest register R11.",
     },
     FieldInfo {
         name: "R12",
@@ -3115,7 +3115,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "R12.",
+        meaning: "Guest register R12.",
     },
     FieldInfo {
         name: "R13",
@@ -3130,7 +3130,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "R13.",
+        meaning: "Guest register R13.",
     },
     FieldInfo {
         name: "R14",
@@ -3145,7 +3145,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "R14.",
+        meaning: "Guest register R14.",
     },
     FieldInfo {
         name: "R15",
@@ -3160,7 +3160,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "R15.",
+        meaning: "Guest register R15.",
     },
     FieldInfo {
         name: "DR0",
@@ -3175,7 +3175,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "DR0.",
+        meaning: "Guest register DR0.",
     },
     FieldInfo {
         name: "DR1",
@@ -3190,7 +3190,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "DR1.",
+        meaning: "Guest register DR1.",
     },
     FieldInfo {
         name: "DR2",
@@ -3205,7 +3205,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "DR2.",
+        meaning: "Guest register DR2.",
     },
     FieldInfo {
         name: "DR3",
@@ -3220,7 +3220,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "DR3.",
+        meaning: "Guest register DR3.",
     },
     FieldInfo {
         name: "DR6",
@@ -3235,7 +3235,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "DR6.",
+        meaning: "Guest register DR6.",
     },
     FieldInfo {
         name: "XCR0",
@@ -3250,7 +3250,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "XCR0.",
+        meaning: "Guest register XCR0.",
     },
     FieldInfo {
         name: "CR2",
@@ -3265,7 +3265,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "CR2.",
+        meaning: "Guest register CR2.",
     },
     FieldInfo {
         name: "VCPU_STATE_DETAILS",
@@ -3280,7 +3280,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "Bit 0: an interrupt is deliverable (RVI class above PPR); KVM reads it on HLT.",
+        meaning: "Bit 0 says that an interrupt can be delivered; KVM reads it when the guest halts.",
     },
     FieldInfo {
         name: "XBUFF",
@@ -3295,7 +3295,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "XBUFF.",
+        meaning: "Field of the virtual processor named XBUFF.",
     },
     FieldInfo {
         name: "IA32_SPEC_CTRL",
@@ -3310,7 +3310,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 SPEC CTRL.",
+        meaning: "Guest value of MSR IA32_SPEC_CTRL.",
     },
     FieldInfo {
         name: "IA32_UMWAIT_CONTROL",
@@ -3325,7 +3325,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 UMWAIT CONTROL.",
+        meaning: "Guest value of MSR IA32_UMWAIT_CONTROL.",
     },
     FieldInfo {
         name: "IA32_TSX_CTRL",
@@ -3340,7 +3340,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 TSX CTRL.",
+        meaning: "Guest value of MSR IA32_TSX_CTRL.",
     },
     FieldInfo {
         name: "IA32_PERFEVTSELx",
@@ -3355,7 +3355,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 PERFEVTSELx.",
+        meaning: "Guest value of MSR IA32_PERFEVTSELx.",
     },
     FieldInfo {
         name: "MSR_OFFCORE_RSPx",
@@ -3370,7 +3370,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MSR OFFCORE RSPx.",
+        meaning: "Guest value of MSR MSR_OFFCORE_RSPx.",
     },
     FieldInfo {
         name: "IA32_XFD",
@@ -3385,7 +3385,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 XFD.",
+        meaning: "Guest value of MSR IA32_XFD.",
     },
     FieldInfo {
         name: "IA32_XFD_ERR",
@@ -3400,7 +3400,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 XFD ERR.",
+        meaning: "Guest value of MSR IA32_XFD_ERR.",
     },
     FieldInfo {
         name: "IA32_FIXED_CTRx",
@@ -3415,7 +3415,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 FIXED CTRx.",
+        meaning: "Guest value of MSR IA32_FIXED_CTRx.",
     },
     FieldInfo {
         name: "IA32_PERF_METRICS",
@@ -3430,7 +3430,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 PERF METRICS.",
+        meaning: "Guest value of MSR IA32_PERF_METRICS.",
     },
     FieldInfo {
         name: "IA32_FIXED_CTR_CTRL",
@@ -3445,7 +3445,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 FIXED CTR CTRL.",
+        meaning: "Guest value of MSR IA32_FIXED_CTR_CTRL.",
     },
     FieldInfo {
         name: "IA32_PERF_GLOBAL_STATUS",
@@ -3460,7 +3460,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 PERF GLOBAL STATUS.",
+        meaning: "Guest value of MSR IA32_PERF_GLOBAL_STATUS.",
     },
     FieldInfo {
         name: "IA32_PEBS_ENABLE",
@@ -3475,7 +3475,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 PEBS ENABLE.",
+        meaning: "Guest value of MSR IA32_PEBS_ENABLE.",
     },
     FieldInfo {
         name: "MSR_PEBS_DATA_CFG",
@@ -3490,7 +3490,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MSR PEBS DATA CFG.",
+        meaning: "Guest value of MSR MSR_PEBS_DATA_CFG.",
     },
     FieldInfo {
         name: "MSR_PEBS_LD_LAT",
@@ -3505,7 +3505,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MSR PEBS LD LAT.",
+        meaning: "Guest value of MSR MSR_PEBS_LD_LAT.",
     },
     FieldInfo {
         name: "MSR_PEBS_FRONTEND",
@@ -3520,7 +3520,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MSR PEBS FRONTEND.",
+        meaning: "Guest value of MSR MSR_PEBS_FRONTEND.",
     },
     FieldInfo {
         name: "IA32_A_PMCx",
@@ -3535,7 +3535,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 A PMCx.",
+        meaning: "Guest value of MSR IA32_A_PMCx.",
     },
     FieldInfo {
         name: "IA32_DS_AREA",
@@ -3550,7 +3550,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 DS AREA.",
+        meaning: "Guest value of MSR IA32_DS_AREA.",
     },
     FieldInfo {
         name: "IA32_XSS",
@@ -3565,7 +3565,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 XSS.",
+        meaning: "Guest value of MSR IA32_XSS.",
     },
     FieldInfo {
         name: "IA32_LBR_DEPTH",
@@ -3580,7 +3580,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 LBR DEPTH.",
+        meaning: "Guest value of MSR IA32_LBR_DEPTH.",
     },
     FieldInfo {
         name: "IA32_UARCH_MISC_CTL",
@@ -3595,7 +3595,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 UARCH MISC CTL.",
+        meaning: "Guest value of MSR IA32_UARCH_MISC_CTL.",
     },
     FieldInfo {
         name: "IA32_STAR",
@@ -3610,7 +3610,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 STAR.",
+        meaning: "Guest value of MSR IA32_STAR.",
     },
     FieldInfo {
         name: "IA32_LSTAR",
@@ -3625,7 +3625,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 LSTAR.",
+        meaning: "Guest value of MSR IA32_LSTAR.",
     },
     FieldInfo {
         name: "IA32_FMASK",
@@ -3640,7 +3640,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 FMASK.",
+        meaning: "Guest value of MSR IA32_FMASK.",
     },
     FieldInfo {
         name: "IA32_KERNEL_GS_BASE",
@@ -3655,7 +3655,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 KERNEL GS BASE.",
+        meaning: "Guest value of MSR IA32_KERNEL_GS_BASE.",
     },
     FieldInfo {
         name: "IA32_TSC_AUX",
@@ -3670,7 +3670,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "IA32 TSC AUX.",
+        meaning: "Guest value of MSR IA32_TSC_AUX.",
     },
     FieldInfo {
         name: "VCPU_STATE",
@@ -3685,7 +3685,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "0 uninitialised, 2 ready, 4 active, 8 disabled, 0x10 import.",
+        meaning: "State: 0 not initialised, 2 ready, 4 active, 8 disabled, 16 being imported.",
     },
     FieldInfo {
         name: "VCPU_INDEX",
@@ -3715,7 +3715,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "NUM TDVPS PAGES.",
+        meaning: "Field of the virtual processor named NUM_TDVPS_PAGES.",
     },
     FieldInfo {
         name: "ASSOC_LPID",
@@ -3730,7 +3730,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "0xFFFFFFFF = none.",
+        meaning: "LP that the virtual processor is associated with; all ones for none.",
     },
     FieldInfo {
         name: "VCPU_EPOCH",
@@ -3745,7 +3745,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VCPU EPOCH.",
+        meaning: "Field of the virtual processor named VCPU_EPOCH.",
     },
     FieldInfo {
         name: "CPUID_SUPERVISOR_VE",
@@ -3790,7 +3790,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "LAST EXIT TSC.",
+        meaning: "Field of the virtual processor named LAST_EXIT_TSC.",
     },
     FieldInfo {
         name: "PEND_NMI",
@@ -3805,7 +3805,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "KVM writes 1 to inject an NMI.",
+        meaning: "1 asks the module to inject an NMI.",
     },
     FieldInfo {
         name: "XFAM",
@@ -3820,7 +3820,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "XFAM.",
+        meaning: "Field of the virtual processor named XFAM.",
     },
     FieldInfo {
         name: "LAST_EPF_GPA_LIST_IDX",
@@ -3835,7 +3835,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "LAST EPF GPA LIST IDX.",
+        meaning: "Field of the virtual processor named LAST_EPF_GPA_LIST_IDX.",
     },
     FieldInfo {
         name: "POSSIBLY_EPF_STEPPING",
@@ -3850,7 +3850,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "POSSIBLY EPF STEPPING.",
+        meaning: "Field of the virtual processor named POSSIBLY_EPF_STEPPING.",
     },
     FieldInfo {
         name: "LAST_TD_EXIT",
@@ -3880,7 +3880,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "TDVPS PAGE PA.",
+        meaning: "Field of the virtual processor named TDVPS_PAGE_PA.",
     },
     FieldInfo {
         name: "HP_LOCK_BUSY_START",
@@ -3895,7 +3895,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "HP LOCK BUSY START.",
+        meaning: "Field of the virtual processor named HP_LOCK_BUSY_START.",
     },
     FieldInfo {
         name: "HP_LOCK_BUSY",
@@ -3910,7 +3910,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "HP LOCK BUSY.",
+        meaning: "Field of the virtual processor named HP_LOCK_BUSY.",
     },
     FieldInfo {
         name: "LAST_SEAMDB_INDEX",
@@ -3925,7 +3925,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "LAST SEAMDB INDEX.",
+        meaning: "Field of the virtual processor named LAST_SEAMDB_INDEX.",
     },
     FieldInfo {
         name: "NMI_UNBLOCKING_DUE_TO_IRET",
@@ -3940,7 +3940,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "NMI UNBLOCKING DUE TO IRET.",
+        meaning: "Field of the virtual processor named NMI_UNBLOCKING_DUE_TO_IRET.",
     },
     FieldInfo {
         name: "CURR_VM",
@@ -3955,7 +3955,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "CURR VM.",
+        meaning: "Field of the virtual processor named CURR_VM.",
     },
     FieldInfo {
         name: "L2_EXIT_HOST_ROUTING",
@@ -3970,7 +3970,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 EXIT HOST ROUTING.",
+        meaning: "Field of the virtual processor named L2_EXIT_HOST_ROUTING.",
     },
     FieldInfo {
         name: "VM_LAUNCHED",
@@ -3985,7 +3985,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VM LAUNCHED.",
+        meaning: "Field of the virtual processor named VM_LAUNCHED.",
     },
     FieldInfo {
         name: "LP_DEPENDENT_HPA_UPDATED",
@@ -4000,7 +4000,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "LP DEPENDENT HPA UPDATED.",
+        meaning: "Field of the virtual processor named LP_DEPENDENT_HPA_UPDATED.",
     },
     FieldInfo {
         name: "MODULE_DEPENDENT_FIELDS_UPDATED",
@@ -4015,7 +4015,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "MODULE DEPENDENT FIELDS UPDATED.",
+        meaning: "Field of the virtual processor named MODULE_DEPENDENT_FIELDS_UPDATED.",
     },
     FieldInfo {
         name: "L2_CTLS",
@@ -4030,7 +4030,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 CTLS.",
+        meaning: "Field of the virtual processor named L2_CTLS.",
     },
     FieldInfo {
         name: "L2_DEBUG_CTLS",
@@ -4045,7 +4045,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 DEBUG CTLS.",
+        meaning: "Field of the virtual processor named L2_DEBUG_CTLS.",
     },
     FieldInfo {
         name: "TSC_DEADLINE",
@@ -4060,7 +4060,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "TSC DEADLINE.",
+        meaning: "Field of the virtual processor named TSC_DEADLINE.",
     },
     FieldInfo {
         name: "SHADOW_TSC_DEADLINE",
@@ -4075,7 +4075,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW TSC DEADLINE.",
+        meaning: "Field of the virtual processor named SHADOW_TSC_DEADLINE.",
     },
     FieldInfo {
         name: "BASE_L2_CR0_GUEST_HOST_MASK",
@@ -4090,7 +4090,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "BASE L2 CR0 GUEST HOST MASK.",
+        meaning: "Field of the virtual processor named BASE_L2_CR0_GUEST_HOST_MASK.",
     },
     FieldInfo {
         name: "BASE_L2_CR0_READ_SHADOW",
@@ -4105,7 +4105,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "BASE L2 CR0 READ SHADOW.",
+        meaning: "Field of the virtual processor named BASE_L2_CR0_READ_SHADOW.",
     },
     FieldInfo {
         name: "BASE_L2_CR4_GUEST_HOST_MASK",
@@ -4120,7 +4120,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "BASE L2 CR4 GUEST HOST MASK.",
+        meaning: "Field of the virtual processor named BASE_L2_CR4_GUEST_HOST_MASK.",
     },
     FieldInfo {
         name: "BASE_L2_CR4_READ_SHADOW",
@@ -4135,7 +4135,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "BASE L2 CR4 READ SHADOW.",
+        meaning: "Field of the virtual processor named BASE_L2_CR4_READ_SHADOW.",
     },
     FieldInfo {
         name: "SHADOW_CR0_GUEST_HOST_MASK",
@@ -4150,7 +4150,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW CR0 GUEST HOST MASK.",
+        meaning: "Field of the virtual processor named SHADOW_CR0_GUEST_HOST_MASK.",
     },
     FieldInfo {
         name: "SHADOW_CR0_READ_SHADOW",
@@ -4165,7 +4165,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW CR0 READ SHADOW.",
+        meaning: "Field of the virtual processor named SHADOW_CR0_READ_SHADOW.",
     },
     FieldInfo {
         name: "SHADOW_CR4_GUEST_HOST_MASK",
@@ -4180,7 +4180,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW CR4 GUEST HOST MASK.",
+        meaning: "Field of the virtual processor named SHADOW_CR4_GUEST_HOST_MASK.",
     },
     FieldInfo {
         name: "SHADOW_CR4_READ_SHADOW",
@@ -4195,7 +4195,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW CR4 READ SHADOW.",
+        meaning: "Field of the virtual processor named SHADOW_CR4_READ_SHADOW.",
     },
     FieldInfo {
         name: "SHADOW_INSTRUCTION_TIMEOUT_CONTROL",
@@ -4210,7 +4210,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW INSTRUCTION TIMEOUT CONTROL.",
+        meaning: "Field of the virtual processor named SHADOW_INSTRUCTION_TIMEOUT_CONTROL.",
     },
     FieldInfo {
         name: "SHADOW_PID_HPA",
@@ -4225,7 +4225,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW PID HPA.",
+        meaning: "Field of the virtual processor named SHADOW_PID_HPA.",
     },
     FieldInfo {
         name: "SHADOW_PINBASED_EXEC_CTLS",
@@ -4240,7 +4240,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW PINBASED EXEC CTLS.",
+        meaning: "Field of the virtual processor named SHADOW_PINBASED_EXEC_CTLS.",
     },
     FieldInfo {
         name: "SHADOW_PLE_GAP",
@@ -4255,7 +4255,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW PLE GAP.",
+        meaning: "Field of the virtual processor named SHADOW_PLE_GAP.",
     },
     FieldInfo {
         name: "SHADOW_PLE_WINDOW",
@@ -4270,7 +4270,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW PLE WINDOW.",
+        meaning: "Field of the virtual processor named SHADOW_PLE_WINDOW.",
     },
     FieldInfo {
         name: "SHADOW_POSTED_INT_NOTIFICATION_VECTOR",
@@ -4285,7 +4285,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW POSTED INT NOTIFICATION VECTOR.",
+        meaning: "Field of the virtual processor named SHADOW_POSTED_INT_NOTIFICATION_VECTOR.",
     },
     FieldInfo {
         name: "SHADOW_PROCBASED_EXEC_CTLS2",
@@ -4300,7 +4300,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW PROCBASED EXEC CTLS2.",
+        meaning: "Field of the virtual processor named SHADOW_PROCBASED_EXEC_CTLS2.",
     },
     FieldInfo {
         name: "SHADOW_SHARED_EPTP",
@@ -4315,7 +4315,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "SHADOW SHARED EPTP.",
+        meaning: "Field of the virtual processor named SHADOW_SHARED_EPTP.",
     },
     FieldInfo {
         name: "L2_ENTER_GUEST_STATE_GPA",
@@ -4330,7 +4330,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 ENTER GUEST STATE GPA.",
+        meaning: "Field of the virtual processor named L2_ENTER_GUEST_STATE_GPA.",
     },
     FieldInfo {
         name: "L2_ENTER_GUEST_STATE_HPA",
@@ -4345,7 +4345,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 ENTER GUEST STATE HPA.",
+        meaning: "Field of the virtual processor named L2_ENTER_GUEST_STATE_HPA.",
     },
     FieldInfo {
         name: "VE_INFO_GPA",
@@ -4360,7 +4360,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VE INFO GPA.",
+        meaning: "Field of the virtual processor named VE_INFO_GPA.",
     },
     FieldInfo {
         name: "VE_INFO_HPA",
@@ -4375,7 +4375,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "VE INFO HPA.",
+        meaning: "Field of the virtual processor named VE_INFO_HPA.",
     },
     FieldInfo {
         name: "L2_VAPIC_GPA",
@@ -4390,7 +4390,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 VAPIC GPA.",
+        meaning: "Field of the virtual processor named L2_VAPIC_GPA.",
     },
     FieldInfo {
         name: "L2_VAPIC_HPA",
@@ -4405,7 +4405,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 VAPIC HPA.",
+        meaning: "Field of the virtual processor named L2_VAPIC_HPA.",
     },
     FieldInfo {
         name: "CPUID_CONTROL",
@@ -4420,7 +4420,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "CPUID CONTROL.",
+        meaning: "Field of the virtual processor named CPUID_CONTROL.",
     },
     FieldInfo {
         name: "LAST_EPF_GPA_LIST",
@@ -4435,7 +4435,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "LAST EPF GPA LIST.",
+        meaning: "Field of the virtual processor named LAST_EPF_GPA_LIST.",
     },
     FieldInfo {
         name: "L2_VMCS_1",
@@ -4450,7 +4450,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Vmcs,
-        meaning: "L2 VMCS 1.",
+        meaning: "VMCS of L2 VM 1, by VMCS encoding.",
     },
     FieldInfo {
         name: "L2_MSR_BITMAPS_1",
@@ -4465,7 +4465,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 MSR BITMAPS 1.",
+        meaning: "Field of the virtual processor named L2_MSR_BITMAPS_1.",
     },
     FieldInfo {
         name: "L2_SHADOW_MSR_BITMAPS_1",
@@ -4480,7 +4480,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 SHADOW MSR BITMAPS 1.",
+        meaning: "Field of the virtual processor named L2_SHADOW_MSR_BITMAPS_1.",
     },
     FieldInfo {
         name: "L2_VMCS_2",
@@ -4495,7 +4495,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Vmcs,
-        meaning: "L2 VMCS 2.",
+        meaning: "VMCS of L2 VM 2, by VMCS encoding.",
     },
     FieldInfo {
         name: "L2_MSR_BITMAPS_2",
@@ -4510,7 +4510,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 MSR BITMAPS 2.",
+        meaning: "Field of the virtual processor named L2_MSR_BITMAPS_2.",
     },
     FieldInfo {
         name: "L2_SHADOW_MSR_BITMAPS_2",
@@ -4525,7 +4525,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 SHADOW MSR BITMAPS 2.",
+        meaning: "Field of the virtual processor named L2_SHADOW_MSR_BITMAPS_2.",
     },
     FieldInfo {
         name: "L2_VMCS_3",
@@ -4540,7 +4540,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Vmcs,
-        meaning: "L2 VMCS 3.",
+        meaning: "VMCS of L2 VM 3, by VMCS encoding.",
     },
     FieldInfo {
         name: "L2_MSR_BITMAPS_3",
@@ -4555,7 +4555,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 MSR BITMAPS 3.",
+        meaning: "Field of the virtual processor named L2_MSR_BITMAPS_3.",
     },
     FieldInfo {
         name: "L2_SHADOW_MSR_BITMAPS_3",
@@ -4570,7 +4570,7 @@ pub static VP_FIELDS: &[FieldInfo] = &[
         basis: Basis::Certain,
         other_ids: &[],
         form: FieldForm::Plain,
-        meaning: "L2 SHADOW MSR BITMAPS 3.",
+        meaning: "Field of the virtual processor named L2_SHADOW_MSR_BITMAPS_3.",
     },
 ];
 

@@ -6,405 +6,405 @@ use crate::status::{Blame, CodeInfo, DetailKind, StatusAlias, StatusInfo};
 crate::open_enum::open_enum! {
 /// Completion status code: a status word without its detail (bits 31:0).
 pub struct StatusCode(u64) {
-/// Completed.
+/// The call did what it was asked for.
 SUCCESS = 0x0 => "TDX_SUCCESS",
-/// Page is already NDA (information).
+/// The page is free already.
 PAGE_ALREADY_FREE = 0x30100000000 => "TDX_PAGE_ALREADY_FREE",
-/// Key was configured on this package before (information, not an error bit).
+/// The key was already configured on this package.
 KEY_CONFIGURED = 0x81500000000 => "TDX_KEY_CONFIGURED",
-/// CACHE.WB with nothing to flush (information).
+/// No KeyID waits for a write back on this package.
 NO_HKID_READY_TO_WBCACHE = 0x82100000000 => "TDX_NO_HKID_READY_TO_WBCACHE",
-/// TDMR.INIT on a finished TDMR (information).
+/// The TDMR is already initialised.
 TDMR_ALREADY_INITIALIZED = 0xa0300000000 => "TDX_TDMR_ALREADY_INITIALIZED",
-/// RANGE.BLOCK on a blocked entry (information).
+/// The range is already blocked.
 GPA_RANGE_ALREADY_BLOCKED = 0xb0700000000 => "TDX_GPA_RANGE_ALREADY_BLOCKED",
-/// ACCEPT of a page in use (information); low half = level found.
+/// The page was already accepted.
 PAGE_ALREADY_ACCEPTED = 0xb0a00000000 => "TDX_PAGE_ALREADY_ACCEPTED",
-/// Answer to a null id: RDX holds the first id (information).
+/// The call returned the first identifier of the context in RDX.
 METADATA_FIRST_FIELD_ID_IN_CONTEXT = 0xc0b00000000 => "TDX_METADATA_FIRST_FIELD_ID_IN_CONTEXT",
-/// Internal to list dumping.
+/// The field was skipped in the list.
 METADATA_FIELD_SKIP = 0xc0c00000000 => "TDX_METADATA_FIELD_SKIP",
-/// Page already blocked for writing (information).
+/// The page is already blocked for writing.
 ALREADY_WRITE_BLOCKED = 0xe0300000000 => "TDX_ALREADY_WRITE_BLOCKED",
-/// Legacy VALIDATE: already valid (benign).
+/// The device interface was already validated (interface of 2023).
 DEVIF_ALREADY_VALID = 0xf0d00000000 => "TDX_DEVIF_ALREADY_VALID",
-/// Legacy benign status; new guests see PAGE_ALREADY_ACCEPTED.
+/// The MMIO page was already accepted (interface of 2023).
 MMIO_PAGE_ALREADY_ACCEPTED = 0xf2800000000 => "TDX_MMIO_PAGE_ALREADY_ACCEPTED",
-/// No guest invalidation pending.
+/// No guest invalidation is pending.
 GUEST_INV_NOT_REQUIRED = 0xf5300000000 => "TDX_GUEST_INV_NOT_REQUIRED",
-/// TD exit reason: TD asked for IOTLB invalidation.
+/// The TD left to ask for an IOTLB invalidation.
 IOTLB_INV_REQUEST = 0xf5600000000 => "TDX_IOTLB_INV_REQUEST",
-/// L1: host chose to enter L1 after an asynchronous L2 exit.
+/// The host sent control to the L1 VMM after an exit of an L2 VM.
 L2_EXIT_HOST_ROUTED_ASYNC = 0x110000000000 => "TDX_L2_EXIT_HOST_ROUTED_ASYNC",
-/// L1: same after an L2 TDVMCALL.
+/// The host sent control to the L1 VMM after a host call of an L2 VM.
 L2_EXIT_HOST_ROUTED_TDVMCALL = 0x110100000000 => "TDX_L2_EXIT_HOST_ROUTED_TDVMCALL",
-/// L1: L2 left because L1 has an interrupt.
+/// The L2 VM left because an interrupt waits for the L1 VMM.
 L2_EXIT_PENDING_INTERRUPT = 0x110200000000 => "TDX_L2_EXIT_PENDING_INTERRUPT",
-/// L1: L2 entry skipped, interrupt pending.
+/// The L2 VM was not entered because an interrupt waits for the L1 VMM.
 PENDING_INTERRUPT = 0x112000000000 => "TDX_PENDING_INTERRUPT",
-/// Debug TD exit before L2 entry.
+/// A debug TD left before it entered an L2 VM.
 TD_EXIT_BEFORE_L2_ENTRY = 0x114000000000 => "TDX_TD_EXIT_BEFORE_L2_ENTRY",
-/// Debug TD exit on any L2 exit.
+/// A debug TD left at an exit of an L2 VM.
 TD_EXIT_ON_L2_VM_EXIT = 0x114100000000 => "TDX_TD_EXIT_ON_L2_VM_EXIT",
-/// Debug TD exit in place of an L2 to L1 exit.
+/// A debug TD left where an L2 VM would have exited to the L1 VMM.
 TD_EXIT_ON_L2_TO_L1 = 0x114200000000 => "TDX_TD_EXIT_ON_L2_TO_L1",
-/// VP.ENTER: the VCPU can never run again (triple fault); low half holds the exit reason.
+/// The virtual processor can never run again, for example after a triple fault.
 NON_RECOVERABLE_VCPU = 0x4000000100000000 => "TDX_NON_RECOVERABLE_VCPU",
-/// The TD cannot go on.
-NON_RECOVERABLE_TD_1_0 = 0x4000000200000000 => "TDX_NON_RECOVERABLE_TD",
 /// The TD is dead.
+NON_RECOVERABLE_TD_1_0 = 0x4000000200000000 => "TDX_NON_RECOVERABLE_TD",
+/// The TD is dead after a fatal error.
 NON_RECOVERABLE_TD_FATAL = 0x4000000500000000 => "TDX_NON_RECOVERABLE_TD_FATAL",
-/// VP.ENTER: the TD is dead, its memory can still be reached; low half holds the exit reason.
+/// The TD is dead; its memory can still be reached.
 NON_RECOVERABLE_TD = 0x6000000200000000 => "TDX_NON_RECOVERABLE_TD",
-/// TD dead and its memory must not be read (machine check).
+/// The TD is dead and its memory must not be read, most often after a machine check.
 NON_RECOVERABLE_TD_NON_ACCESSIBLE = 0x6000000500000000 => "TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE",
-/// TD metadata found corrupted (for example a failed SEAMDB report); TD dead.
+/// The module found the TD's own data corrupted, and the TD is dead.
 NON_RECOVERABLE_TD_CORRUPTED_MD = 0x6000000a00000000 => "TDX_NON_RECOVERABLE_TD_CORRUPTED_MD",
-/// Host interrupt pending; call again with the registers as returned to continue.
+/// An interrupt was pending, so the call stopped half way.
 INTERRUPTED_RESUMABLE = 0x8000000300000000 => "TDX_INTERRUPTED_RESUMABLE",
-/// Host interrupt pending; nothing was changed, call again from the start.
+/// An interrupt was pending, so the call stopped before it changed anything.
 INTERRUPTED_RESTARTABLE = 0x8000000400000000 => "TDX_INTERRUPTED_RESTARTABLE",
-/// Service TD access to another TD faulted; VCPU may be resumed at the same instruction.
+/// A service TD could not reach its target TD; the instruction was not completed.
 CROSS_TD_FAULT = 0x8000000800000000 => "TDX_CROSS_TD_FAULT",
-/// A lock of the named operand is held by another LP; retry.
+/// Another LP holds the lock of the resource that is named.
 OPERAND_BUSY = 0x8000020000000000 => "TDX_OPERAND_BUSY",
-/// MEM.TRACK: some VCPU still runs with the previous epoch; kick VCPUs and retry.
+/// A virtual processor still runs in the previous TLB epoch.
 PREVIOUS_TLB_EPOCH_BUSY = 0x8000020100000000 => "TDX_PREVIOUS_TLB_EPOCH_BUSY",
-/// Global lock held, or (SHUTDOWN) another LP is inside the module; retry.
+/// Another LP holds the module's global lock or is inside the module.
 SYS_BUSY = 0x8000020200000000 => "TDX_SYS_BUSY",
-/// RDRAND/RDSEED gave nothing; retry (Linux retries RDRAND_RETRY_LOOPS = 10 times).
+/// The CPU's random number generator had nothing to give.
 RND_NO_ENTROPY = 0x8000020300000000 => "TDX_RND_NO_ENTROPY",
-/// Guest side: lock reserved for the host; the TD dispatcher turns it into TDX_OPERAND_BUSY.
+/// The host has priority for the lock that a guest call wants.
 OPERAND_BUSY_HOST_PRIORITY = 0x8000020400000000 => "TDX_OPERAND_BUSY_HOST_PRIORITY",
-/// PAMT operation interrupted.
+/// An interrupt was pending during a PAMT operation.
 INTERRUPTED_PAMT = 0x8000030700000000 => "TDX_INTERRUPTED_PAMT",
-/// Dynamic PAMT: the 2 MiB range of the page has no PAMT page pair; add one and retry; low half = operand id.
+/// The 2 MiB range of the page has no PAMT pages.
 MISSING_PAMT_PAGE_PAIR = 0x8000030800000000 => "TDX_MISSING_PAMT_PAGE_PAIR",
-/// SHUTDOWN with AVOID_COMPAT_SENSITIVE refused; bits 15:0 = 0 TD builds in progress, 1 interrupted migration calls; bits 31:16 = how many.
+/// An update now would spoil TD builds or migrations in progress.
 UPDATE_COMPATIBILITY_SENSITIVE = 0x8000051200000000 => "TDX_UPDATE_COMPATIBILITY_SENSITIVE",
-/// VCPU is associated with another LP; run VP.FLUSH there.
+/// The virtual processor is associated with another LP.
 VCPU_ASSOCIATED = 0x8000070100000000 => "TDX_VCPU_ASSOCIATED",
-/// VP.FLUSH on an LP the VCPU is not associated with.
+/// The virtual processor is not associated with this LP.
 VCPU_NOT_ASSOCIATED = 0x8000070200000000 => "TDX_VCPU_NOT_ASSOCIATED",
-/// PCONFIG could not make a random key; retry.
+/// The CPU could not make a random key.
 KEY_GENERATION_FAILED = 0x8000080000000000 => "TDX_KEY_GENERATION_FAILED",
-/// Life cycle is not KEYS_CONFIGURED.
+/// The TD's key is not configured on every package.
 TD_KEYS_NOT_CONFIGURED = 0x8000081000000000 => "TDX_TD_KEYS_NOT_CONFIGURED",
-/// KEY.FREEID before CACHE.WB finished on every package.
+/// Caches were not written back on every package yet.
 WBCACHE_NOT_COMPLETE = 0x8000081700000000 => "TDX_WBCACHE_NOT_COMPLETE",
-/// VPFLUSHDONE while a VCPU is still associated.
+/// A virtual processor of the TD is still associated with an LP.
 FLUSHVP_NOT_DONE = 0x8000082400000000 => "TDX_FLUSHVP_NOT_DONE",
-/// Enhanced command not finished in time, retry the call.
+/// An enhanced command of the IOMMU did not finish in time.
 IOMMU_ECMD_TIMEOUT = 0x80000f5100000000 => "TDX_IOMMU_ECMD_TIMEOUT",
-/// Enhanced command failed.
+/// An enhanced command of the IOMMU failed.
 IOMMU_ECMD_ERROR = 0x80000f5200000000 => "TDX_IOMMU_ECMD_ERROR",
-/// L2 entry failed.
+/// The entry to the L2 VM failed.
 L2_VM_ENTRY_FAILED = 0x8000110300000000 => "TDX_L2_VM_ENTRY_FAILED",
-/// SEAMCALL faulted.
+/// The host's SEAMCALL wrapper reports a fault of the instruction.
 SW_ERROR = 0x8000ff0000000000 => "TDX_SW_ERROR",
-/// SEAMCALL raised #UD: CPU not in VMX operation.
+/// The SEAMCALL raised #UD: the CPU is not in VMX operation.
 SEAMCALL_UD = 0x8000ff0000000006 => "TDX_SEAMCALL_UD",
-/// SEAMCALL raised #GP: TDX not enabled by BIOS.
+/// The SEAMCALL raised #GP: the BIOS did not enable TDX.
 SEAMCALL_GP = 0x8000ff000000000d => "TDX_SEAMCALL_GP",
-/// SEAMCALL returned with CF=1: the SEAM software addressed is not loaded, disabled, or (P-SEAMLDR) busy on another CPU; RAX unchanged.
+/// The SEAMCALL found no one to call: the module is not loaded, was disabled, or the P-SEAMLDR is busy.
 SEAMCALL_VMFAILINVALID = 0x8000ff00ffff0000 => "TDX_SEAMCALL_VMFAILINVALID",
-/// Same, but the instruction is completed.
+/// A service TD could not reach its target TD; the instruction was completed.
 CROSS_TD_TRAP = 0x9000000900000000 => "TDX_CROSS_TD_TRAP",
-/// TD exit: the guest waited longer than HP_LOCK_TIMEOUT for a host-priority lock.
+/// A guest call waited too long for a lock for which the host has priority.
 HOST_PRIORITY_BUSY_TIMEOUT = 0x9000020500000000 => "TDX_HOST_PRIORITY_BUSY_TIMEOUT",
-/// Resume input does not match the interrupted operation.
+/// The call claims to resume an operation that is not the interrupted one.
 INVALID_RESUMPTION = 0xc000000600000000 => "TDX_INVALID_RESUMPTION",
-/// Host local APIC left x2APIC mode.
+/// The host's local APIC left x2APIC mode while the TD ran, and the TD is dead.
 NON_RECOVERABLE_TD_WRONG_APIC_MODE_1_0 = 0xc000000700000000 => "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE",
-/// Input operand malformed, misaligned or not allowed; low half = operand id.
+/// An operand is malformed, misaligned or not allowed.
 OPERAND_INVALID = 0xc000010000000000 => "TDX_OPERAND_INVALID",
-/// Physical page is not inside an initialised 1 GiB block of a TDMR; low half = operand id.
+/// A physical page is not in memory that the module manages and has initialised.
 OPERAND_ADDR_RANGE_ERROR = 0xc000010100000000 => "TDX_OPERAND_ADDR_RANGE_ERROR",
-/// TD_PARAMS/event filter entry not legal.
+/// An event filter is malformed.
 EVENT_FILTER_INVALID = 0xc000010200000000 => "TDX_EVENT_FILTER_INVALID",
-/// Event filters not in order.
+/// The event filters are not in ascending order.
 EVENT_FILTER_ORDER_INVALID = 0xc000010300000000 => "TDX_EVENT_FILTER_ORDER_INVALID",
-/// PAMT page type, size or owner is not what the call needs; low half = operand id.
+/// The page has another type, size or owner than the call needs.
 PAGE_METADATA_INCORRECT = 0xc000030000000000 => "TDX_PAGE_METADATA_INCORRECT",
-/// Page belongs to another TD.
+/// The page belongs to another owner.
 PAGE_NOT_OWNED_BY_TD = 0xc000030200000000 => "TDX_PAGE_NOT_OWNED_BY_TD",
-/// Page type is not NDA.
+/// The page is in use.
 PAGE_NOT_FREE = 0xc000030300000000 => "TDX_PAGE_NOT_FREE",
-/// PAMT.ADD: the 2 MiB range has no plain NDA entry.
+/// The 2 MiB range is in use or has PAMT pages already.
 HPA_RANGE_NOT_FREE = 0xc000030400000000 => "TDX_HPA_RANGE_NOT_FREE",
-/// PAMT.REMOVE: no page pair present.
+/// The 2 MiB range has no PAMT pages to take back.
 NO_PAMT_PAGE_PAIR = 0xc000030500000000 => "TDX_NO_PAMT_PAGE_PAIR",
-/// PAMT.REMOVE: a 4 KiB page of the range is in use; low half 0/1 = which PAMT page.
+/// A page of the 2 MiB range is still in use.
 PAMT_PAGE_NOT_EMPTY = 0xc000030600000000 => "TDX_PAMT_PAGE_NOT_EMPTY",
-/// RECLAIM of a TDR while CHLDCNT is not 0.
+/// The TD still owns pages.
 TD_ASSOCIATED_PAGES_EXIST = 0xc000040000000000 => "TDX_TD_ASSOCIATED_PAGES_EXIST",
-/// TDH.SYS.INIT was done already.
+/// TDH.SYS.INIT was already called since the module was loaded.
 SYS_INIT_NOT_PENDING = 0xc000050000000000 => "TDX_SYS_INIT_NOT_PENDING",
-/// This LP has not run TDH.SYS.LP.INIT.
+/// TDH.SYS.LP.INIT has not run on this LP.
 SYS_LP_INIT_NOT_DONE = 0xc000050200000000 => "TDX_SYS_LP_INIT_NOT_DONE",
-/// This LP has already run TDH.SYS.LP.INIT.
+/// TDH.SYS.LP.INIT already ran on this LP.
 SYS_LP_INIT_DONE = 0xc000050300000000 => "TDX_SYS_LP_INIT_DONE",
-/// Leaf needs the module in SYS_READY.
+/// The leaf needs a module that is fully initialised.
 SYS_NOT_READY = 0xc000050500000000 => "TDX_SYS_NOT_READY",
-/// Module is shut down; only a new INSTALL helps.
+/// The module is shut down.
 SYS_SHUTDOWN = 0xc000050600000000 => "TDX_SYS_SHUTDOWN",
-/// KEY.CONFIG outside SYSCONFIG_DONE.
+/// TDH.SYS.KEY.CONFIG is not due: TDH.SYS.CONFIG has not run or all packages are done.
 SYS_KEY_CONFIG_NOT_PENDING = 0xc000050700000000 => "TDX_SYS_KEY_CONFIG_NOT_PENDING",
-/// SYS.UPDATE outside SYSINIT_DONE or before every LP ran LP.INIT.
+/// The module is not in the state that the leaf needs.
 SYS_STATE_INCORRECT = 0xc000050800000000 => "TDX_SYS_STATE_INCORRECT",
-/// Handoff area not valid or its version is outside [MIN_UPDATE_HV, MODULE_HV].
+/// The handoff data of the previous module are missing or of a version that the new module does not take.
 SYS_INVALID_HANDOFF = 0xc000050900000000 => "TDX_SYS_INVALID_HANDOFF",
-/// Handoff values of the SIGSTRUCT disagree with what the module was built for.
+/// The signature's handoff values disagree with those the module was built with.
 SYS_INCOMPATIBLE_SIGSTRUCT = 0xc000050a00000000 => "TDX_SYS_INCOMPATIBLE_SIGSTRUCT",
-/// LP.INIT outside SYSINIT_DONE.
+/// TDH.SYS.LP.INIT is not due.
 SYS_LP_INIT_NOT_PENDING = 0xc000050b00000000 => "TDX_SYS_LP_INIT_NOT_PENDING",
-/// SYS.CONFIG outside SYSINIT_DONE or before every LP ran LP.INIT.
+/// TDH.SYS.CONFIG is not due, or an LP has not run TDH.SYS.LP.INIT.
 SYS_CONFIG_NOT_PENDING = 0xc000050c00000000 => "TDX_SYS_CONFIG_NOT_PENDING",
-/// SEAMOPS capabilities missing or different between LPs.
+/// The CPU's SEAM capabilities are missing or differ between LPs.
 INCOMPATIBLE_SEAM_CAPABILITIES = 0xc000050d00000000 => "TDX_INCOMPATIBLE_SEAM_CAPABILITIES",
-/// Cryptographic self test failed.
+/// A self test of the module's cryptography failed.
 CRYPTO_SELF_TEST_FAILED = 0xc000051100000000 => "TDX_CRYPTO_SELF_TEST_FAILED",
-/// The TD has not been initialised.
+/// The TD is not initialised.
 TD_NOT_INITIALIZED = 0xc000060000000000 => "TDX_TD_NOT_INITIALIZED",
 /// The TD is already initialised.
 TD_INITIALIZED = 0xc000060100000000 => "TDX_TD_INITIALIZED",
-/// The TD is not finalised.
+/// The TD's measurement is not finished.
 TD_NOT_FINALIZED = 0xc000060200000000 => "TDX_TD_NOT_FINALIZED",
-/// The TD is already finalised.
+/// The TD's measurement is already finished.
 TD_FINALIZED = 0xc000060300000000 => "TDX_TD_FINALIZED",
-/// The TD has hit a fatal error.
+/// The TD had a fatal error before.
 TD_FATAL_1_0 = 0xc000060400000000 => "TDX_TD_FATAL",
-/// Debug only operation on a production TD.
+/// The operation is for debug TDs, and this is a production TD.
 TD_NON_DEBUG = 0xc000060500000000 => "TDX_TD_NON_DEBUG",
-/// Fewer TDCX pages than the TD needs.
+/// The TD has fewer control pages than it needs.
 TDCS_NOT_ALLOCATED = 0xc000060600000000 => "TDX_TDCS_NOT_ALLOCATED",
-/// TDR life cycle state does not allow the leaf.
+/// The life cycle of the TD does not allow the leaf now.
 LIFECYCLE_STATE_INCORRECT = 0xc000060700000000 => "TDX_LIFECYCLE_STATE_INCORRECT",
-/// TDCS.OP_STATE does not allow the leaf.
+/// The TD's operation state does not allow the leaf now.
 OP_STATE_INCORRECT = 0xc000060800000000 => "TDX_OP_STATE_INCORRECT",
-/// MR.FINALIZE without an initialised VCPU.
+/// The TD has no initialised virtual processor.
 NO_VCPUS = 0xc000060900000000 => "TDX_NO_VCPUS",
-/// Number of TDCX/TDVPX pages wrong (too many for ADDCX, too few otherwise).
+/// The number of control pages is wrong.
 TDCX_NUM_INCORRECT = 0xc000061000000000 => "TDX_TDCX_NUM_INCORRECT",
-/// VP.INIT v1: id already used; low half = id.
+/// Another virtual processor of the TD has this x2APIC id.
 X2APIC_ID_NOT_UNIQUE = 0xc000062100000000 => "TDX_X2APIC_ID_NOT_UNIQUE",
-/// MRTD hash context was made by a module with another format (option 2 of the update race).
+/// The TD's build was started under a module whose measurement state this module cannot take over.
 INCOMPATIBLE_MRTD_CONTEXT = 0xc000062200000000 => "TDX_INCOMPATIBLE_MRTD_CONTEXT",
-/// TDVPS.STATE does not allow the leaf.
+/// The virtual processor's state does not allow the leaf now.
 VCPU_STATE_INCORRECT = 0xc000070000000000 => "TDX_VCPU_STATE_INCORRECT",
-/// Number of TDVPX pages wrong.
+/// The number of control pages of the virtual processor is wrong.
 TDVPX_NUM_INCORRECT = 0xc000070300000000 => "TDX_TDVPX_NUM_INCORRECT",
-/// VEINFO.GET with nothing pending.
+/// No virtualisation exception is waiting.
 NO_VALID_VE_INFO = 0xc000070400000000 => "TDX_NO_VALID_VE_INFO",
-/// VP.INIT beyond TD_PARAMS.MAX_VCPUS.
+/// The TD already has as many virtual processors as it may have.
 MAX_VCPUS_EXCEEDED = 0xc000070500000000 => "TDX_MAX_VCPUS_EXCEEDED",
-/// TSC went backwards since the last TD exit.
+/// The time stamp counter went backwards since the virtual processor's last exit.
 TSC_ROLLBACK = 0xc000070600000000 => "TDX_TSC_ROLLBACK",
-/// VCPU interruptibility state prevents the operation.
+/// The virtual processor cannot take the event in its present state.
 INTERRUPTIBILITY_BLOCKED = 0xc000070700000000 => "TDX_INTERRUPTIBILITY_BLOCKED",
-/// Field may not be written.
+/// The field cannot be written.
 FIELD_NOT_WRITABLE = 0xc000072000000000 => "TDX_FIELD_NOT_WRITABLE",
-/// Field may not be read.
+/// The field cannot be read.
 FIELD_NOT_READABLE = 0xc000072100000000 => "TDX_FIELD_NOT_READABLE",
-/// A VMCS field the write depends on was never set; low half = VMCS encoding.
+/// A VMCS field that the write depends on was never set.
 TD_VMCS_FIELD_NOT_INITIALIZED = 0xc000073000000000 => "TDX_TD_VMCS_FIELD_NOT_INITIALIZED",
-/// VMCS field access failed.
+/// Access to a VMCS field failed.
 TD_VMCS_FIELD_ERROR = 0xc000073100000000 => "TDX_TD_VMCS_FIELD_ERROR",
-/// KeyID table state wrong.
+/// The KeyID is in another state than needed.
 KEY_STATE_INCORRECT = 0xc000081100000000 => "TDX_KEY_STATE_INCORRECT",
-/// MNG.CREATE with a KeyID in use or reserved.
+/// The KeyID is in use or reserved.
 HKID_NOT_FREE = 0xc000082000000000 => "TDX_HKID_NOT_FREE",
-/// CACHE.WB resume without an interrupted cycle.
+/// The call resumes a write back that was not interrupted.
 WBCACHE_RESUME_ERROR = 0xc000082300000000 => "TDX_WBCACHE_RESUME_ERROR",
-/// More KeyIDs enabled than the module tables hold (2048).
+/// More KeyIDs are enabled than the module can manage.
 NUM_ACTIVATED_HKIDS_NOT_SUPPORTED = 0xc000082500000000 => "TDX_NUM_ACTIVATED_HKIDS_NOT_SUPPORTED",
-/// CPUID not as required; RCX = leaf/subleaf, RDX/R8 = mask, R9/R10 = expected value.
+/// A CPUID value is not what the module requires.
 INCORRECT_CPUID_VALUE = 0xc000090000000000 => "TDX_INCORRECT_CPUID_VALUE",
-/// IA32_MISC_ENABLE boot NT4 bit is set.
+/// IA32_MISC_ENABLE limits the CPUID leaves.
 LIMIT_CPUID_MAXVAL_SET = 0xc000090100000000 => "TDX_LIMIT_CPUID_MAXVAL_SET",
-/// CPUID differs between LPs; RCX = leaf/subleaf, RDX/R8 = mask compared.
+/// CPUID differs between LPs.
 INCONSISTENT_CPUID_FIELD = 0xc000090200000000 => "TDX_INCONSISTENT_CPUID_FIELD",
-/// Too many subleaves.
+/// A CPUID leaf has more subleaves than the module knows.
 CPUID_MAX_SUBLEAVES_UNRECOGNIZED = 0xc000090300000000 => "TDX_CPUID_MAX_SUBLEAVES_UNRECOGNIZED",
-/// Topology leaf levels not ascending or unknown.
+/// The CPU's topology levels are not in a form that the module knows.
 CPUID_LEAF_1F_FORMAT_UNRECOGNIZED = 0xc000090400000000 => "TDX_CPUID_LEAF_1F_FORMAT_UNRECOGNIZED",
-/// L3 cache is not shared by exactly one package.
+/// The last level cache is not shared by exactly one package.
 INVALID_WBINVD_SCOPE = 0xc000090500000000 => "TDX_INVALID_WBINVD_SCOPE",
-/// Package number 8 or higher; low half = package.
+/// The package number is higher than the module can manage.
 INVALID_PKG_ID = 0xc000090600000000 => "TDX_INVALID_PKG_ID",
-/// MONITOR/MWAIT offered to the TD but disabled on the LP.
+/// MONITOR is disabled on this LP but was offered to the TD.
 ENABLE_MONITOR_FSM_NOT_SET = 0xc000090700000000 => "TDX_ENABLE_MONITOR_FSM_NOT_SET",
-/// Required CPUID leaf missing; low half = leaf.
+/// The CPU lacks a CPUID leaf that the module needs.
 CPUID_LEAF_NOT_SUPPORTED = 0xc000090800000000 => "TDX_CPUID_LEAF_NOT_SUPPORTED",
-/// SMRR without lock bit; low half = SMRR index.
+/// The BIOS left a system management range unlocked.
 SMRR_NOT_LOCKED = 0xc000091000000000 => "TDX_SMRR_NOT_LOCKED",
-/// SMRR mask/base not usable; low half = SMRR index.
+/// The BIOS configured a system management range wrongly.
 INVALID_SMRR_CONFIGURATION = 0xc000091100000000 => "TDX_INVALID_SMRR_CONFIGURATION",
-/// Byte 0 = SMRR index, byte 1 = CMR index.
+/// A system management range overlaps memory declared convertible.
 SMRR_OVERLAPS_CMR = 0xc000091200000000 => "TDX_SMRR_OVERLAPS_CMR",
-/// MTRRCAP lacks SMRR lock.
+/// The CPU cannot lock system management ranges.
 SMRR_LOCK_NOT_SUPPORTED = 0xc000091300000000 => "TDX_SMRR_LOCK_NOT_SUPPORTED",
-/// MTRRCAP lacks SMRR.
+/// The CPU has no system management range registers.
 SMRR_NOT_SUPPORTED = 0xc000091400000000 => "TDX_SMRR_NOT_SUPPORTED",
-/// MSR differs from the value SYS.INIT saw; low half = MSR index.
+/// An MSR differs from what the first LP had.
 INCONSISTENT_MSR = 0xc000092000000000 => "TDX_INCONSISTENT_MSR",
-/// MSR not as required; low half = MSR index.
+/// An MSR does not have the value that the module requires.
 INCORRECT_MSR_VALUE = 0xc000092100000000 => "TDX_INCORRECT_MSR_VALUE",
-/// CPU lacks SEAMOPS(SEAMREPORT).
+/// The CPU cannot make SEAM reports.
 SEAMREPORT_NOT_AVAILABLE = 0xc000093000000000 => "TDX_SEAMREPORT_NOT_AVAILABLE",
-/// CPU lacks SEAMOPS(SEAMDB_GETREF).
+/// The CPU lacks the SEAM data base (get reference).
 SEAMDB_GETREF_NOT_AVAILABLE = 0xc000093100000000 => "TDX_SEAMDB_GETREF_NOT_AVAILABLE",
-/// CPU lacks SEAMOPS(SEAMDB_REPORT).
+/// The CPU lacks the SEAM data base (report).
 SEAMDB_REPORT_NOT_AVAILABLE = 0xc000093200000000 => "TDX_SEAMDB_REPORT_NOT_AVAILABLE",
-/// CPU lacks SEAMOPS(SEAMVERIFYREPORT).
+/// The CPU cannot verify SEAM reports.
 SEAMVERIFYREPORT_NOT_AVAILABLE = 0xc000093300000000 => "TDX_SEAMVERIFYREPORT_NOT_AVAILABLE",
-/// Byte 0 = TDMR index.
+/// A TDMR is malformed: alignment, size or overflow.
 INVALID_TDMR = 0xc0000a0000000000 => "TDX_INVALID_TDMR",
-/// Byte 0 = TDMR index.
+/// TDMRs overlap or are not in ascending order.
 NON_ORDERED_TDMR = 0xc0000a0100000000 => "TDX_NON_ORDERED_TDMR",
-/// Byte 0 = TDMR index.
+/// A TDMR covers memory outside the convertible memory ranges that no reserved area excludes.
 TDMR_OUTSIDE_CMRS = 0xc0000a0200000000 => "TDX_TDMR_OUTSIDE_CMRS",
-/// Byte 0 = TDMR index, byte 1 = page size (0 4K, 1 2M, 2 1G).
+/// A PAMT is misaligned, too small or overflows.
 INVALID_PAMT = 0xc0000a1000000000 => "TDX_INVALID_PAMT",
-/// Byte 0 = TDMR index, byte 1 = page size.
+/// A PAMT lies outside the convertible memory ranges.
 PAMT_OUTSIDE_CMRS = 0xc0000a1100000000 => "TDX_PAMT_OUTSIDE_CMRS",
-/// Byte 0 = TDMR index of the PAMT, byte 1 = page size, byte 2 = TDMR index it collides with.
+/// A PAMT overlaps another PAMT or the unreserved part of a TDMR.
 PAMT_OVERLAP = 0xc0000a1200000000 => "TDX_PAMT_OVERLAP",
-/// Byte 0 = TDMR index, byte 1 = reserved area index.
+/// A reserved area of a TDMR is malformed or lies outside it.
 INVALID_RESERVED_IN_TDMR = 0xc0000a2000000000 => "TDX_INVALID_RESERVED_IN_TDMR",
-/// Byte 0 = TDMR index, byte 1 = reserved area index.
+/// Reserved areas of a TDMR overlap or are not in ascending order.
 NON_ORDERED_RESERVED_IN_TDMR = 0xc0000a2100000000 => "TDX_NON_ORDERED_RESERVED_IN_TDMR",
-/// CMRs unordered, misaligned, overflowing or with KeyID bits.
+/// The platform's list of convertible memory ranges is malformed.
 CMR_LIST_INVALID = 0xc0000a2200000000 => "TDX_CMR_LIST_INVALID",
-/// Secure EPT walk did not reach the level asked for; RCX/RDX describe the entry reached.
+/// The Secure EPT walk ended before the level asked for.
 EPT_WALK_FAILED = 0xc0000b0000000000 => "TDX_EPT_WALK_FAILED",
-/// Entry is FREE where a used one is needed.
+/// The Secure EPT entry is free where one in use is needed.
 EPT_ENTRY_FREE = 0xc0000b0100000000 => "TDX_EPT_ENTRY_FREE",
-/// Entry is in use where a FREE one is needed.
+/// The Secure EPT entry is in use where a free one is needed.
 EPT_ENTRY_NOT_FREE = 0xc0000b0200000000 => "TDX_EPT_ENTRY_NOT_FREE",
-/// No mapped page at the GPA.
+/// No page is mapped at the address.
 EPT_ENTRY_NOT_PRESENT = 0xc0000b0300000000 => "TDX_EPT_ENTRY_NOT_PRESENT",
-/// Entry points to another SEPT page.
+/// The Secure EPT entry points to a table.
 EPT_ENTRY_NOT_LEAF = 0xc0000b0400000000 => "TDX_EPT_ENTRY_NOT_LEAF",
-/// Entry maps a page where a table is needed.
+/// The Secure EPT entry maps a page where a table is needed.
 EPT_ENTRY_LEAF = 0xc0000b0500000000 => "TDX_EPT_ENTRY_LEAF",
-/// Entry must be blocked first.
+/// The range must be blocked first.
 GPA_RANGE_NOT_BLOCKED = 0xc0000b0600000000 => "TDX_GPA_RANGE_NOT_BLOCKED",
-/// Blocked, but TRACK (and VCPU exits) have not passed its epoch.
+/// The range is blocked but old translations may still be in TLBs.
 TLB_TRACKING_NOT_DONE = 0xc0000b0800000000 => "TDX_TLB_TRACKING_NOT_DONE",
-/// The 512 children are not equal, contiguous and aligned.
+/// The 512 mappings cannot be merged.
 EPT_INVALID_PROMOTE_CONDITIONS = 0xc0000b0900000000 => "TDX_EPT_INVALID_PROMOTE_CONDITIONS",
-/// ACCEPT at a level above the mapping; low half = level found.
+/// The page is mapped at a smaller size than the guest accepts.
 PAGE_SIZE_MISMATCH = 0xc0000b0b00000000 => "TDX_PAGE_SIZE_MISMATCH",
-/// Entry is blocked.
+/// The range is blocked.
 GPA_RANGE_BLOCKED = 0xc0000b0c00000000 => "TDX_GPA_RANGE_BLOCKED",
-/// Secure EPT entry state does not allow the leaf; RCX/RDX describe it.
+/// The Secure EPT entry is in a state that the leaf does not allow.
 EPT_ENTRY_STATE_INCORRECT = 0xc0000b0d00000000 => "TDX_EPT_ENTRY_STATE_INCORRECT",
-/// SEPT.REMOVE of a page with entries in use.
+/// The Secure EPT page still has entries in use.
 EPT_PAGE_NOT_FREE = 0xc0000b0e00000000 => "TDX_EPT_PAGE_NOT_FREE",
-/// Low half = VM << 16 | level.
+/// The walk of an L2 VM's Secure EPT ended early.
 L2_SEPT_WALK_FAILED = 0xc0000b0f00000000 => "TDX_L2_SEPT_WALK_FAILED",
-/// Low half = VM << 16 | level.
+/// An entry of an L2 VM's Secure EPT is in use.
 L2_SEPT_ENTRY_NOT_FREE = 0xc0000b1000000000 => "TDX_L2_SEPT_ENTRY_NOT_FREE",
-/// L2 attributes are not a legal EPT permission set.
+/// The page attributes for an L2 VM are not a legal set of permissions.
 PAGE_ATTR_INVALID = 0xc0000b1100000000 => "TDX_PAGE_ATTR_INVALID",
-/// Low half = operand id of the missing page.
+/// A page for an L2 VM's Secure EPT was not provided.
 L2_SEPT_PAGE_NOT_PROVIDED = 0xc0000b1200000000 => "TDX_L2_SEPT_PAGE_NOT_PROVIDED",
-/// Id malformed or not in the table of the context.
+/// The module does not know the metadata field.
 METADATA_FIELD_ID_INCORRECT = 0xc0000c0000000000 => "TDX_METADATA_FIELD_ID_INCORRECT",
-/// No bit of the field may be written by this caller with this mask.
+/// The caller may not write any bit of the field with this mask.
 METADATA_FIELD_NOT_WRITABLE = 0xc0000c0100000000 => "TDX_METADATA_FIELD_NOT_WRITABLE",
-/// Caller may not read the field (also CPUID leaves that fault).
+/// The caller may not read the field.
 METADATA_FIELD_NOT_READABLE = 0xc0000c0200000000 => "TDX_METADATA_FIELD_NOT_READABLE",
-/// Value not legal, or a read-only bit would change.
+/// The value is not legal for the field, or would change a bit that cannot be written.
 METADATA_FIELD_VALUE_NOT_VALID = 0xc0000c0300000000 => "TDX_METADATA_FIELD_VALUE_NOT_VALID",
-/// List does not fit the buffer, or buffer full while dumping.
+/// The metadata list does not fit its buffer.
 METADATA_LIST_OVERFLOW = 0xc0000c0400000000 => "TDX_METADATA_LIST_OVERFLOW",
-/// Empty list or reserved bits in the header.
+/// The header of the metadata list is malformed.
 INVALID_METADATA_LIST_HEADER = 0xc0000c0500000000 => "TDX_INVALID_METADATA_LIST_HEADER",
-/// Import list skips a mandatory field.
+/// The metadata list skips a field that must be there.
 REQUIRED_METADATA_FIELD_MISSING = 0xc0000c0600000000 => "TDX_REQUIRED_METADATA_FIELD_MISSING",
-/// Element size of the id does not fit the field.
+/// The identifier's element size does not fit the field.
 METADATA_ELEMENT_SIZE_INCORRECT = 0xc0000c0700000000 => "TDX_METADATA_ELEMENT_SIZE_INCORRECT",
-/// Element count of the id does not fit the field.
+/// The identifier's element count does not fit the field.
 METADATA_LAST_ELEMENT_INCORRECT = 0xc0000c0800000000 => "TDX_METADATA_LAST_ELEMENT_INCORRECT",
-/// Writable in general, not in the present state.
+/// The field cannot be written in the present state.
 METADATA_FIELD_CURRENTLY_NOT_WRITABLE = 0xc0000c0900000000 => "TDX_METADATA_FIELD_CURRENTLY_NOT_WRITABLE",
-/// A partial mask where the full one is needed.
+/// The field must be written as a whole.
 METADATA_WR_MASK_NOT_VALID = 0xc0000c0a00000000 => "TDX_METADATA_WR_MASK_NOT_VALID",
-/// Virtual MSR value not legal.
+/// The value is not legal for the virtual MSR.
 VIRTUAL_MSR_VALUE_NOT_VALID = 0xc0000c0d00000000 => "TDX_VIRTUAL_MSR_VALUE_NOT_VALID",
-/// Field storage was not allocated for this TD.
+/// The TD has no storage for the field.
 METADATA_FIELD_NOT_ALLOCATED = 0xc0000c0e00000000 => "TDX_METADATA_FIELD_NOT_ALLOCATED",
-/// Another slot already has this service TD type.
+/// Another slot already holds a service TD of this type.
 SERVTD_ALREADY_BOUND_FOR_TYPE = 0xc0000d0000000000 => "TDX_SERVTD_ALREADY_BOUND_FOR_TYPE",
-/// Type differs from the slot.
+/// The service TD's type differs from that of the slot.
 SERVTD_TYPE_MISMATCH = 0xc0000d0100000000 => "TDX_SERVTD_TYPE_MISMATCH",
-/// Attributes differ from the slot.
+/// The service TD's attributes differ from those of the slot.
 SERVTD_ATTR_MISMATCH = 0xc0000d0200000000 => "TDX_SERVTD_ATTR_MISMATCH",
-/// TEE info hash of the service TD differs from the slot.
+/// The service TD is not the one whose hash the slot holds.
 SERVTD_INFO_HASH_MISMATCH = 0xc0000d0300000000 => "TDX_SERVTD_INFO_HASH_MISMATCH",
-/// Instance binding and another TD offered.
+/// The slot is bound to one instance of a service TD, and this is another.
 SERVTD_UUID_MISMATCH = 0xc0000d0400000000 => "TDX_SERVTD_UUID_MISMATCH",
-/// Slot empty.
+/// The slot has no service TD.
 SERVTD_NOT_BOUND = 0xc0000d0500000000 => "TDX_SERVTD_NOT_BOUND",
-/// PREBIND on a bound slot.
+/// The slot already has a service TD.
 SERVTD_BOUND = 0xc0000d0600000000 => "TDX_SERVTD_BOUND",
-/// Handle belongs to another target TD.
+/// The binding handle belongs to another target TD.
 TARGET_UUID_MISMATCH = 0xc0000d0700000000 => "TDX_TARGET_UUID_MISMATCH",
-/// Target TD got a new UUID by import; new one returned.
+/// The target TD got a new UUID by an import, which is returned.
 TARGET_UUID_UPDATED = 0xc0000d0800000000 => "TDX_TARGET_UUID_UPDATED",
-/// Migration bundle metadata malformed.
+/// The metadata of a migration bundle are malformed.
 INVALID_MBMD = 0xc0000e0000000000 => "TDX_INVALID_MBMD",
-/// Migration bundle MAC wrong.
+/// The authentication code of a migration bundle is wrong.
 INCORRECT_MBMD_MAC = 0xc0000e0100000000 => "TDX_INCORRECT_MBMD_MAC",
-/// Page not blocked for writing.
+/// The page is not blocked for writing.
 NOT_WRITE_BLOCKED = 0xc0000e0200000000 => "TDX_NOT_WRITE_BLOCKED",
-/// Page was not exported.
+/// The page was not exported.
 NOT_EXPORTED = 0xc0000e0400000000 => "TDX_NOT_EXPORTED",
-/// Migration stream not in a usable state.
+/// The migration stream is not in a usable state.
 MIGRATION_STREAM_STATE_INCORRECT = 0xc0000e0500000000 => "TDX_MIGRATION_STREAM_STATE_INCORRECT",
-/// Too many migration streams.
+/// There are more migration streams than the module manages.
 MAX_MIGS_NUM_EXCEEDED = 0xc0000e0600000000 => "TDX_MAX_MIGS_NUM_EXCEEDED",
-/// Exported pages got dirty again.
+/// Pages that were exported have been written since.
 EXPORTED_DIRTY_PAGES_REMAIN = 0xc0000e0700000000 => "TDX_EXPORTED_DIRTY_PAGES_REMAIN",
-/// No migration decryption key.
+/// The TD has no migration key.
 MIGRATION_DECRYPTION_KEY_NOT_SET = 0xc0000e0800000000 => "TDX_MIGRATION_DECRYPTION_KEY_NOT_SET",
-/// ATTRIBUTES.MIGRATABLE is 0.
+/// The TD was not built to be migrated.
 TD_NOT_MIGRATABLE = 0xc0000e0900000000 => "TDX_TD_NOT_MIGRATABLE",
 /// Remains of an earlier export exist.
 PREVIOUS_EXPORT_CLEANUP_INCOMPLETE = 0xc0000e0a00000000 => "TDX_PREVIOUS_EXPORT_CLEANUP_INCOMPLETE",
-/// More streams requested than created.
+/// More streams were asked for than were created.
 NUM_MIGS_HIGHER_THAN_CREATED = 0xc0000e0b00000000 => "TDX_NUM_MIGS_HIGHER_THAN_CREATED",
-/// Import does not fit the destination TD.
+/// The import does not fit the destination TD or platform.
 IMPORT_MISMATCH = 0xc0000e0c00000000 => "TDX_IMPORT_MISMATCH",
-/// Epoch counter exhausted.
+/// The migration's epoch counter is used up.
 MIGRATION_EPOCH_OVERFLOW = 0xc0000e0d00000000 => "TDX_MIGRATION_EPOCH_OVERFLOW",
-/// Export counter exhausted.
+/// The TD was exported as often as it can be.
 MAX_EXPORTS_EXCEEDED = 0xc0000e0e00000000 => "TDX_MAX_EXPORTS_EXCEEDED",
-/// Page MAC wrong.
+/// The authentication code of a page is wrong.
 INVALID_PAGE_MAC = 0xc0000e0f00000000 => "TDX_INVALID_PAGE_MAC",
-/// Page already migrated in this epoch.
+/// The page was already migrated in this epoch.
 MIGRATED_IN_CURRENT_EPOCH = 0xc0000e1000000000 => "TDX_MIGRATED_IN_CURRENT_EPOCH",
-/// Import over a removed page not allowed now.
+/// A removed page cannot be imported now.
 DISALLOWED_IMPORT_OVER_REMOVED = 0xc0000e1100000000 => "TDX_DISALLOWED_IMPORT_OVER_REMOVED",
-/// VCPU states still to migrate.
+/// The state of some virtual processors was not migrated.
 SOME_VCPUS_NOT_MIGRATED = 0xc0000e1200000000 => "TDX_SOME_VCPUS_NOT_MIGRATED",
-/// No VCPU state left to import.
+/// The state of every virtual processor was already imported.
 ALL_VCPUS_IMPORTED = 0xc0000e1300000000 => "TDX_ALL_VCPUS_IMPORTED",
-/// Fewer streams than the minimum.
+/// There are fewer migration streams than needed.
 MIN_MIGS_NOT_CREATED = 0xc0000e1400000000 => "TDX_MIN_MIGS_NOT_CREATED",
-/// VCPU state exported before.
+/// The state of the virtual processor was already exported.
 VCPU_ALREADY_EXPORTED = 0xc0000e1500000000 => "TDX_VCPU_ALREADY_EXPORTED",
-/// Decryption key unusable.
+/// The migration key cannot be used.
 INVALID_MIGRATION_DECRYPTION_KEY = 0xc0000e1600000000 => "TDX_INVALID_MIGRATION_DECRYPTION_KEY",
-/// MAC context written by a module with another format.
+/// The migration's state was made by a module in another form.
 INCOMPATIBLE_MBMD_MAC_CONTEXT = 0xc0000e2200000000 => "TDX_INCOMPATIBLE_MBMD_MAC_CONTEXT",
 /// Unit not (or already) configured, or its live registers break a setup precondition.
 IOMMU_INVALID_STATE = 0xc0000f0000000000 => "TDX_IOMMU_INVALID_STATE",
 /// Not enough free trusted invalidation queue slots.
 IOMMU_IQ_QUEUE_FULL = 0xc0000f0100000000 => "TDX_IOMMU_IQ_QUEUE_FULL",
-/// Root port not configured for IDE (legacy two-step configuration).
+/// Root port not configured for IDE (two-step configuration).
 IOMMU_RP_NOT_CONFIGURED = 0xc0000f0200000000 => "TDX_IOMMU_RP_NOT_CONFIGURED",
 /// IOTLB invalidation after a block has not been processed on every unit the TD uses.
 IOMMU_IOTLB_TRACKING_NOT_DONE = 0xc0000f0300000000 => "TDX_IOMMU_IOTLB_TRACKING_NOT_DONE",
@@ -420,13 +420,13 @@ DMAR_INVALID_MAPPING_STATE = 0xc0000f0700000000 => "TDX_DMAR_INVALID_MAPPING_STA
 DMAR_INVALID_INV_STATE = 0xc0000f0800000000 => "TDX_DMAR_INVALID_INV_STATE",
 /// RID/PASID combination not usable.
 DMAR_INVALID_RID_PASID = 0xc0000f0900000000 => "TDX_DMAR_INVALID_RID_PASID",
-/// Legacy: wrong device interface handle.
+/// Wrong device interface handle.
 DEVIF_HANDLE_ERROR = 0xc0000f0a00000000 => "TDX_DEVIF_HANDLE_ERROR",
-/// Legacy VALIDATE: digest of the device info differs.
+/// VALIDATE: digest of the device info differs.
 DEVIF_PKH_MISMATCH = 0xc0000f0b00000000 => "TDX_DEVIF_PKH_MISMATCH",
-/// Legacy: interface was not validated by the TD.
+/// Interface was not validated by the TD.
 DEVIF_INVALID = 0xc0000f0c00000000 => "TDX_DEVIF_INVALID",
-/// Legacy: TD request not in the expected step.
+/// TD request not in the expected step.
 DEVIF_TDISP_INVALID_REQ_STS = 0xc0000f0e00000000 => "TDX_DEVIF_TDISP_INVALID_REQ_STS",
 /// TDISP message malformed or not the answer expected.
 DEVIF_TDISP_INVALID_MESSAGE = 0xc0000f0f00000000 => "TDX_DEVIF_TDISP_INVALID_MESSAGE",
@@ -464,7 +464,7 @@ IDE_STREAM_HAS_DEVICE_INTERFACES = 0xc0000f1f00000000 => "TDX_IDE_STREAM_HAS_DEV
 IDE_STREAM_IDEKM_OUTREQ = 0xc0000f2000000000 => "TDX_IDE_STREAM_IDEKM_OUTREQ",
 /// K_SET_GO before all three sub-stream keys are programmed and primed.
 IDE_STREAM_IDEKM_KEYS_NOT_READY = 0xc0000f2100000000 => "TDX_IDE_STREAM_IDEKM_KEYS_NOT_READY",
-/// Random source dry.
+/// The random number generator had nothing to give.
 IDE_STREAM_IDEKM_NO_ENTROPY = 0xc0000f2200000000 => "TDX_IDE_STREAM_IDEKM_NO_ENTROPY",
 /// IDE_KM answer malformed or negative.
 IDE_STREAM_IDEKM_INVALID_RESPONSE = 0xc0000f2300000000 => "TDX_IDE_STREAM_IDEKM_INVALID_RESPONSE",
@@ -472,39 +472,39 @@ IDE_STREAM_IDEKM_INVALID_RESPONSE = 0xc0000f2300000000 => "TDX_IDE_STREAM_IDEKM_
 IDE_STREAM_INVALID_STATE = 0xc0000f2400000000 => "TDX_IDE_STREAM_INVALID_STATE",
 /// MMIO metadata entry absent, of wrong type or already mapped.
 MMIO_INVALID_PAGE_METADATA = 0xc0000f2500000000 => "TDX_MMIO_INVALID_PAGE_METADATA",
-/// Legacy: guest accept level differs from mapped level.
+/// Guest accept level differs from mapped level.
 MMIO_ACCEPT_SIZE_MISMATCH = 0xc0000f2600000000 => "TDX_MMIO_ACCEPT_SIZE_MISMATCH",
 /// Page does not belong to the named interface / the interface not to this TD.
 MMIO_TDI_OWNER_MISMATCH = 0xc0000f2700000000 => "TDX_MMIO_TDI_OWNER_MISMATCH",
-/// Legacy PASID management, not used by the new ABI.
+/// The guest's PASID table is already mapped (interface of 2023).
 PASID_TABLE_ALREADY_MAPPED = 0xc0000f2900000000 => "TDX_PASID_TABLE_ALREADY_MAPPED",
-/// Legacy PASID management, not used by the new ABI.
+/// The guest's PASID table is not mapped (interface of 2023).
 PASID_TABLE_NOT_MAPPED = 0xc0000f2a00000000 => "TDX_PASID_TABLE_NOT_MAPPED",
-/// Legacy PASID management, not used by the new ABI.
+/// The PASID table still has entries (interface of 2023).
 PASID_TABLE_NOT_EMPTY = 0xc0000f2b00000000 => "TDX_PASID_TABLE_NOT_EMPTY",
-/// Legacy PASID management, not used by the new ABI.
+/// The TD still has PASIDs (interface of 2023).
 PASID_TD_ASSOCIATED_PASIDS_EXIST = 0xc0000f2c00000000 => "TDX_PASID_TD_ASSOCIATED_PASIDS_EXIST",
-/// Legacy PASID management, not used by the new ABI.
+/// PASID tracking is in progress (interface of 2023).
 PASID_TRACK_IN_PROGRESS = 0xc0000f2d00000000 => "TDX_PASID_TRACK_IN_PROGRESS",
-/// Legacy PASID management, not used by the new ABI.
+/// PASID tracking was started for another PASID (interface of 2023).
 PASID_TRACK_PASID_MISMATCH = 0xc0000f2e00000000 => "TDX_PASID_TRACK_PASID_MISMATCH",
-/// Legacy PASID management, not used by the new ABI.
+/// PASID tracking is not done (interface of 2023).
 PASID_TRACK_NOT_DONE = 0xc0000f2f00000000 => "TDX_PASID_TRACK_NOT_DONE",
-/// Legacy PASID management, not used by the new ABI.
+/// The PASID belongs to another device interface (interface of 2023).
 PASID_DEVIF_OWNER_MISMATCH = 0xc0000f3000000000 => "TDX_PASID_DEVIF_OWNER_MISMATCH",
-/// Legacy PASID management, not used by the new ABI.
+/// The guest PASID is already mapped (interface of 2023).
 GUEST_PASID_ALREADY_MAPPED = 0xc0000f3100000000 => "TDX_GUEST_PASID_ALREADY_MAPPED",
-/// Legacy PASID management, not used by the new ABI.
+/// The guest PASID is not mapped (interface of 2023).
 GUEST_PASID_NOT_MAPPED = 0xc0000f3200000000 => "TDX_GUEST_PASID_NOT_MAPPED",
-/// Legacy PASID management, not used by the new ABI.
+/// The PASID has no metadata entry (interface of 2023).
 PASIDMT_NOT_FOUND = 0xc0000f3300000000 => "TDX_PASIDMT_NOT_FOUND",
-/// Legacy PASID management, not used by the new ABI.
+/// The PASID metadata page is already present (interface of 2023).
 PASIDMT_ALREADY_PRESENT = 0xc0000f3400000000 => "TDX_PASIDMT_ALREADY_PRESENT",
-/// Legacy PASID management, not used by the new ABI.
+/// The PASID metadata page is missing (interface of 2023).
 PASIDMT_NOT_PRESENT = 0xc0000f3500000000 => "TDX_PASIDMT_NOT_PRESENT",
-/// Legacy PASID management, not used by the new ABI.
+/// The PASID metadata entry is in another state than needed (interface of 2023).
 PASIDMT_INVALID_STATE = 0xc0000f3600000000 => "TDX_PASIDMT_INVALID_STATE",
-/// Legacy PASID management, not used by the new ABI.
+/// The PASID metadata page still has entries (interface of 2023).
 PASIDMT_PAGE_NOT_EMPTY = 0xc0000f3700000000 => "TDX_PASIDMT_PAGE_NOT_EMPTY",
 /// Index beyond table size.
 DMAR_INDEX_OUT_OF_BOUNDS = 0xc0000f3800000000 => "TDX_DMAR_INDEX_OUT_OF_BOUNDS",
@@ -532,9 +532,9 @@ DEVIFMT_ALREADY_PRESENT = 0xc0000f4200000000 => "TDX_DEVIFMT_ALREADY_PRESENT",
 SPDM_ENTRY_ALREADY_PRESENT = 0xc0000f4300000000 => "TDX_SPDM_ENTRY_ALREADY_PRESENT",
 /// Spdm_id names nothing.
 SPDM_ENTRY_NOT_PRESENT = 0xc0000f4400000000 => "TDX_SPDM_ENTRY_NOT_PRESENT",
-/// Session must do KEY_UPDATE before this call can go on.
+/// The session must update its keys before this call can go on.
 SPDM_SESSION_KEY_REQUIRE_REFRESH = 0xc0000f4500000000 => "TDX_SPDM_SESSION_KEY_REQUIRE_REFRESH",
-/// TDX Connect as a whole not enabled/ready.
+/// TDX Connect is not enabled or not ready.
 CONNECT_INVALID_STATE = 0xc0000f4600000000 => "TDX_CONNECT_INVALID_STATE",
 /// MMIO metadata table level missing.
 MMIOMT_NOT_PRESENT = 0xc0000f4700000000 => "TDX_MMIOMT_NOT_PRESENT",
@@ -550,7 +550,7 @@ DEVIF_TDISP_INVALID_REPORT = 0xc0000f4b00000000 => "TDX_DEVIF_TDISP_INVALID_REPO
 MMIO_PAGE_NOT_IN_ASSOC_RANGE = 0xc0000f4c00000000 => "TDX_MMIO_PAGE_NOT_IN_ASSOC_RANGE",
 /// HPA minus reported page does not equal the MMIO reporting offset.
 MMIO_INVALID_HPA_OFFSET = 0xc0000f4d00000000 => "TDX_MMIO_INVALID_HPA_OFFSET",
-/// SPDM/secured message malformed (module headers spell it SDPM_).
+/// SPDM/secured message malformed.
 SPDM_INVALID_MESSAGE = 0xc0000f4e00000000 => "TDX_SPDM_INVALID_MESSAGE",
 /// Platform protected range state wrong.
 TPR_INVALID_STATE = 0xc0000f4f00000000 => "TDX_TPR_INVALID_STATE",
@@ -560,19 +560,19 @@ SMRR_OVERLAPS_IORANGE = 0xc0000f5000000000 => "TDX_SMRR_OVERLAPS_IORANGE",
 GUEST_INV_IN_PROGRESS = 0xc0000f5400000000 => "TDX_GUEST_INV_IN_PROGRESS",
 /// Descriptor rejected.
 GUEST_INV_INVALID_DESC = 0xc0000f5500000000 => "TDX_GUEST_INV_INVALID_DESC",
-/// Out_msg holds a DOE object that must be sent to the device; RCX = its length in bytes.
+/// The module has a message for the device, whose length is in RCX.
 SPDM_REQUEST = 0xc0000f5700000000 => "TDX_SPDM_REQUEST",
 /// Platform protected range is enabled.
 TPR_RANGE_ENABLED = 0xc0000f5c00000000 => "TDX_TPR_RANGE_ENABLED",
-/// VERIFYREPORT: CPUSVN above the current one.
+/// The report was made with newer CPU security versions than the present ones.
 INVALID_CPUSVN = 0xc000100000000000 => "TDX_INVALID_CPUSVN",
-/// VERIFYREPORT: MAC or structure wrong.
+/// The report was not made on this platform or was changed.
 INVALID_REPORTMACSTRUCT = 0xc000100100000000 => "TDX_INVALID_REPORTMACSTRUCT",
-/// INVVPID address not canonical.
+/// The guest linear address is not canonical.
 GLA_NOT_CANONICAL = 0xc000116000000000 => "TDX_GLA_NOT_CANONICAL",
-/// Host local APIC left x2APIC mode while a stepping filter was active; TD dead.
+/// The host's local APIC left x2APIC mode while the TD ran, and the TD is dead.
 NON_RECOVERABLE_TD_WRONG_APIC_MODE = 0xe000000700000000 => "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE",
-/// TDR.FATAL is set.
+/// The TD had a fatal error before.
 TD_FATAL = 0xe000060400000000 => "TDX_TD_FATAL",
 }
 }
@@ -587,9 +587,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SUCCESS,
         name: "TDX_SUCCESS",
-        meaning: "Completed.",
+        meaning: "The call did what it was asked for.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -599,9 +599,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAGE_ALREADY_FREE,
         name: "TDX_PAGE_ALREADY_FREE",
-        meaning: "Page is already NDA (information).",
+        meaning: "The page is free already.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -611,9 +611,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::KEY_CONFIGURED,
         name: "TDX_KEY_CONFIGURED",
-        meaning: "Key was configured on this package before (information, not an error bit).",
+        meaning: "The key was already configured on this package.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do; choose an LP of another package.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -623,9 +623,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NO_HKID_READY_TO_WBCACHE,
         name: "TDX_NO_HKID_READY_TO_WBCACHE",
-        meaning: "CACHE.WB with nothing to flush (information).",
+        meaning: "No KeyID waits for a write back on this package.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -635,9 +635,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TDMR_ALREADY_INITIALIZED,
         name: "TDX_TDMR_ALREADY_INITIALIZED",
-        meaning: "TDMR.INIT on a finished TDMR (information).",
+        meaning: "The TDMR is already initialised.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -647,9 +647,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GPA_RANGE_ALREADY_BLOCKED,
         name: "TDX_GPA_RANGE_ALREADY_BLOCKED",
-        meaning: "RANGE.BLOCK on a blocked entry (information).",
+        meaning: "The range is already blocked.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -659,9 +659,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAGE_ALREADY_ACCEPTED,
         name: "TDX_PAGE_ALREADY_ACCEPTED",
-        meaning: "ACCEPT of a page in use (information); low half = level found.",
+        meaning: "The page was already accepted.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do; a guest should check that it did not accept the page twice by mistake.",
         detail: DetailKind::Level,
         since: "1.5",
         basis: Basis::Certain,
@@ -671,9 +671,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_FIRST_FIELD_ID_IN_CONTEXT,
         name: "TDX_METADATA_FIRST_FIELD_ID_IN_CONTEXT",
-        meaning: "Answer to a null id: RDX holds the first id (information).",
+        meaning: "The call returned the first identifier of the context in RDX.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Go on reading from there.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -683,9 +683,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_FIELD_SKIP,
         name: "TDX_METADATA_FIELD_SKIP",
-        meaning: "Internal to list dumping.",
+        meaning: "The field was skipped in the list.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -695,9 +695,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::ALREADY_WRITE_BLOCKED,
         name: "TDX_ALREADY_WRITE_BLOCKED",
-        meaning: "Page already blocked for writing (information).",
+        meaning: "The page is already blocked for writing.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -707,9 +707,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_ALREADY_VALID,
         name: "TDX_DEVIF_ALREADY_VALID",
-        meaning: "Legacy VALIDATE: already valid (benign).",
+        meaning: "The device interface was already validated (interface of 2023).",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -719,9 +719,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MMIO_PAGE_ALREADY_ACCEPTED,
         name: "TDX_MMIO_PAGE_ALREADY_ACCEPTED",
-        meaning: "Legacy benign status; new guests see PAGE_ALREADY_ACCEPTED.",
+        meaning: "The MMIO page was already accepted (interface of 2023).",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -731,9 +731,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GUEST_INV_NOT_REQUIRED,
         name: "TDX_GUEST_INV_NOT_REQUIRED",
-        meaning: "No guest invalidation pending.",
+        meaning: "No guest invalidation is pending.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -743,9 +743,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOTLB_INV_REQUEST,
         name: "TDX_IOTLB_INV_REQUEST",
-        meaning: "TD exit reason: TD asked for IOTLB invalidation.",
+        meaning: "The TD left to ask for an IOTLB invalidation.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Queue the invalidation, then enter the virtual processor again.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -755,9 +755,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::L2_EXIT_HOST_ROUTED_ASYNC,
         name: "TDX_L2_EXIT_HOST_ROUTED_ASYNC",
-        meaning: "L1: host chose to enter L1 after an asynchronous L2 exit.",
+        meaning: "The host sent control to the L1 VMM after an exit of an L2 VM.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "The L1 VMM looks at the exit and enters the L2 VM again.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -767,9 +767,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::L2_EXIT_HOST_ROUTED_TDVMCALL,
         name: "TDX_L2_EXIT_HOST_ROUTED_TDVMCALL",
-        meaning: "L1: same after an L2 TDVMCALL.",
+        meaning: "The host sent control to the L1 VMM after a host call of an L2 VM.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "The L1 VMM handles the call and enters the L2 VM again.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -779,9 +779,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::L2_EXIT_PENDING_INTERRUPT,
         name: "TDX_L2_EXIT_PENDING_INTERRUPT",
-        meaning: "L1: L2 left because L1 has an interrupt.",
+        meaning: "The L2 VM left because an interrupt waits for the L1 VMM.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Take the interrupt, then enter the L2 VM again.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -791,9 +791,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PENDING_INTERRUPT,
         name: "TDX_PENDING_INTERRUPT",
-        meaning: "L1: L2 entry skipped, interrupt pending.",
+        meaning: "The L2 VM was not entered because an interrupt waits for the L1 VMM.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Take the interrupt, then enter the L2 VM.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -803,9 +803,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_EXIT_BEFORE_L2_ENTRY,
         name: "TDX_TD_EXIT_BEFORE_L2_ENTRY",
-        meaning: "Debug TD exit before L2 entry.",
+        meaning: "A debug TD left before it entered an L2 VM.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Enter the virtual processor again when the debugger is done.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -815,9 +815,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_EXIT_ON_L2_VM_EXIT,
         name: "TDX_TD_EXIT_ON_L2_VM_EXIT",
-        meaning: "Debug TD exit on any L2 exit.",
+        meaning: "A debug TD left at an exit of an L2 VM.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Enter the virtual processor again when the debugger is done.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -827,9 +827,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_EXIT_ON_L2_TO_L1,
         name: "TDX_TD_EXIT_ON_L2_TO_L1",
-        meaning: "Debug TD exit in place of an L2 to L1 exit.",
+        meaning: "A debug TD left where an L2 VM would have exited to the L1 VMM.",
         blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        advice: "Enter the virtual processor again when the debugger is done.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -839,9 +839,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_RECOVERABLE_VCPU,
         name: "TDX_NON_RECOVERABLE_VCPU",
-        meaning: "VP.ENTER: the VCPU can never run again (triple fault); low half holds the exit reason.",
-        blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        meaning: "The virtual processor can never run again, for example after a triple fault.",
+        blame: Blame::Object,
+        advice: "Look at the guest's last messages; the other virtual processors of the TD may go on.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -851,9 +851,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_RECOVERABLE_TD_1_0,
         name: "TDX_NON_RECOVERABLE_TD",
-        meaning: "The TD cannot go on.",
-        blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        meaning: "The TD is dead.",
+        blame: Blame::Object,
+        advice: "Tear the TD down; the exit reason in the low half says what it did last.",
         detail: DetailKind::ExitReason,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -863,9 +863,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_RECOVERABLE_TD_FATAL,
         name: "TDX_NON_RECOVERABLE_TD_FATAL",
-        meaning: "The TD is dead.",
-        blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        meaning: "The TD is dead after a fatal error.",
+        blame: Blame::Object,
+        advice: "Tear the TD down.",
         detail: DetailKind::ExitReason,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -875,9 +875,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_RECOVERABLE_TD,
         name: "TDX_NON_RECOVERABLE_TD",
-        meaning: "VP.ENTER: the TD is dead, its memory can still be reached; low half holds the exit reason.",
-        blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        meaning: "The TD is dead; its memory can still be reached.",
+        blame: Blame::Object,
+        advice: "Tear the TD down; the exit reason in the low half says what it did last.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -887,9 +887,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE,
         name: "TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE",
-        meaning: "TD dead and its memory must not be read (machine check).",
-        blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        meaning: "The TD is dead and its memory must not be read, most often after a machine check.",
+        blame: Blame::Platform,
+        advice: "Tear the TD down and look for memory errors in the host's log.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -899,9 +899,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_RECOVERABLE_TD_CORRUPTED_MD,
         name: "TDX_NON_RECOVERABLE_TD_CORRUPTED_MD",
-        meaning: "TD metadata found corrupted (for example a failed SEAMDB report); TD dead.",
-        blame: Blame::Nobody,
-        advice: "Nothing to do; the call completed.",
+        meaning: "The module found the TD's own data corrupted, and the TD is dead.",
+        blame: Blame::Platform,
+        advice: "Tear the TD down and look for memory errors in the host's log.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -911,9 +911,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INTERRUPTED_RESUMABLE,
         name: "TDX_INTERRUPTED_RESUMABLE",
-        meaning: "Host interrupt pending; call again with the registers as returned to continue.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "An interrupt was pending, so the call stopped half way.",
+        blame: Blame::Nobody,
+        advice: "Call again with the registers as they came back.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -923,9 +923,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INTERRUPTED_RESTARTABLE,
         name: "TDX_INTERRUPTED_RESTARTABLE",
-        meaning: "Host interrupt pending; nothing was changed, call again from the start.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "An interrupt was pending, so the call stopped before it changed anything.",
+        blame: Blame::Nobody,
+        advice: "Call again with the original registers.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -935,9 +935,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::CROSS_TD_FAULT,
         name: "TDX_CROSS_TD_FAULT",
-        meaning: "Service TD access to another TD faulted; VCPU may be resumed at the same instruction.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "A service TD could not reach its target TD; the instruction was not completed.",
+        blame: Blame::Object,
+        advice: "Resolve the status given in RDX for the target TD, then enter the virtual processor again.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -947,9 +947,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::OPERAND_BUSY,
         name: "TDX_OPERAND_BUSY",
-        meaning: "A lock of the named operand is held by another LP; retry.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "Another LP holds the lock of the resource that is named.",
+        blame: Blame::Nobody,
+        advice: "Retry; if it stays, look for a caller that never returns.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -959,9 +959,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PREVIOUS_TLB_EPOCH_BUSY,
         name: "TDX_PREVIOUS_TLB_EPOCH_BUSY",
-        meaning: "MEM.TRACK: some VCPU still runs with the previous epoch; kick VCPUs and retry.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "A virtual processor still runs in the previous TLB epoch.",
+        blame: Blame::Nobody,
+        advice: "Make all virtual processors of the TD exit, then retry.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -971,9 +971,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_BUSY,
         name: "TDX_SYS_BUSY",
-        meaning: "Global lock held, or (SHUTDOWN) another LP is inside the module; retry.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "Another LP holds the module's global lock or is inside the module.",
+        blame: Blame::Nobody,
+        advice: "Retry; release line 1.0 answers so too when the CPU has no random number ready.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -983,9 +983,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::RND_NO_ENTROPY,
         name: "TDX_RND_NO_ENTROPY",
-        meaning: "RDRAND/RDSEED gave nothing; retry (Linux retries RDRAND_RETRY_LOOPS = 10 times).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU's random number generator had nothing to give.",
+        blame: Blame::Platform,
+        advice: "Retry a few times; if it stays, other software drains the generator or the CPU is faulty.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -995,9 +995,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::OPERAND_BUSY_HOST_PRIORITY,
         name: "TDX_OPERAND_BUSY_HOST_PRIORITY",
-        meaning: "Guest side: lock reserved for the host; the TD dispatcher turns it into TDX_OPERAND_BUSY.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The host has priority for the lock that a guest call wants.",
+        blame: Blame::Nobody,
+        advice: "Retry; a guest sees TDX_OPERAND_BUSY instead.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -1007,9 +1007,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INTERRUPTED_PAMT,
         name: "TDX_INTERRUPTED_PAMT",
-        meaning: "PAMT operation interrupted.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "An interrupt was pending during a PAMT operation.",
+        blame: Blame::Nobody,
+        advice: "Call again.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -1019,9 +1019,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MISSING_PAMT_PAGE_PAIR,
         name: "TDX_MISSING_PAMT_PAGE_PAIR",
-        meaning: "Dynamic PAMT: the 2 MiB range of the page has no PAMT page pair; add one and retry; low half = operand id.",
+        meaning: "The 2 MiB range of the page has no PAMT pages.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Add a pair with TDH.PHYMEM.PAMT.ADD, then retry.",
         detail: DetailKind::Operand,
         since: "2.0",
         basis: Basis::Certain,
@@ -1031,9 +1031,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::UPDATE_COMPATIBILITY_SENSITIVE,
         name: "TDX_UPDATE_COMPATIBILITY_SENSITIVE",
-        meaning: "SHUTDOWN with AVOID_COMPAT_SENSITIVE refused; bits 15:0 = 0 TD builds in progress, 1 interrupted migration calls; bits 31:16 = how many.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "An update now would spoil TD builds or migrations in progress.",
+        blame: Blame::Nobody,
+        advice: "Wait until they end, or update without the compatibility check and accept the loss.",
         detail: DetailKind::UpdateSensitive,
         since: "2.0",
         basis: Basis::Certain,
@@ -1043,9 +1043,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::VCPU_ASSOCIATED,
         name: "TDX_VCPU_ASSOCIATED",
-        meaning: "VCPU is associated with another LP; run VP.FLUSH there.",
+        meaning: "The virtual processor is associated with another LP.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.VP.FLUSH on that LP, then retry.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1055,9 +1055,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::VCPU_NOT_ASSOCIATED,
         name: "TDX_VCPU_NOT_ASSOCIATED",
-        meaning: "VP.FLUSH on an LP the VCPU is not associated with.",
+        meaning: "The virtual processor is not associated with this LP.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.VP.FLUSH on the LP that it ran on last.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1067,9 +1067,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::KEY_GENERATION_FAILED,
         name: "TDX_KEY_GENERATION_FAILED",
-        meaning: "PCONFIG could not make a random key; retry.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU could not make a random key.",
+        blame: Blame::Platform,
+        advice: "Retry; if it stays on every package, the CPU or its firmware is faulty.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1079,9 +1079,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_KEYS_NOT_CONFIGURED,
         name: "TDX_TD_KEYS_NOT_CONFIGURED",
-        meaning: "Life cycle is not KEYS_CONFIGURED.",
+        meaning: "The TD's key is not configured on every package.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.MNG.KEY.CONFIG once on each package.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1091,9 +1091,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::WBCACHE_NOT_COMPLETE,
         name: "TDX_WBCACHE_NOT_COMPLETE",
-        meaning: "KEY.FREEID before CACHE.WB finished on every package.",
+        meaning: "Caches were not written back on every package yet.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.PHYMEM.CACHE.WB to its end on each package, then retry.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1103,9 +1103,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::FLUSHVP_NOT_DONE,
         name: "TDX_FLUSHVP_NOT_DONE",
-        meaning: "VPFLUSHDONE while a VCPU is still associated.",
+        meaning: "A virtual processor of the TD is still associated with an LP.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.VP.FLUSH for each virtual processor on its LP.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1115,9 +1115,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_ECMD_TIMEOUT,
         name: "TDX_IOMMU_ECMD_TIMEOUT",
-        meaning: "Enhanced command not finished in time, retry the call.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "An enhanced command of the IOMMU did not finish in time.",
+        blame: Blame::Platform,
+        advice: "Retry the call.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -1127,9 +1127,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_ECMD_ERROR,
         name: "TDX_IOMMU_ECMD_ERROR",
-        meaning: "Enhanced command failed.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "An enhanced command of the IOMMU failed.",
+        blame: Blame::Platform,
+        advice: "Retry; if it stays, look at the IOMMU's fault registers.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -1139,9 +1139,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::L2_VM_ENTRY_FAILED,
         name: "TDX_L2_VM_ENTRY_FAILED",
-        meaning: "L2 entry failed.",
+        meaning: "The entry to the L2 VM failed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the L2 VM's state.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -1151,9 +1151,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SW_ERROR,
         name: "TDX_SW_ERROR",
-        meaning: "SEAMCALL faulted.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The host's SEAMCALL wrapper reports a fault of the instruction.",
+        blame: Blame::Nobody,
+        advice: "Look at the low half of the word for the exception number.",
         detail: DetailKind::None,
         since: "software",
         basis: Basis::Certain,
@@ -1163,9 +1163,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SEAMCALL_UD,
         name: "TDX_SEAMCALL_UD",
-        meaning: "SEAMCALL raised #UD: CPU not in VMX operation.",
+        meaning: "The SEAMCALL raised #UD: the CPU is not in VMX operation.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run VMXON on the CPU first; on Linux, load the KVM module for Intel.",
         detail: DetailKind::None,
         since: "software",
         basis: Basis::Certain,
@@ -1175,9 +1175,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SEAMCALL_GP,
         name: "TDX_SEAMCALL_GP",
-        meaning: "SEAMCALL raised #GP: TDX not enabled by BIOS.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The SEAMCALL raised #GP: the BIOS did not enable TDX.",
+        blame: Blame::Firmware,
+        advice: "Enable TDX in the BIOS set-up, with memory encryption and TDX KeyIDs.",
         detail: DetailKind::None,
         since: "software",
         basis: Basis::Certain,
@@ -1187,9 +1187,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SEAMCALL_VMFAILINVALID,
         name: "TDX_SEAMCALL_VMFAILINVALID",
-        meaning: "SEAMCALL returned with CF=1: the SEAM software addressed is not loaded, disabled, or (P-SEAMLDR) busy on another CPU; RAX unchanged.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The SEAMCALL found no one to call: the module is not loaded, was disabled, or the P-SEAMLDR is busy.",
+        blame: Blame::Platform,
+        advice: "Check that the BIOS loads a TDX module; serialise calls to the P-SEAMLDR.",
         detail: DetailKind::None,
         since: "software",
         basis: Basis::Certain,
@@ -1199,9 +1199,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::CROSS_TD_TRAP,
         name: "TDX_CROSS_TD_TRAP",
-        meaning: "Same, but the instruction is completed.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "A service TD could not reach its target TD; the instruction was completed.",
+        blame: Blame::Object,
+        advice: "Resolve the status given in RDX for the target TD, then enter the virtual processor again.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -1211,9 +1211,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::HOST_PRIORITY_BUSY_TIMEOUT,
         name: "TDX_HOST_PRIORITY_BUSY_TIMEOUT",
-        meaning: "TD exit: the guest waited longer than HP_LOCK_TIMEOUT for a host-priority lock.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "A guest call waited too long for a lock for which the host has priority.",
+        blame: Blame::Object,
+        advice: "Let the host finish its call on this TD, then enter the virtual processor again.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -1223,9 +1223,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_RESUMPTION,
         name: "TDX_INVALID_RESUMPTION",
-        meaning: "Resume input does not match the interrupted operation.",
+        meaning: "The call claims to resume an operation that is not the interrupted one.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Resume with the registers that the interrupted call returned, or start again.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1235,9 +1235,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_RECOVERABLE_TD_WRONG_APIC_MODE_1_0,
         name: "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE",
-        meaning: "Host local APIC left x2APIC mode.",
+        meaning: "The host's local APIC left x2APIC mode while the TD ran, and the TD is dead.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Keep the host in x2APIC mode; tear the TD down.",
         detail: DetailKind::ExitReason,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1247,9 +1247,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::OPERAND_INVALID,
         name: "TDX_OPERAND_INVALID",
-        meaning: "Input operand malformed, misaligned or not allowed; low half = operand id.",
+        meaning: "An operand is malformed, misaligned or not allowed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the operand that is named; RAX means that the module does not know the leaf or its version.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -1259,9 +1259,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::OPERAND_ADDR_RANGE_ERROR,
         name: "TDX_OPERAND_ADDR_RANGE_ERROR",
-        meaning: "Physical page is not inside an initialised 1 GiB block of a TDMR; low half = operand id.",
+        meaning: "A physical page is not in memory that the module manages and has initialised.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Pass a page inside a TDMR, and finish TDH.SYS.TDMR.INIT for its 1 GiB block first.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -1271,9 +1271,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EVENT_FILTER_INVALID,
         name: "TDX_EVENT_FILTER_INVALID",
-        meaning: "TD_PARAMS/event filter entry not legal.",
+        meaning: "An event filter is malformed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the event filters of TD_PARAMS.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -1283,9 +1283,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EVENT_FILTER_ORDER_INVALID,
         name: "TDX_EVENT_FILTER_ORDER_INVALID",
-        meaning: "Event filters not in order.",
+        meaning: "The event filters are not in ascending order.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Sort them.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -1295,9 +1295,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAGE_METADATA_INCORRECT,
         name: "TDX_PAGE_METADATA_INCORRECT",
-        meaning: "PAMT page type, size or owner is not what the call needs; low half = operand id.",
+        meaning: "The page has another type, size or owner than the call needs.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check which page the operand names and what it was used for before; a page of the module must be reclaimed before it is reused.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -1307,9 +1307,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAGE_NOT_OWNED_BY_TD,
         name: "TDX_PAGE_NOT_OWNED_BY_TD",
-        meaning: "Page belongs to another TD.",
+        meaning: "The page belongs to another owner.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check which TD the page was given to.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -1319,9 +1319,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAGE_NOT_FREE,
         name: "TDX_PAGE_NOT_FREE",
-        meaning: "Page type is not NDA.",
+        meaning: "The page is in use.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Pass a free page, or reclaim this one first.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -1331,9 +1331,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::HPA_RANGE_NOT_FREE,
         name: "TDX_HPA_RANGE_NOT_FREE",
-        meaning: "PAMT.ADD: the 2 MiB range has no plain NDA entry.",
+        meaning: "The 2 MiB range is in use or has PAMT pages already.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Choose a range without PAMT pages.",
         detail: DetailKind::Operand,
         since: "2.0",
         basis: Basis::Certain,
@@ -1343,9 +1343,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NO_PAMT_PAGE_PAIR,
         name: "TDX_NO_PAMT_PAGE_PAIR",
-        meaning: "PAMT.REMOVE: no page pair present.",
+        meaning: "The 2 MiB range has no PAMT pages to take back.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Nothing to take back; check the address.",
         detail: DetailKind::Operand,
         since: "2.0",
         basis: Basis::Certain,
@@ -1355,9 +1355,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAMT_PAGE_NOT_EMPTY,
         name: "TDX_PAMT_PAGE_NOT_EMPTY",
-        meaning: "PAMT.REMOVE: a 4 KiB page of the range is in use; low half 0/1 = which PAMT page.",
+        meaning: "A page of the 2 MiB range is still in use.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Reclaim all pages of the range first.",
         detail: DetailKind::PamtPage,
         since: "2.0",
         basis: Basis::Certain,
@@ -1367,9 +1367,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_ASSOCIATED_PAGES_EXIST,
         name: "TDX_TD_ASSOCIATED_PAGES_EXIST",
-        meaning: "RECLAIM of a TDR while CHLDCNT is not 0.",
+        meaning: "The TD still owns pages.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Reclaim every page of the TD before its root page.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1379,9 +1379,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_INIT_NOT_PENDING,
         name: "TDX_SYS_INIT_NOT_PENDING",
-        meaning: "TDH.SYS.INIT was done already.",
+        meaning: "TDH.SYS.INIT was already called since the module was loaded.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Do not call it twice; after a kexec the module must be reloaded or its state taken over.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1391,9 +1391,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_LP_INIT_NOT_DONE,
         name: "TDX_SYS_LP_INIT_NOT_DONE",
-        meaning: "This LP has not run TDH.SYS.LP.INIT.",
+        meaning: "TDH.SYS.LP.INIT has not run on this LP.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.SYS.LP.INIT on the LP before any other call.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1403,9 +1403,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_LP_INIT_DONE,
         name: "TDX_SYS_LP_INIT_DONE",
-        meaning: "This LP has already run TDH.SYS.LP.INIT.",
+        meaning: "TDH.SYS.LP.INIT already ran on this LP.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Nothing to do; the LP is ready.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1415,9 +1415,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_NOT_READY,
         name: "TDX_SYS_NOT_READY",
-        meaning: "Leaf needs the module in SYS_READY.",
+        meaning: "The leaf needs a module that is fully initialised.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Finish the initialisation first; module 1.0 answers so to TDH.SYS.RD, which it does not have: load a 1.5 module.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1427,9 +1427,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_SHUTDOWN,
         name: "TDX_SYS_SHUTDOWN",
-        meaning: "Module is shut down; only a new INSTALL helps.",
+        meaning: "The module is shut down.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Install a module again through the P-SEAMLDR, or reboot.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1439,9 +1439,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_KEY_CONFIG_NOT_PENDING,
         name: "TDX_SYS_KEY_CONFIG_NOT_PENDING",
-        meaning: "KEY.CONFIG outside SYSCONFIG_DONE.",
+        meaning: "TDH.SYS.KEY.CONFIG is not due: TDH.SYS.CONFIG has not run or all packages are done.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Call it after TDH.SYS.CONFIG, once per package.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1451,9 +1451,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_STATE_INCORRECT,
         name: "TDX_SYS_STATE_INCORRECT",
-        meaning: "SYS.UPDATE outside SYSINIT_DONE or before every LP ran LP.INIT.",
+        meaning: "The module is not in the state that the leaf needs.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Call TDH.SYS.UPDATE after TDH.SYS.INIT and after TDH.SYS.LP.INIT on every LP.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1463,9 +1463,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_INVALID_HANDOFF,
         name: "TDX_SYS_INVALID_HANDOFF",
-        meaning: "Handoff area not valid or its version is outside [MIN_UPDATE_HV, MODULE_HV].",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The handoff data of the previous module are missing or of a version that the new module does not take.",
+        blame: Blame::Firmware,
+        advice: "Choose an image whose handoff versions cover the running module.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1475,9 +1475,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_INCOMPATIBLE_SIGSTRUCT,
         name: "TDX_SYS_INCOMPATIBLE_SIGSTRUCT",
-        meaning: "Handoff values of the SIGSTRUCT disagree with what the module was built for.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The signature's handoff values disagree with those the module was built with.",
+        blame: Blame::Firmware,
+        advice: "Get the image again from its publisher.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1487,9 +1487,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_LP_INIT_NOT_PENDING,
         name: "TDX_SYS_LP_INIT_NOT_PENDING",
-        meaning: "LP.INIT outside SYSINIT_DONE.",
+        meaning: "TDH.SYS.LP.INIT is not due.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Call it after TDH.SYS.INIT and before TDH.SYS.CONFIG.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1499,9 +1499,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SYS_CONFIG_NOT_PENDING,
         name: "TDX_SYS_CONFIG_NOT_PENDING",
-        meaning: "SYS.CONFIG outside SYSINIT_DONE or before every LP ran LP.INIT.",
+        meaning: "TDH.SYS.CONFIG is not due, or an LP has not run TDH.SYS.LP.INIT.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.SYS.LP.INIT on every LP, those that were offline included, then configure once.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1511,9 +1511,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INCOMPATIBLE_SEAM_CAPABILITIES,
         name: "TDX_INCOMPATIBLE_SEAM_CAPABILITIES",
-        meaning: "SEAMOPS capabilities missing or different between LPs.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU's SEAM capabilities are missing or differ between LPs.",
+        blame: Blame::Firmware,
+        advice: "Update BIOS and microcode; all packages need the same microcode.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1523,9 +1523,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::CRYPTO_SELF_TEST_FAILED,
         name: "TDX_CRYPTO_SELF_TEST_FAILED",
-        meaning: "Cryptographic self test failed.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "A self test of the module's cryptography failed.",
+        blame: Blame::Platform,
+        advice: "Reboot; if it stays, the CPU is faulty or the image damaged.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -1535,9 +1535,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_NOT_INITIALIZED,
         name: "TDX_TD_NOT_INITIALIZED",
-        meaning: "The TD has not been initialised.",
+        meaning: "The TD is not initialised.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.MNG.INIT first.",
         detail: DetailKind::None,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1549,7 +1549,7 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         name: "TDX_TD_INITIALIZED",
         meaning: "The TD is already initialised.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1559,9 +1559,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_NOT_FINALIZED,
         name: "TDX_TD_NOT_FINALIZED",
-        meaning: "The TD is not finalised.",
+        meaning: "The TD's measurement is not finished.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.MR.FINALIZE first.",
         detail: DetailKind::None,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1571,9 +1571,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_FINALIZED,
         name: "TDX_TD_FINALIZED",
-        meaning: "The TD is already finalised.",
+        meaning: "The TD's measurement is already finished.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Add pages to be measured before TDH.MR.FINALIZE.",
         detail: DetailKind::None,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1583,9 +1583,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_FATAL_1_0,
         name: "TDX_TD_FATAL",
-        meaning: "The TD has hit a fatal error.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The TD had a fatal error before.",
+        blame: Blame::Object,
+        advice: "Tear the TD down.",
         detail: DetailKind::None,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1595,9 +1595,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_NON_DEBUG,
         name: "TDX_TD_NON_DEBUG",
-        meaning: "Debug only operation on a production TD.",
+        meaning: "The operation is for debug TDs, and this is a production TD.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Use a TD with the DEBUG attribute.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1607,9 +1607,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TDCS_NOT_ALLOCATED,
         name: "TDX_TDCS_NOT_ALLOCATED",
-        meaning: "Fewer TDCX pages than the TD needs.",
+        meaning: "The TD has fewer control pages than it needs.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Add control pages with TDH.MNG.ADDCX.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1619,9 +1619,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::LIFECYCLE_STATE_INCORRECT,
         name: "TDX_LIFECYCLE_STATE_INCORRECT",
-        meaning: "TDR life cycle state does not allow the leaf.",
+        meaning: "The life cycle of the TD does not allow the leaf now.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the order: create, configure keys, run, flush, free the KeyID, reclaim.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1631,9 +1631,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::OP_STATE_INCORRECT,
         name: "TDX_OP_STATE_INCORRECT",
-        meaning: "TDCS.OP_STATE does not allow the leaf.",
+        meaning: "The TD's operation state does not allow the leaf now.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check whether the TD is initialised, finalised, or being migrated.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1643,9 +1643,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NO_VCPUS,
         name: "TDX_NO_VCPUS",
-        meaning: "MR.FINALIZE without an initialised VCPU.",
+        meaning: "The TD has no initialised virtual processor.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Initialise a virtual processor before TDH.MR.FINALIZE.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1655,9 +1655,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TDCX_NUM_INCORRECT,
         name: "TDX_TDCX_NUM_INCORRECT",
-        meaning: "Number of TDCX/TDVPX pages wrong (too many for ADDCX, too few otherwise).",
+        meaning: "The number of control pages is wrong.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Add as many pages as the module's metadata says, no more.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1667,9 +1667,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::X2APIC_ID_NOT_UNIQUE,
         name: "TDX_X2APIC_ID_NOT_UNIQUE",
-        meaning: "VP.INIT v1: id already used; low half = id.",
+        meaning: "Another virtual processor of the TD has this x2APIC id.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Choose another id.",
         detail: DetailKind::X2apicId,
         since: "2.0",
         basis: Basis::Certain,
@@ -1679,9 +1679,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INCOMPATIBLE_MRTD_CONTEXT,
         name: "TDX_INCOMPATIBLE_MRTD_CONTEXT",
-        meaning: "MRTD hash context was made by a module with another format (option 2 of the update race).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The TD's build was started under a module whose measurement state this module cannot take over.",
+        blame: Blame::Object,
+        advice: "Destroy the TD and build it again.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -1691,9 +1691,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::VCPU_STATE_INCORRECT,
         name: "TDX_VCPU_STATE_INCORRECT",
-        meaning: "TDVPS.STATE does not allow the leaf.",
+        meaning: "The virtual processor's state does not allow the leaf now.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check whether it is initialised, running or disabled.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1703,9 +1703,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TDVPX_NUM_INCORRECT,
         name: "TDX_TDVPX_NUM_INCORRECT",
-        meaning: "Number of TDVPX pages wrong.",
+        meaning: "The number of control pages of the virtual processor is wrong.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Add as many pages as the module reports, no more.",
         detail: DetailKind::None,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1715,9 +1715,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NO_VALID_VE_INFO,
         name: "TDX_NO_VALID_VE_INFO",
-        meaning: "VEINFO.GET with nothing pending.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "No virtualisation exception is waiting.",
+        blame: Blame::Nobody,
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1727,9 +1727,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MAX_VCPUS_EXCEEDED,
         name: "TDX_MAX_VCPUS_EXCEEDED",
-        meaning: "VP.INIT beyond TD_PARAMS.MAX_VCPUS.",
+        meaning: "The TD already has as many virtual processors as it may have.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Raise MAX_VCPUS when the TD is built.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1739,9 +1739,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TSC_ROLLBACK,
         name: "TDX_TSC_ROLLBACK",
-        meaning: "TSC went backwards since the last TD exit.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The time stamp counter went backwards since the virtual processor's last exit.",
+        blame: Blame::Platform,
+        advice: "Check that time stamp counters are in step and that no software writes them.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1751,9 +1751,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INTERRUPTIBILITY_BLOCKED,
         name: "TDX_INTERRUPTIBILITY_BLOCKED",
-        meaning: "VCPU interruptibility state prevents the operation.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The virtual processor cannot take the event in its present state.",
+        blame: Blame::Object,
+        advice: "Enter it again, then retry.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -1763,9 +1763,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::FIELD_NOT_WRITABLE,
         name: "TDX_FIELD_NOT_WRITABLE",
-        meaning: "Field may not be written.",
+        meaning: "The field cannot be written.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check who may write the field.",
         detail: DetailKind::None,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1775,9 +1775,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::FIELD_NOT_READABLE,
         name: "TDX_FIELD_NOT_READABLE",
-        meaning: "Field may not be read.",
+        meaning: "The field cannot be read.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check who may read the field.",
         detail: DetailKind::None,
         since: "1.0 only",
         basis: Basis::Certain,
@@ -1787,9 +1787,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_VMCS_FIELD_NOT_INITIALIZED,
         name: "TDX_TD_VMCS_FIELD_NOT_INITIALIZED",
-        meaning: "A VMCS field the write depends on was never set; low half = VMCS encoding.",
+        meaning: "A VMCS field that the write depends on was never set.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Write the field that is named first.",
         detail: DetailKind::VmcsField,
         since: "1.5",
         basis: Basis::Certain,
@@ -1799,9 +1799,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_VMCS_FIELD_ERROR,
         name: "TDX_TD_VMCS_FIELD_ERROR",
-        meaning: "VMCS field access failed.",
+        meaning: "Access to a VMCS field failed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the field's encoding and width.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1811,9 +1811,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::KEY_STATE_INCORRECT,
         name: "TDX_KEY_STATE_INCORRECT",
-        meaning: "KeyID table state wrong.",
+        meaning: "The KeyID is in another state than needed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check that the KeyID was assigned or flushed first.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1823,9 +1823,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::HKID_NOT_FREE,
         name: "TDX_HKID_NOT_FREE",
-        meaning: "MNG.CREATE with a KeyID in use or reserved.",
+        meaning: "The KeyID is in use or reserved.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Choose another private KeyID; one that a failed TDH.SYS.CONFIG named stays reserved.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1835,9 +1835,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::WBCACHE_RESUME_ERROR,
         name: "TDX_WBCACHE_RESUME_ERROR",
-        meaning: "CACHE.WB resume without an interrupted cycle.",
+        meaning: "The call resumes a write back that was not interrupted.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Start the write back from the beginning.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1847,9 +1847,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NUM_ACTIVATED_HKIDS_NOT_SUPPORTED,
         name: "TDX_NUM_ACTIVATED_HKIDS_NOT_SUPPORTED",
-        meaning: "More KeyIDs enabled than the module tables hold (2048).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "More KeyIDs are enabled than the module can manage.",
+        blame: Blame::Firmware,
+        advice: "Lower the number of KeyIDs in the BIOS set-up.",
         detail: DetailKind::Limit,
         since: "1.5",
         basis: Basis::Certain,
@@ -1859,9 +1859,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INCORRECT_CPUID_VALUE,
         name: "TDX_INCORRECT_CPUID_VALUE",
-        meaning: "CPUID not as required; RCX = leaf/subleaf, RDX/R8 = mask, R9/R10 = expected value.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "A CPUID value is not what the module requires.",
+        blame: Blame::Platform,
+        advice: "RCX names the leaf, RDX and R8 the mask, R9 and R10 the values needed; check BIOS settings that hide CPU features, and whether the module supports this CPU.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1871,9 +1871,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::LIMIT_CPUID_MAXVAL_SET,
         name: "TDX_LIMIT_CPUID_MAXVAL_SET",
-        meaning: "IA32_MISC_ENABLE boot NT4 bit is set.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "IA32_MISC_ENABLE limits the CPUID leaves.",
+        blame: Blame::Firmware,
+        advice: "Switch \"Limit CPUID Maximum\" off in the BIOS set-up.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1887,9 +1887,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INCONSISTENT_CPUID_FIELD,
         name: "TDX_INCONSISTENT_CPUID_FIELD",
-        meaning: "CPUID differs between LPs; RCX = leaf/subleaf, RDX/R8 = mask compared.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "CPUID differs between LPs.",
+        blame: Blame::Firmware,
+        advice: "RCX names the leaf; all packages must have the same stepping, microcode and BIOS settings.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1899,9 +1899,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::CPUID_MAX_SUBLEAVES_UNRECOGNIZED,
         name: "TDX_CPUID_MAX_SUBLEAVES_UNRECOGNIZED",
-        meaning: "Too many subleaves.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "A CPUID leaf has more subleaves than the module knows.",
+        blame: Blame::Platform,
+        advice: "Load a newer module.",
         detail: DetailKind::CpuidLeaf,
         since: "1.5",
         basis: Basis::Certain,
@@ -1911,9 +1911,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::CPUID_LEAF_1F_FORMAT_UNRECOGNIZED,
         name: "TDX_CPUID_LEAF_1F_FORMAT_UNRECOGNIZED",
-        meaning: "Topology leaf levels not ascending or unknown.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU's topology levels are not in a form that the module knows.",
+        blame: Blame::Platform,
+        advice: "Load a newer module.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1923,9 +1923,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_WBINVD_SCOPE,
         name: "TDX_INVALID_WBINVD_SCOPE",
-        meaning: "L3 cache is not shared by exactly one package.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The last level cache is not shared by exactly one package.",
+        blame: Blame::Platform,
+        advice: "The module does not support this topology; check sub-NUMA settings and load a newer module.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1935,9 +1935,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_PKG_ID,
         name: "TDX_INVALID_PKG_ID",
-        meaning: "Package number 8 or higher; low half = package.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The package number is higher than the module can manage.",
+        blame: Blame::Platform,
+        advice: "The module takes eight packages; the machine is larger.",
         detail: DetailKind::Package,
         since: "1.5",
         basis: Basis::Certain,
@@ -1947,9 +1947,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::ENABLE_MONITOR_FSM_NOT_SET,
         name: "TDX_ENABLE_MONITOR_FSM_NOT_SET",
-        meaning: "MONITOR/MWAIT offered to the TD but disabled on the LP.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "MONITOR is disabled on this LP but was offered to the TD.",
+        blame: Blame::Firmware,
+        advice: "Enable MONITOR/MWAIT in the BIOS set-up on every LP.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -1959,9 +1959,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::CPUID_LEAF_NOT_SUPPORTED,
         name: "TDX_CPUID_LEAF_NOT_SUPPORTED",
-        meaning: "Required CPUID leaf missing; low half = leaf.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU lacks a CPUID leaf that the module needs.",
+        blame: Blame::Platform,
+        advice: "Use a CPU that the module's release notes name.",
         detail: DetailKind::CpuidLeaf,
         since: "1.5",
         basis: Basis::Certain,
@@ -1971,9 +1971,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SMRR_NOT_LOCKED,
         name: "TDX_SMRR_NOT_LOCKED",
-        meaning: "SMRR without lock bit; low half = SMRR index.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The BIOS left a system management range unlocked.",
+        blame: Blame::Firmware,
+        advice: "Update the BIOS.",
         detail: DetailKind::Smrr,
         since: "1.5",
         basis: Basis::Certain,
@@ -1983,9 +1983,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_SMRR_CONFIGURATION,
         name: "TDX_INVALID_SMRR_CONFIGURATION",
-        meaning: "SMRR mask/base not usable; low half = SMRR index.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The BIOS configured a system management range wrongly.",
+        blame: Blame::Firmware,
+        advice: "Update the BIOS.",
         detail: DetailKind::Smrr,
         since: "1.5",
         basis: Basis::Certain,
@@ -1995,9 +1995,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SMRR_OVERLAPS_CMR,
         name: "TDX_SMRR_OVERLAPS_CMR",
-        meaning: "Byte 0 = SMRR index, byte 1 = CMR index.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "A system management range overlaps memory declared convertible.",
+        blame: Blame::Firmware,
+        advice: "Update the BIOS.",
         detail: DetailKind::SmrrCmr,
         since: "1.5",
         basis: Basis::Certain,
@@ -2007,9 +2007,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SMRR_LOCK_NOT_SUPPORTED,
         name: "TDX_SMRR_LOCK_NOT_SUPPORTED",
-        meaning: "MTRRCAP lacks SMRR lock.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU cannot lock system management ranges.",
+        blame: Blame::Platform,
+        advice: "Use a CPU that supports TDX.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2019,9 +2019,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SMRR_NOT_SUPPORTED,
         name: "TDX_SMRR_NOT_SUPPORTED",
-        meaning: "MTRRCAP lacks SMRR.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU has no system management range registers.",
+        blame: Blame::Platform,
+        advice: "Use a CPU that supports TDX.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2031,9 +2031,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INCONSISTENT_MSR,
         name: "TDX_INCONSISTENT_MSR",
-        meaning: "MSR differs from the value SYS.INIT saw; low half = MSR index.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "An MSR differs from what the first LP had.",
+        blame: Blame::Firmware,
+        advice: "The MSR is named; make it the same on every LP (BIOS, microcode, host software that writes it).",
         detail: DetailKind::Msr,
         since: "1.5",
         basis: Basis::Certain,
@@ -2043,9 +2043,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INCORRECT_MSR_VALUE,
         name: "TDX_INCORRECT_MSR_VALUE",
-        meaning: "MSR not as required; low half = MSR index.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "An MSR does not have the value that the module requires.",
+        blame: Blame::Platform,
+        advice: "The MSR is named; for 0x122 (IA32_TSX_CTRL) boot with tsx=on or load a 1.5 module, else check BIOS and microcode.",
         detail: DetailKind::Msr,
         since: "1.5",
         basis: Basis::Certain,
@@ -2055,9 +2055,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SEAMREPORT_NOT_AVAILABLE,
         name: "TDX_SEAMREPORT_NOT_AVAILABLE",
-        meaning: "CPU lacks SEAMOPS(SEAMREPORT).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU cannot make SEAM reports.",
+        blame: Blame::Platform,
+        advice: "Update microcode.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2067,9 +2067,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SEAMDB_GETREF_NOT_AVAILABLE,
         name: "TDX_SEAMDB_GETREF_NOT_AVAILABLE",
-        meaning: "CPU lacks SEAMOPS(SEAMDB_GETREF).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU lacks the SEAM data base (get reference).",
+        blame: Blame::Platform,
+        advice: "Update microcode.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2079,9 +2079,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SEAMDB_REPORT_NOT_AVAILABLE,
         name: "TDX_SEAMDB_REPORT_NOT_AVAILABLE",
-        meaning: "CPU lacks SEAMOPS(SEAMDB_REPORT).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU lacks the SEAM data base (report).",
+        blame: Blame::Platform,
+        advice: "Update microcode.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2091,9 +2091,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SEAMVERIFYREPORT_NOT_AVAILABLE,
         name: "TDX_SEAMVERIFYREPORT_NOT_AVAILABLE",
-        meaning: "CPU lacks SEAMOPS(SEAMVERIFYREPORT).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The CPU cannot verify SEAM reports.",
+        blame: Blame::Platform,
+        advice: "Update microcode.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2103,9 +2103,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_TDMR,
         name: "TDX_INVALID_TDMR",
-        meaning: "Byte 0 = TDMR index.",
+        meaning: "A TDMR is malformed: alignment, size or overflow.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Align base and size to 1 GiB; the TDMR's index is named.",
         detail: DetailKind::Tdmr,
         since: "1.5",
         basis: Basis::Certain,
@@ -2115,9 +2115,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_ORDERED_TDMR,
         name: "TDX_NON_ORDERED_TDMR",
-        meaning: "Byte 0 = TDMR index.",
+        meaning: "TDMRs overlap or are not in ascending order.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Sort the TDMRs by address; the TDMR's index is named.",
         detail: DetailKind::Tdmr,
         since: "1.5",
         basis: Basis::Certain,
@@ -2127,9 +2127,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TDMR_OUTSIDE_CMRS,
         name: "TDX_TDMR_OUTSIDE_CMRS",
-        meaning: "Byte 0 = TDMR index.",
+        meaning: "A TDMR covers memory outside the convertible memory ranges that no reserved area excludes.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Reserve every part of the TDMR that lies outside the CMRs.",
         detail: DetailKind::Tdmr,
         since: "1.5",
         basis: Basis::Certain,
@@ -2139,9 +2139,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_PAMT,
         name: "TDX_INVALID_PAMT",
-        meaning: "Byte 0 = TDMR index, byte 1 = page size (0 4K, 1 2M, 2 1G).",
+        meaning: "A PAMT is misaligned, too small or overflows.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Align it to 4 KiB and size it by the entry size in the module's metadata.",
         detail: DetailKind::TdmrPamt,
         since: "1.5",
         basis: Basis::Certain,
@@ -2151,9 +2151,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAMT_OUTSIDE_CMRS,
         name: "TDX_PAMT_OUTSIDE_CMRS",
-        meaning: "Byte 0 = TDMR index, byte 1 = page size.",
+        meaning: "A PAMT lies outside the convertible memory ranges.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Allocate the PAMT inside a CMR.",
         detail: DetailKind::TdmrPamt,
         since: "1.5",
         basis: Basis::Certain,
@@ -2163,9 +2163,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAMT_OVERLAP,
         name: "TDX_PAMT_OVERLAP",
-        meaning: "Byte 0 = TDMR index of the PAMT, byte 1 = page size, byte 2 = TDMR index it collides with.",
+        meaning: "A PAMT overlaps another PAMT or the unreserved part of a TDMR.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Reserve the PAMT's memory in the TDMR that covers it.",
         detail: DetailKind::TdmrPamtOverlap,
         since: "1.5",
         basis: Basis::Certain,
@@ -2175,9 +2175,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_RESERVED_IN_TDMR,
         name: "TDX_INVALID_RESERVED_IN_TDMR",
-        meaning: "Byte 0 = TDMR index, byte 1 = reserved area index.",
+        meaning: "A reserved area of a TDMR is malformed or lies outside it.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Align offset and size to 4 KiB and keep the area inside the TDMR.",
         detail: DetailKind::TdmrReserved,
         since: "1.5",
         basis: Basis::Certain,
@@ -2187,9 +2187,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_ORDERED_RESERVED_IN_TDMR,
         name: "TDX_NON_ORDERED_RESERVED_IN_TDMR",
-        meaning: "Byte 0 = TDMR index, byte 1 = reserved area index.",
+        meaning: "Reserved areas of a TDMR overlap or are not in ascending order.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Sort and merge the reserved areas.",
         detail: DetailKind::TdmrReserved,
         since: "1.5",
         basis: Basis::Certain,
@@ -2199,9 +2199,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::CMR_LIST_INVALID,
         name: "TDX_CMR_LIST_INVALID",
-        meaning: "CMRs unordered, misaligned, overflowing or with KeyID bits.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The platform's list of convertible memory ranges is malformed.",
+        blame: Blame::Firmware,
+        advice: "Update the BIOS; it or the microcode made the list.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2211,9 +2211,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_WALK_FAILED,
         name: "TDX_EPT_WALK_FAILED",
-        meaning: "Secure EPT walk did not reach the level asked for; RCX/RDX describe the entry reached.",
+        meaning: "The Secure EPT walk ended before the level asked for.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Add the missing Secure EPT pages; RCX and RDX describe the entry reached.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2223,9 +2223,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_ENTRY_FREE,
         name: "TDX_EPT_ENTRY_FREE",
-        meaning: "Entry is FREE where a used one is needed.",
+        meaning: "The Secure EPT entry is free where one in use is needed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the address and level.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2235,9 +2235,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_ENTRY_NOT_FREE,
         name: "TDX_EPT_ENTRY_NOT_FREE",
-        meaning: "Entry is in use where a FREE one is needed.",
+        meaning: "The Secure EPT entry is in use where a free one is needed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the address and level; the page may be mapped already.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2247,9 +2247,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_ENTRY_NOT_PRESENT,
         name: "TDX_EPT_ENTRY_NOT_PRESENT",
-        meaning: "No mapped page at the GPA.",
+        meaning: "No page is mapped at the address.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Map the page first.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2259,9 +2259,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_ENTRY_NOT_LEAF,
         name: "TDX_EPT_ENTRY_NOT_LEAF",
-        meaning: "Entry points to another SEPT page.",
+        meaning: "The Secure EPT entry points to a table.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Use the level at which the page is mapped.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2271,9 +2271,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_ENTRY_LEAF,
         name: "TDX_EPT_ENTRY_LEAF",
-        meaning: "Entry maps a page where a table is needed.",
+        meaning: "The Secure EPT entry maps a page where a table is needed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Demote the page first.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2283,9 +2283,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GPA_RANGE_NOT_BLOCKED,
         name: "TDX_GPA_RANGE_NOT_BLOCKED",
-        meaning: "Entry must be blocked first.",
+        meaning: "The range must be blocked first.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.MEM.RANGE.BLOCK and track the TLBs.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2295,9 +2295,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TLB_TRACKING_NOT_DONE,
         name: "TDX_TLB_TRACKING_NOT_DONE",
-        meaning: "Blocked, but TRACK (and VCPU exits) have not passed its epoch.",
+        meaning: "The range is blocked but old translations may still be in TLBs.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.MEM.TRACK, make all virtual processors exit, then retry.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2307,9 +2307,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_INVALID_PROMOTE_CONDITIONS,
         name: "TDX_EPT_INVALID_PROMOTE_CONDITIONS",
-        meaning: "The 512 children are not equal, contiguous and aligned.",
+        meaning: "The 512 mappings cannot be merged.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "They must be mapped alike, contiguous and aligned.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2319,9 +2319,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAGE_SIZE_MISMATCH,
         name: "TDX_PAGE_SIZE_MISMATCH",
-        meaning: "ACCEPT at a level above the mapping; low half = level found.",
+        meaning: "The page is mapped at a smaller size than the guest accepts.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Accept it at the level that is named.",
         detail: DetailKind::Level,
         since: "1.5",
         basis: Basis::Certain,
@@ -2331,9 +2331,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GPA_RANGE_BLOCKED,
         name: "TDX_GPA_RANGE_BLOCKED",
-        meaning: "Entry is blocked.",
+        meaning: "The range is blocked.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Unblock the range, or finish what blocked it.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2343,9 +2343,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_ENTRY_STATE_INCORRECT,
         name: "TDX_EPT_ENTRY_STATE_INCORRECT",
-        meaning: "Secure EPT entry state does not allow the leaf; RCX/RDX describe it.",
+        meaning: "The Secure EPT entry is in a state that the leaf does not allow.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "RCX and RDX describe the entry; check what was done to it before.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2355,9 +2355,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EPT_PAGE_NOT_FREE,
         name: "TDX_EPT_PAGE_NOT_FREE",
-        meaning: "SEPT.REMOVE of a page with entries in use.",
+        meaning: "The Secure EPT page still has entries in use.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Remove what it maps first.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2367,9 +2367,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::L2_SEPT_WALK_FAILED,
         name: "TDX_L2_SEPT_WALK_FAILED",
-        meaning: "Low half = VM << 16 | level.",
+        meaning: "The walk of an L2 VM's Secure EPT ended early.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Add the missing pages for that VM; VM and level are named.",
         detail: DetailKind::VmLevel,
         since: "1.5",
         basis: Basis::Certain,
@@ -2379,9 +2379,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::L2_SEPT_ENTRY_NOT_FREE,
         name: "TDX_L2_SEPT_ENTRY_NOT_FREE",
-        meaning: "Low half = VM << 16 | level.",
+        meaning: "An entry of an L2 VM's Secure EPT is in use.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "VM and level are named; remove the alias first.",
         detail: DetailKind::VmLevel,
         since: "1.5",
         basis: Basis::Certain,
@@ -2391,9 +2391,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PAGE_ATTR_INVALID,
         name: "TDX_PAGE_ATTR_INVALID",
-        meaning: "L2 attributes are not a legal EPT permission set.",
+        meaning: "The page attributes for an L2 VM are not a legal set of permissions.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "RDX holds the corrected attributes.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2403,9 +2403,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::L2_SEPT_PAGE_NOT_PROVIDED,
         name: "TDX_L2_SEPT_PAGE_NOT_PROVIDED",
-        meaning: "Low half = operand id of the missing page.",
+        meaning: "A page for an L2 VM's Secure EPT was not provided.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Pass a page in the register that is named.",
         detail: DetailKind::Operand,
         since: "1.5",
         basis: Basis::Certain,
@@ -2415,9 +2415,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_FIELD_ID_INCORRECT,
         name: "TDX_METADATA_FIELD_ID_INCORRECT",
-        meaning: "Id malformed or not in the table of the context.",
+        meaning: "The module does not know the metadata field.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the identifier; an older module lacks newer fields, so load a newer one or do without the field.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2427,9 +2427,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_FIELD_NOT_WRITABLE,
         name: "TDX_METADATA_FIELD_NOT_WRITABLE",
-        meaning: "No bit of the field may be written by this caller with this mask.",
+        meaning: "The caller may not write any bit of the field with this mask.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check who may write the field, and the mask.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2439,9 +2439,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_FIELD_NOT_READABLE,
         name: "TDX_METADATA_FIELD_NOT_READABLE",
-        meaning: "Caller may not read the field (also CPUID leaves that fault).",
+        meaning: "The caller may not read the field.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check who may read it; many fields need a debug TD.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2451,9 +2451,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_FIELD_VALUE_NOT_VALID,
         name: "TDX_METADATA_FIELD_VALUE_NOT_VALID",
-        meaning: "Value not legal, or a read-only bit would change.",
+        meaning: "The value is not legal for the field, or would change a bit that cannot be written.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the value against the field's description.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2463,9 +2463,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_LIST_OVERFLOW,
         name: "TDX_METADATA_LIST_OVERFLOW",
-        meaning: "List does not fit the buffer, or buffer full while dumping.",
+        meaning: "The metadata list does not fit its buffer.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Go on with the identifier in R8, or shorten the list.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2475,9 +2475,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_METADATA_LIST_HEADER,
         name: "TDX_INVALID_METADATA_LIST_HEADER",
-        meaning: "Empty list or reserved bits in the header.",
+        meaning: "The header of the metadata list is malformed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "The list needs at least one sequence and no reserved bits.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2487,9 +2487,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::REQUIRED_METADATA_FIELD_MISSING,
         name: "TDX_REQUIRED_METADATA_FIELD_MISSING",
-        meaning: "Import list skips a mandatory field.",
+        meaning: "The metadata list skips a field that must be there.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Import the list as it was exported.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2499,9 +2499,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_ELEMENT_SIZE_INCORRECT,
         name: "TDX_METADATA_ELEMENT_SIZE_INCORRECT",
-        meaning: "Element size of the id does not fit the field.",
+        meaning: "The identifier's element size does not fit the field.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Use the identifier of the module's own table.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2511,9 +2511,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_LAST_ELEMENT_INCORRECT,
         name: "TDX_METADATA_LAST_ELEMENT_INCORRECT",
-        meaning: "Element count of the id does not fit the field.",
+        meaning: "The identifier's element count does not fit the field.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Use the identifier of the module's own table.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2523,9 +2523,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_FIELD_CURRENTLY_NOT_WRITABLE,
         name: "TDX_METADATA_FIELD_CURRENTLY_NOT_WRITABLE",
-        meaning: "Writable in general, not in the present state.",
+        meaning: "The field cannot be written in the present state.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Write it in an earlier state of the TD.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2535,9 +2535,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_WR_MASK_NOT_VALID,
         name: "TDX_METADATA_WR_MASK_NOT_VALID",
-        meaning: "A partial mask where the full one is needed.",
+        meaning: "The field must be written as a whole.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Pass a mask of all ones.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2547,9 +2547,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::VIRTUAL_MSR_VALUE_NOT_VALID,
         name: "TDX_VIRTUAL_MSR_VALUE_NOT_VALID",
-        meaning: "Virtual MSR value not legal.",
+        meaning: "The value is not legal for the virtual MSR.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check the value.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -2559,9 +2559,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::METADATA_FIELD_NOT_ALLOCATED,
         name: "TDX_METADATA_FIELD_NOT_ALLOCATED",
-        meaning: "Field storage was not allocated for this TD.",
+        meaning: "The TD has no storage for the field.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Configure the feature when the TD is built.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -2571,9 +2571,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SERVTD_ALREADY_BOUND_FOR_TYPE,
         name: "TDX_SERVTD_ALREADY_BOUND_FOR_TYPE",
-        meaning: "Another slot already has this service TD type.",
+        meaning: "Another slot already holds a service TD of this type.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Use the slot that holds the type.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2583,9 +2583,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SERVTD_TYPE_MISMATCH,
         name: "TDX_SERVTD_TYPE_MISMATCH",
-        meaning: "Type differs from the slot.",
+        meaning: "The service TD's type differs from that of the slot.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Bind the type that the slot was made for.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2595,9 +2595,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SERVTD_ATTR_MISMATCH,
         name: "TDX_SERVTD_ATTR_MISMATCH",
-        meaning: "Attributes differ from the slot.",
+        meaning: "The service TD's attributes differ from those of the slot.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Bind with the attributes that the slot holds.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2607,9 +2607,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SERVTD_INFO_HASH_MISMATCH,
         name: "TDX_SERVTD_INFO_HASH_MISMATCH",
-        meaning: "TEE info hash of the service TD differs from the slot.",
+        meaning: "The service TD is not the one whose hash the slot holds.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Start the service TD image that was bound before.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2619,9 +2619,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SERVTD_UUID_MISMATCH,
         name: "TDX_SERVTD_UUID_MISMATCH",
-        meaning: "Instance binding and another TD offered.",
+        meaning: "The slot is bound to one instance of a service TD, and this is another.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Use the instance that was bound.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2631,9 +2631,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SERVTD_NOT_BOUND,
         name: "TDX_SERVTD_NOT_BOUND",
-        meaning: "Slot empty.",
+        meaning: "The slot has no service TD.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Bind a service TD first.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2643,9 +2643,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SERVTD_BOUND,
         name: "TDX_SERVTD_BOUND",
-        meaning: "PREBIND on a bound slot.",
+        meaning: "The slot already has a service TD.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Choose another slot.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2655,9 +2655,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TARGET_UUID_MISMATCH,
         name: "TDX_TARGET_UUID_MISMATCH",
-        meaning: "Handle belongs to another target TD.",
+        meaning: "The binding handle belongs to another target TD.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Use the handle that the binding of this target returned.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2667,9 +2667,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TARGET_UUID_UPDATED,
         name: "TDX_TARGET_UUID_UPDATED",
-        meaning: "Target TD got a new UUID by import; new one returned.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The target TD got a new UUID by an import, which is returned.",
+        blame: Blame::Nobody,
+        advice: "Use the new UUID from now on.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2679,9 +2679,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_MBMD,
         name: "TDX_INVALID_MBMD",
-        meaning: "Migration bundle metadata malformed.",
+        meaning: "The metadata of a migration bundle are malformed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Send the bundle again as it was exported.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2691,9 +2691,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INCORRECT_MBMD_MAC,
         name: "TDX_INCORRECT_MBMD_MAC",
-        meaning: "Migration bundle MAC wrong.",
+        meaning: "The authentication code of a migration bundle is wrong.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Send the bundle again, in order and on its own stream.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2703,9 +2703,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NOT_WRITE_BLOCKED,
         name: "TDX_NOT_WRITE_BLOCKED",
-        meaning: "Page not blocked for writing.",
+        meaning: "The page is not blocked for writing.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Run TDH.EXPORT.BLOCKW first.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2715,9 +2715,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NOT_EXPORTED,
         name: "TDX_NOT_EXPORTED",
-        meaning: "Page was not exported.",
+        meaning: "The page was not exported.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Nothing to cancel; check the list.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2727,9 +2727,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MIGRATION_STREAM_STATE_INCORRECT,
         name: "TDX_MIGRATION_STREAM_STATE_INCORRECT",
-        meaning: "Migration stream not in a usable state.",
+        meaning: "The migration stream is not in a usable state.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Create the stream, or start the migration again.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2739,9 +2739,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MAX_MIGS_NUM_EXCEEDED,
         name: "TDX_MAX_MIGS_NUM_EXCEEDED",
-        meaning: "Too many migration streams.",
+        meaning: "There are more migration streams than the module manages.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Use fewer streams.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2751,9 +2751,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::EXPORTED_DIRTY_PAGES_REMAIN,
         name: "TDX_EXPORTED_DIRTY_PAGES_REMAIN",
-        meaning: "Exported pages got dirty again.",
+        meaning: "Pages that were exported have been written since.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Export them again before the hand-over.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2763,9 +2763,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MIGRATION_DECRYPTION_KEY_NOT_SET,
         name: "TDX_MIGRATION_DECRYPTION_KEY_NOT_SET",
-        meaning: "No migration decryption key.",
+        meaning: "The TD has no migration key.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Let the migration TD set the key first.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2775,9 +2775,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_NOT_MIGRATABLE,
         name: "TDX_TD_NOT_MIGRATABLE",
-        meaning: "ATTRIBUTES.MIGRATABLE is 0.",
+        meaning: "The TD was not built to be migrated.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Build it with the MIGRATABLE attribute.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2789,7 +2789,7 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         name: "TDX_PREVIOUS_EXPORT_CLEANUP_INCOMPLETE",
         meaning: "Remains of an earlier export exist.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Finish the clean-up of the earlier export first.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2799,9 +2799,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NUM_MIGS_HIGHER_THAN_CREATED,
         name: "TDX_NUM_MIGS_HIGHER_THAN_CREATED",
-        meaning: "More streams requested than created.",
+        meaning: "More streams were asked for than were created.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Create the streams first.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2811,9 +2811,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IMPORT_MISMATCH,
         name: "TDX_IMPORT_MISMATCH",
-        meaning: "Import does not fit the destination TD.",
+        meaning: "The import does not fit the destination TD or platform.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Check that both sides have the same module line, CPU features and configuration.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2823,9 +2823,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MIGRATION_EPOCH_OVERFLOW,
         name: "TDX_MIGRATION_EPOCH_OVERFLOW",
-        meaning: "Epoch counter exhausted.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The migration's epoch counter is used up.",
+        blame: Blame::Object,
+        advice: "Abort the migration and start it again.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2835,9 +2835,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MAX_EXPORTS_EXCEEDED,
         name: "TDX_MAX_EXPORTS_EXCEEDED",
-        meaning: "Export counter exhausted.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The TD was exported as often as it can be.",
+        blame: Blame::Object,
+        advice: "The TD cannot be migrated again.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2847,9 +2847,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_PAGE_MAC,
         name: "TDX_INVALID_PAGE_MAC",
-        meaning: "Page MAC wrong.",
+        meaning: "The authentication code of a page is wrong.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Send the page again as it was exported.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2859,9 +2859,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MIGRATED_IN_CURRENT_EPOCH,
         name: "TDX_MIGRATED_IN_CURRENT_EPOCH",
-        meaning: "Page already migrated in this epoch.",
+        meaning: "The page was already migrated in this epoch.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Start a new epoch with TDH.EXPORT.TRACK.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2871,9 +2871,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DISALLOWED_IMPORT_OVER_REMOVED,
         name: "TDX_DISALLOWED_IMPORT_OVER_REMOVED",
-        meaning: "Import over a removed page not allowed now.",
+        meaning: "A removed page cannot be imported now.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Import it in the order of the export.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2883,9 +2883,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SOME_VCPUS_NOT_MIGRATED,
         name: "TDX_SOME_VCPUS_NOT_MIGRATED",
-        meaning: "VCPU states still to migrate.",
+        meaning: "The state of some virtual processors was not migrated.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Migrate them all before this step.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2895,9 +2895,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::ALL_VCPUS_IMPORTED,
         name: "TDX_ALL_VCPUS_IMPORTED",
-        meaning: "No VCPU state left to import.",
+        meaning: "The state of every virtual processor was already imported.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Nothing to import; check the order of the bundles.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2907,9 +2907,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MIN_MIGS_NOT_CREATED,
         name: "TDX_MIN_MIGS_NOT_CREATED",
-        meaning: "Fewer streams than the minimum.",
+        meaning: "There are fewer migration streams than needed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Create more streams.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2919,9 +2919,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::VCPU_ALREADY_EXPORTED,
         name: "TDX_VCPU_ALREADY_EXPORTED",
-        meaning: "VCPU state exported before.",
+        meaning: "The state of the virtual processor was already exported.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Go on with the next one.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2931,9 +2931,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_MIGRATION_DECRYPTION_KEY,
         name: "TDX_INVALID_MIGRATION_DECRYPTION_KEY",
-        meaning: "Decryption key unusable.",
+        meaning: "The migration key cannot be used.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Let the migration TD set a new key.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -2943,9 +2943,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INCOMPATIBLE_MBMD_MAC_CONTEXT,
         name: "TDX_INCOMPATIBLE_MBMD_MAC_CONTEXT",
-        meaning: "MAC context written by a module with another format.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The migration's state was made by a module in another form.",
+        blame: Blame::Object,
+        advice: "Abort the migration and start it again.",
         detail: DetailKind::None,
         since: "2.0",
         basis: Basis::Certain,
@@ -2956,8 +2956,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IOMMU_INVALID_STATE,
         name: "TDX_IOMMU_INVALID_STATE",
         meaning: "Unit not (or already) configured, or its live registers break a setup precondition.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -2968,8 +2968,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IOMMU_IQ_QUEUE_FULL,
         name: "TDX_IOMMU_IQ_QUEUE_FULL",
         meaning: "Not enough free trusted invalidation queue slots.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -2979,9 +2979,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_RP_NOT_CONFIGURED,
         name: "TDX_IOMMU_RP_NOT_CONFIGURED",
-        meaning: "Root port not configured for IDE (legacy two-step configuration).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "Root port not configured for IDE (two-step configuration).",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -2992,8 +2992,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IOMMU_IOTLB_TRACKING_NOT_DONE,
         name: "TDX_IOMMU_IOTLB_TRACKING_NOT_DONE",
         meaning: "IOTLB invalidation after a block has not been processed on every unit the TD uses.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3004,8 +3004,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IOMMU_RP_IDE_MUST_BE_DISABLED,
         name: "TDX_IOMMU_RP_IDE_MUST_BE_DISABLED",
         meaning: "Root port stream already enabled when it has to be idle.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3016,8 +3016,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::SPDM_HAS_ACTIVE_IDE_STREAMS,
         name: "TDX_SPDM_HAS_ACTIVE_IDE_STREAMS",
         meaning: "Session still owns streams.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the SPDM session and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3028,8 +3028,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::SPDM_INVALID_STATE,
         name: "TDX_SPDM_INVALID_STATE",
         meaning: "Session not in the state the call needs (not bound / already bound).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the SPDM session and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3040,8 +3040,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DMAR_INVALID_MAPPING_STATE,
         name: "TDX_DMAR_INVALID_MAPPING_STATE",
         meaning: "Table entry not FREE / PENDING / PRESENT / BLOCKED as needed; guest view: PASID entry is not pending acceptance.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3052,8 +3052,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DMAR_INVALID_INV_STATE,
         name: "TDX_DMAR_INVALID_INV_STATE",
         meaning: "Invalidation not requested, not queued or not done.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3064,8 +3064,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DMAR_INVALID_RID_PASID,
         name: "TDX_DMAR_INVALID_RID_PASID",
         meaning: "RID/PASID combination not usable.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3075,9 +3075,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_HANDLE_ERROR,
         name: "TDX_DEVIF_HANDLE_ERROR",
-        meaning: "Legacy: wrong device interface handle.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "Wrong device interface handle.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3087,9 +3087,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_PKH_MISMATCH,
         name: "TDX_DEVIF_PKH_MISMATCH",
-        meaning: "Legacy VALIDATE: digest of the device info differs.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "VALIDATE: digest of the device info differs.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3099,9 +3099,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_INVALID,
         name: "TDX_DEVIF_INVALID",
-        meaning: "Legacy: interface was not validated by the TD.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "Interface was not validated by the TD.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3111,9 +3111,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_TDISP_INVALID_REQ_STS,
         name: "TDX_DEVIF_TDISP_INVALID_REQ_STS",
-        meaning: "Legacy: TD request not in the expected step.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "TD request not in the expected step.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3124,8 +3124,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_TDISP_INVALID_MESSAGE,
         name: "TDX_DEVIF_TDISP_INVALID_MESSAGE",
         meaning: "TDISP message malformed or not the answer expected.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Platform,
+        advice: "Look at the device: its certificate, firmware and TDISP state.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3136,8 +3136,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_TDISP_INVALID_STATE,
         name: "TDX_DEVIF_TDISP_INVALID_STATE",
         meaning: "TDISP state does not permit the operation (for example MMIO unmap while not UNLOCKED).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3148,8 +3148,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::TDI_INVALID_STATE,
         name: "TDX_TDI_INVALID_STATE",
         meaning: "Interface control structure not in the needed state; guest view: not bound.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3160,8 +3160,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_HAS_BOUND_PASIDS,
         name: "TDX_DEVIF_HAS_BOUND_PASIDS",
         meaning: "PASIDs still bound.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3172,8 +3172,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_HAS_MAPPED_MMIO,
         name: "TDX_DEVIF_HAS_MAPPED_MMIO",
         meaning: "MMIO pages of the interface still mapped in S-EPT.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3184,8 +3184,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_TDISP_OUT_REQ,
         name: "TDX_DEVIF_TDISP_OUT_REQ",
         meaning: "A TDISP request of this interface is outstanding.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3196,8 +3196,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_NOT_FREE,
         name: "TDX_IDE_STREAM_NOT_FREE",
         meaning: "Stream slot in use.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3208,8 +3208,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_NOT_SUPPORTED,
         name: "TDX_IDE_STREAM_NOT_SUPPORTED",
         meaning: "Stream type or parameter not supported.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3220,8 +3220,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_NOT_CONFIGURED,
         name: "TDX_IDE_STREAM_NOT_CONFIGURED",
         meaning: "Stream id names no configured stream.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3232,8 +3232,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_BLOCKED,
         name: "TDX_IDE_STREAM_BLOCKED",
         meaning: "Stream is blocked.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3244,8 +3244,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_NOT_BLOCKED,
         name: "TDX_IDE_STREAM_NOT_BLOCKED",
         meaning: "Stream must be blocked first.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3256,8 +3256,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_ADDR_OVERLAP,
         name: "TDX_IDE_STREAM_ADDR_OVERLAP",
         meaning: "Address association overlaps another stream of the root port.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3268,8 +3268,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_RID_OVERLAP,
         name: "TDX_IDE_STREAM_RID_OVERLAP",
         meaning: "RID association overlaps another stream of the root port.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3280,8 +3280,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_KEY_ID_ALREADY_USED,
         name: "TDX_IDE_STREAM_KEY_ID_ALREADY_USED",
         meaning: "Key slot set already used.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3292,8 +3292,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_IDE_ID_ALREADY_USED,
         name: "TDX_IDE_STREAM_IDE_ID_ALREADY_USED",
         meaning: "Stream register block already used.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3304,8 +3304,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_HAS_DEVICE_INTERFACES,
         name: "TDX_IDE_STREAM_HAS_DEVICE_INTERFACES",
         meaning: "Stream still carries bound interfaces.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3316,8 +3316,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_IDEKM_OUTREQ,
         name: "TDX_IDE_STREAM_IDEKM_OUTREQ",
         meaning: "An IDE_KM request of this stream is outstanding.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3328,8 +3328,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_IDEKM_KEYS_NOT_READY,
         name: "TDX_IDE_STREAM_IDEKM_KEYS_NOT_READY",
         meaning: "K_SET_GO before all three sub-stream keys are programmed and primed.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3339,9 +3339,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_IDEKM_NO_ENTROPY,
         name: "TDX_IDE_STREAM_IDEKM_NO_ENTROPY",
-        meaning: "Random source dry.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The random number generator had nothing to give.",
+        blame: Blame::Platform,
+        advice: "Retry.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3352,8 +3352,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_IDEKM_INVALID_RESPONSE,
         name: "TDX_IDE_STREAM_IDEKM_INVALID_RESPONSE",
         meaning: "IDE_KM answer malformed or negative.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Platform,
+        advice: "Look at the device: its certificate, firmware and TDISP state.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3364,8 +3364,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IDE_STREAM_INVALID_STATE,
         name: "TDX_IDE_STREAM_INVALID_STATE",
         meaning: "Stream not usable for this call.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IDE stream and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3376,8 +3376,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::MMIO_INVALID_PAGE_METADATA,
         name: "TDX_MMIO_INVALID_PAGE_METADATA",
         meaning: "MMIO metadata entry absent, of wrong type or already mapped.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the MMIO page and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3387,9 +3387,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MMIO_ACCEPT_SIZE_MISMATCH,
         name: "TDX_MMIO_ACCEPT_SIZE_MISMATCH",
-        meaning: "Legacy: guest accept level differs from mapped level.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "Guest accept level differs from mapped level.",
+        blame: Blame::Object,
+        advice: "Check the state of the MMIO page and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3400,8 +3400,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::MMIO_TDI_OWNER_MISMATCH,
         name: "TDX_MMIO_TDI_OWNER_MISMATCH",
         meaning: "Page does not belong to the named interface / the interface not to this TD.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the MMIO page and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3411,9 +3411,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASID_TABLE_ALREADY_MAPPED,
         name: "TDX_PASID_TABLE_ALREADY_MAPPED",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The guest's PASID table is already mapped (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3423,9 +3423,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASID_TABLE_NOT_MAPPED,
         name: "TDX_PASID_TABLE_NOT_MAPPED",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The guest's PASID table is not mapped (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3435,9 +3435,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASID_TABLE_NOT_EMPTY,
         name: "TDX_PASID_TABLE_NOT_EMPTY",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The PASID table still has entries (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3447,9 +3447,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASID_TD_ASSOCIATED_PASIDS_EXIST,
         name: "TDX_PASID_TD_ASSOCIATED_PASIDS_EXIST",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The TD still has PASIDs (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3459,9 +3459,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASID_TRACK_IN_PROGRESS,
         name: "TDX_PASID_TRACK_IN_PROGRESS",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "PASID tracking is in progress (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3471,9 +3471,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASID_TRACK_PASID_MISMATCH,
         name: "TDX_PASID_TRACK_PASID_MISMATCH",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "PASID tracking was started for another PASID (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3483,9 +3483,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASID_TRACK_NOT_DONE,
         name: "TDX_PASID_TRACK_NOT_DONE",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "PASID tracking is not done (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3495,9 +3495,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASID_DEVIF_OWNER_MISMATCH,
         name: "TDX_PASID_DEVIF_OWNER_MISMATCH",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The PASID belongs to another device interface (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3507,9 +3507,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GUEST_PASID_ALREADY_MAPPED,
         name: "TDX_GUEST_PASID_ALREADY_MAPPED",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The guest PASID is already mapped (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3519,9 +3519,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GUEST_PASID_NOT_MAPPED,
         name: "TDX_GUEST_PASID_NOT_MAPPED",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The guest PASID is not mapped (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3531,9 +3531,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASIDMT_NOT_FOUND,
         name: "TDX_PASIDMT_NOT_FOUND",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The PASID has no metadata entry (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3543,9 +3543,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASIDMT_ALREADY_PRESENT,
         name: "TDX_PASIDMT_ALREADY_PRESENT",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The PASID metadata page is already present (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3555,9 +3555,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASIDMT_NOT_PRESENT,
         name: "TDX_PASIDMT_NOT_PRESENT",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The PASID metadata page is missing (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3567,9 +3567,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASIDMT_INVALID_STATE,
         name: "TDX_PASIDMT_INVALID_STATE",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The PASID metadata entry is in another state than needed (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3579,9 +3579,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::PASIDMT_PAGE_NOT_EMPTY,
         name: "TDX_PASIDMT_PAGE_NOT_EMPTY",
-        meaning: "Legacy PASID management, not used by the new ABI.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The PASID metadata page still has entries (interface of 2023).",
+        blame: Blame::Object,
+        advice: "The present interface has no PASID management; use a module and a host of the same interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3592,8 +3592,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DMAR_INDEX_OUT_OF_BOUNDS,
         name: "TDX_DMAR_INDEX_OUT_OF_BOUNDS",
         meaning: "Index beyond table size.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3604,8 +3604,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DMAR_ENTRY_NOT_PRESENT,
         name: "TDX_DMAR_ENTRY_NOT_PRESENT",
         meaning: "A parent entry is missing.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3616,8 +3616,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::TD_HAS_ATTACHED_DEVICES,
         name: "TDX_TD_HAS_ATTACHED_DEVICES",
         meaning: "TD teardown refused while interfaces are assigned.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the TD and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3628,8 +3628,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IOMMU_IOTLB_TRACKING_NOT_REQUIRED,
         name: "TDX_IOMMU_IOTLB_TRACKING_NOT_REQUIRED",
         meaning: "Nothing to invalidate for this TD.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3640,8 +3640,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::SPDM_AUTH_FAILED,
         name: "TDX_SPDM_AUTH_FAILED",
         meaning: "Device authentication failed.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Platform,
+        advice: "Look at the device: its certificate, firmware and TDISP state.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3652,8 +3652,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IOMMU_MT_PAGE_IN_USE,
         name: "TDX_IOMMU_MT_PAGE_IN_USE",
         meaning: "Metadata page already belongs to the module.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3664,8 +3664,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IOMMU_KCB_MUST_BE_DISABLED,
         name: "TDX_IOMMU_KCB_MUST_BE_DISABLED",
         meaning: "A key configuration unit stream is still enabled.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3676,8 +3676,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_HAS_MAPPED_DMA,
         name: "TDX_DEVIF_HAS_MAPPED_DMA",
         meaning: "Trusted DMA entries of the interface still mapped.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3688,8 +3688,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::TDI_NOT_PRESENT,
         name: "TDX_TDI_NOT_PRESENT",
         meaning: "No interface with this function id.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3700,8 +3700,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::TDI_INVALID_METADATA,
         name: "TDX_TDI_INVALID_METADATA",
         meaning: "Interface entry exists but is not usable (other owner, stale).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3712,8 +3712,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIFMT_ALREADY_PRESENT,
         name: "TDX_DEVIFMT_ALREADY_PRESENT",
         meaning: "Entry exists.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the device interface and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3724,8 +3724,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::SPDM_ENTRY_ALREADY_PRESENT,
         name: "TDX_SPDM_ENTRY_ALREADY_PRESENT",
         meaning: "A session for this function exists.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the SPDM session and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3736,8 +3736,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::SPDM_ENTRY_NOT_PRESENT,
         name: "TDX_SPDM_ENTRY_NOT_PRESENT",
         meaning: "Spdm_id names nothing.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the SPDM session and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3747,9 +3747,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_SESSION_KEY_REQUIRE_REFRESH,
         name: "TDX_SPDM_SESSION_KEY_REQUIRE_REFRESH",
-        meaning: "Session must do KEY_UPDATE before this call can go on.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The session must update its keys before this call can go on.",
+        blame: Blame::Nobody,
+        advice: "Run the key update of TDH.SPDM.MNG, then retry.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3759,9 +3759,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::CONNECT_INVALID_STATE,
         name: "TDX_CONNECT_INVALID_STATE",
-        meaning: "TDX Connect as a whole not enabled/ready.",
+        meaning: "TDX Connect is not enabled or not ready.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Opt into TDX Connect and initialise the extensions first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3772,8 +3772,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::MMIOMT_NOT_PRESENT,
         name: "TDX_MMIOMT_NOT_PRESENT",
         meaning: "MMIO metadata table level missing.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the MMIO page and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3784,8 +3784,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::IOMMU_RP_INVALID_CONFIGURATION,
         name: "TDX_IOMMU_RP_INVALID_CONFIGURATION",
         meaning: "Root port configuration unusable.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3796,8 +3796,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_INVALID_TDI_CONFIGURATION,
         name: "TDX_DEVIF_INVALID_TDI_CONFIGURATION",
         meaning: "Interface report shows a forbidden configuration (PASID/ATS/PRS/MSI-X lock/LNR/TPH).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Platform,
+        advice: "Look at the device: its certificate, firmware and TDISP state.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3808,8 +3808,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_TDISP_ERROR_STATE,
         name: "TDX_DEVIF_TDISP_ERROR_STATE",
         meaning: "Device reports TDISP ERROR.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Platform,
+        advice: "Look at the device: its certificate, firmware and TDISP state.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3820,8 +3820,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::DEVIF_TDISP_INVALID_REPORT,
         name: "TDX_DEVIF_TDISP_INVALID_REPORT",
         meaning: "Interface report malformed.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Platform,
+        advice: "Look at the device: its certificate, firmware and TDISP state.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3832,8 +3832,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::MMIO_PAGE_NOT_IN_ASSOC_RANGE,
         name: "TDX_MMIO_PAGE_NOT_IN_ASSOC_RANGE",
         meaning: "Page outside the reported MMIO range or outside the stream address association.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the MMIO page and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3844,8 +3844,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::MMIO_INVALID_HPA_OFFSET,
         name: "TDX_MMIO_INVALID_HPA_OFFSET",
         meaning: "HPA minus reported page does not equal the MMIO reporting offset.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the MMIO page and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3855,9 +3855,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_INVALID_MESSAGE,
         name: "TDX_SPDM_INVALID_MESSAGE",
-        meaning: "SPDM/secured message malformed (module headers spell it SDPM_).",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "SPDM/secured message malformed.",
+        blame: Blame::Platform,
+        advice: "Look at the device: its certificate, firmware and TDISP state.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3868,8 +3868,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::TPR_INVALID_STATE,
         name: "TDX_TPR_INVALID_STATE",
         meaning: "Platform protected range state wrong.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the protected range and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3880,8 +3880,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::SMRR_OVERLAPS_IORANGE,
         name: "TDX_SMRR_OVERLAPS_IORANGE",
         meaning: "SMRR overlaps an I/O range.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Firmware,
+        advice: "Update the BIOS.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3892,8 +3892,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::GUEST_INV_IN_PROGRESS,
         name: "TDX_GUEST_INV_IN_PROGRESS",
         meaning: "Previous guest invalidation not finished.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the guest invalidation and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3904,8 +3904,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::GUEST_INV_INVALID_DESC,
         name: "TDX_GUEST_INV_INVALID_DESC",
         meaning: "Descriptor rejected.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the guest invalidation and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3915,9 +3915,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_REQUEST,
         name: "TDX_SPDM_REQUEST",
-        meaning: "Out_msg holds a DOE object that must be sent to the device; RCX = its length in bytes.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The module has a message for the device, whose length is in RCX.",
+        blame: Blame::Nobody,
+        advice: "Send it through the DOE mailbox, put the answer into the input page and call again.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3928,8 +3928,8 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         code: StatusCode::TPR_RANGE_ENABLED,
         name: "TDX_TPR_RANGE_ENABLED",
         meaning: "Platform protected range is enabled.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        blame: Blame::Object,
+        advice: "Check the state of the protected range and the order of the calls on it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3939,9 +3939,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_CPUSVN,
         name: "TDX_INVALID_CPUSVN",
-        meaning: "VERIFYREPORT: CPUSVN above the current one.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The report was made with newer CPU security versions than the present ones.",
+        blame: Blame::Platform,
+        advice: "Make the report again on this platform.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -3951,9 +3951,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::INVALID_REPORTMACSTRUCT,
         name: "TDX_INVALID_REPORTMACSTRUCT",
-        meaning: "VERIFYREPORT: MAC or structure wrong.",
+        meaning: "The report was not made on this platform or was changed.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Verify a report that this platform made since its last boot.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -3963,9 +3963,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GLA_NOT_CANONICAL,
         name: "TDX_GLA_NOT_CANONICAL",
-        meaning: "INVVPID address not canonical.",
+        meaning: "The guest linear address is not canonical.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Pass a canonical address.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -3975,9 +3975,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::NON_RECOVERABLE_TD_WRONG_APIC_MODE,
         name: "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE",
-        meaning: "Host local APIC left x2APIC mode while a stepping filter was active; TD dead.",
+        meaning: "The host's local APIC left x2APIC mode while the TD ran, and the TD is dead.",
         blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        advice: "Keep the host in x2APIC mode; tear the TD down.",
         detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
@@ -3987,9 +3987,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_FATAL,
         name: "TDX_TD_FATAL",
-        meaning: "TDR.FATAL is set.",
-        blame: Blame::Caller,
-        advice: "See the description of the leaf.",
+        meaning: "The TD had a fatal error before.",
+        blame: Blame::Object,
+        advice: "Tear the TD down.",
         detail: DetailKind::None,
         since: "1.5",
         basis: Basis::Certain,
@@ -4024,31 +4024,31 @@ pub(crate) static CLASSES: &[(u8, &str)] = &[
 crate::open_enum::open_enum! {
 /// What a call to the P-SEAMLDR returns in RAX. There is no detail.
 pub struct SeamldrStatus(u64) {
-/// Done (INSTALL: also for every LP that is not the last).
+/// The call did what it was asked for.
 SUCCESS = 0x0 => "SUCCESS",
-/// Unknown leaf, bad address or bad SEAMLDR_PARAMS field, UPDATE without a loaded module, bad ELF relocation.
+/// A parameter is malformed, or the leaf is unknown.
 EBADPARAM = 0x8000000000000000 => "EBADPARAM",
-/// Wrong order: shutdown started, another flow active, this LP already called, no update left, CLEANUP not allowed.
+/// The call came at the wrong moment: this LP called already, another flow is active, or no update is left.
 EBADCALL = 0x8000000000000003 => "EBADCALL",
-/// Handoff header not valid, too large, or its version outside [min_update_hv, module_hv] of the new SIGSTRUCT.
+/// The new module does not take the handoff data of the running one.
 EBADHANDOFF = 0x8000000000000004 => "EBADHANDOFF",
-/// Keys or caches are dirty and the operation would not preserve TDs: run CLEANUP first.
+/// Keys or caches of the old module are still in use.
 ECLEANUPREQ = 0x8000000000000005 => "ECLEANUPREQ",
-/// Major SVN 0 or different from the loaded module.
+/// The image belongs to another line of modules.
 EUNSUPPORTED = 0x8000000000000006 => "EUNSUPPORTED",
-/// SEAM range too small for the module.
+/// The image does not fit into the SEAM range.
 ENOMEM = 0x8000000000010002 => "ENOMEM",
-/// Internal: no entropy for the canary, too many LPs.
+/// The P-SEAMLDR met a condition that it does not explain, often an x2APIC id of 1024 or above.
 EUNSPECERR = 0x8000000000010003 => "EUNSPECERR",
-/// A socket is not in the SIGSTRUCT CPUID table.
+/// The image is not made for this CPU.
 EUNSUPCPU = 0x8000000000010004 => "EUNSUPCPU",
-/// SIGSTRUCT field, key, signature or minor SVN not acceptable.
+/// The image's signature is wrong or its security version too low.
 EBADSIG = 0x8000000000020000 => "EBADSIG",
-/// SHA-384 of the module pages differs from SEAMHASH.
+/// The module's pages do not match the signature.
 EBADHASH = 0x8000000000020001 => "EBADHASH",
-/// CLEANUP interrupted, call again.
+/// The call was interrupted.
 EINTERRUPT = 0x8000000000030000 => "EINTERRUPT",
-/// No random data (memory constants, SEAMDB insert): call again.
+/// The CPU's random number generator had nothing to give.
 ENOENTROPY = 0x8000000000030001 => "ENOENTROPY",
 }
 }
@@ -4057,93 +4057,93 @@ pub(crate) static SEAMLDR: &[CodeInfo<SeamldrStatus>] = &[
     CodeInfo {
         code: SeamldrStatus::SUCCESS,
         name: "SUCCESS",
-        meaning: "Done (INSTALL: also for every LP that is not the last).",
+        meaning: "The call did what it was asked for.",
         blame: Blame::Nobody,
-        advice: "See the call.",
+        advice: "Nothing to do; during INSTALL every LP but the last only checks in.",
     },
     CodeInfo {
         code: SeamldrStatus::EBADPARAM,
         name: "EBADPARAM",
-        meaning: "Unknown leaf, bad address or bad SEAMLDR_PARAMS field, UPDATE without a loaded module, bad ELF relocation.",
+        meaning: "A parameter is malformed, or the leaf is unknown.",
         blame: Blame::Caller,
-        advice: "See the call.",
+        advice: "Check SEAMLDR_PARAMS; an update needs a module that is already loaded.",
     },
     CodeInfo {
         code: SeamldrStatus::EBADCALL,
         name: "EBADCALL",
-        meaning: "Wrong order: shutdown started, another flow active, this LP already called, no update left, CLEANUP not allowed.",
+        meaning: "The call came at the wrong moment: this LP called already, another flow is active, or no update is left.",
         blame: Blame::Caller,
-        advice: "See the call.",
+        advice: "Finish the running flow on every LP; if the update counter is 0, reboot.",
     },
     CodeInfo {
         code: SeamldrStatus::EBADHANDOFF,
         name: "EBADHANDOFF",
-        meaning: "Handoff header not valid, too large, or its version outside [min_update_hv, module_hv] of the new SIGSTRUCT.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The new module does not take the handoff data of the running one.",
+        blame: Blame::Firmware,
+        advice: "Choose an image whose handoff versions cover the running module.",
     },
     CodeInfo {
         code: SeamldrStatus::ECLEANUPREQ,
         name: "ECLEANUPREQ",
-        meaning: "Keys or caches are dirty and the operation would not preserve TDs: run CLEANUP first.",
+        meaning: "Keys or caches of the old module are still in use.",
         blame: Blame::Caller,
-        advice: "See the call.",
+        advice: "Run SEAMLDR.CLEANUP on every LP first.",
     },
     CodeInfo {
         code: SeamldrStatus::EUNSUPPORTED,
         name: "EUNSUPPORTED",
-        meaning: "Major SVN 0 or different from the loaded module.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The image belongs to another line of modules.",
+        blame: Blame::Firmware,
+        advice: "Choose an image with the major security version of the loaded module.",
     },
     CodeInfo {
         code: SeamldrStatus::ENOMEM,
         name: "ENOMEM",
-        meaning: "SEAM range too small for the module.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The image does not fit into the SEAM range.",
+        blame: Blame::Firmware,
+        advice: "Enlarge the SEAM range in the BIOS set-up or choose another image.",
     },
     CodeInfo {
         code: SeamldrStatus::EUNSPECERR,
         name: "EUNSPECERR",
-        meaning: "Internal: no entropy for the canary, too many LPs.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The P-SEAMLDR met a condition that it does not explain, often an x2APIC id of 1024 or above.",
+        blame: Blame::Platform,
+        advice: "Check the x2APIC ids of all LPs; the loader's public versions take ids below 1024.",
     },
     CodeInfo {
         code: SeamldrStatus::EUNSUPCPU,
         name: "EUNSUPCPU",
-        meaning: "A socket is not in the SIGSTRUCT CPUID table.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The image is not made for this CPU.",
+        blame: Blame::Firmware,
+        advice: "Choose an image that lists the CPU's family and model.",
     },
     CodeInfo {
         code: SeamldrStatus::EBADSIG,
         name: "EBADSIG",
-        meaning: "SIGSTRUCT field, key, signature or minor SVN not acceptable.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The image's signature is wrong or its security version too low.",
+        blame: Blame::Firmware,
+        advice: "Get the image again from its publisher; older ones may be refused for good.",
     },
     CodeInfo {
         code: SeamldrStatus::EBADHASH,
         name: "EBADHASH",
-        meaning: "SHA-384 of the module pages differs from SEAMHASH.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The module's pages do not match the signature.",
+        blame: Blame::Firmware,
+        advice: "Get the image again; it was damaged or the pages were given in the wrong order.",
     },
     CodeInfo {
         code: SeamldrStatus::EINTERRUPT,
         name: "EINTERRUPT",
-        meaning: "CLEANUP interrupted, call again.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The call was interrupted.",
+        blame: Blame::Nobody,
+        advice: "Call again on the same LP.",
     },
     CodeInfo {
         code: SeamldrStatus::ENOENTROPY,
         name: "ENOENTROPY",
-        meaning: "No random data (memory constants, SEAMDB insert): call again.",
-        blame: Blame::Caller,
-        advice: "See the call.",
+        meaning: "The CPU's random number generator had nothing to give.",
+        blame: Blame::Platform,
+        advice: "With RDX = 0, start again on every LP; with RDX = 1, load a module anew.",
     },
 ];
 
