@@ -400,81 +400,81 @@ VCPU_ALREADY_EXPORTED = 0xc0000e1500000000 => "TDX_VCPU_ALREADY_EXPORTED",
 INVALID_MIGRATION_DECRYPTION_KEY = 0xc0000e1600000000 => "TDX_INVALID_MIGRATION_DECRYPTION_KEY",
 /// The migration's state was made by a module in another form.
 INCOMPATIBLE_MBMD_MAC_CONTEXT = 0xc0000e2200000000 => "TDX_INCOMPATIBLE_MBMD_MAC_CONTEXT",
-/// Unit not (or already) configured, or its live registers break a setup precondition.
+/// The IOMMU unit is not configured, is configured already, or its registers break a precondition.
 IOMMU_INVALID_STATE = 0xc0000f0000000000 => "TDX_IOMMU_INVALID_STATE",
-/// Not enough free trusted invalidation queue slots.
+/// The trusted invalidation queue has too few free slots.
 IOMMU_IQ_QUEUE_FULL = 0xc0000f0100000000 => "TDX_IOMMU_IQ_QUEUE_FULL",
-/// Root port not configured for IDE (two-step configuration).
+/// The root port is not configured for IDE.
 IOMMU_RP_NOT_CONFIGURED = 0xc0000f0200000000 => "TDX_IOMMU_RP_NOT_CONFIGURED",
-/// IOTLB invalidation after a block has not been processed on every unit the TD uses.
+/// An IOTLB invalidation after a block was not processed on every unit that the TD uses.
 IOMMU_IOTLB_TRACKING_NOT_DONE = 0xc0000f0300000000 => "TDX_IOMMU_IOTLB_TRACKING_NOT_DONE",
-/// Root port stream already enabled when it has to be idle.
+/// A stream of the root port is enabled already.
 IOMMU_RP_IDE_MUST_BE_DISABLED = 0xc0000f0400000000 => "TDX_IOMMU_RP_IDE_MUST_BE_DISABLED",
-/// Session still owns streams.
+/// The session still owns IDE streams.
 SPDM_HAS_ACTIVE_IDE_STREAMS = 0xc0000f0500000000 => "TDX_SPDM_HAS_ACTIVE_IDE_STREAMS",
-/// Session not in the state the call needs (not bound / already bound).
+/// The session is not in the state that the call needs.
 SPDM_INVALID_STATE = 0xc0000f0600000000 => "TDX_SPDM_INVALID_STATE",
-/// Table entry not FREE / PENDING / PRESENT / BLOCKED as needed; guest view: PASID entry is not pending acceptance.
+/// The trusted DMA entry is not free, pending, present or blocked as the call needs.
 DMAR_INVALID_MAPPING_STATE = 0xc0000f0700000000 => "TDX_DMAR_INVALID_MAPPING_STATE",
-/// Invalidation not requested, not queued or not done.
+/// The invalidation of the entry was not requested, not queued or not done.
 DMAR_INVALID_INV_STATE = 0xc0000f0800000000 => "TDX_DMAR_INVALID_INV_STATE",
-/// RID/PASID combination not usable.
+/// The requester id and PASID cannot be used together.
 DMAR_INVALID_RID_PASID = 0xc0000f0900000000 => "TDX_DMAR_INVALID_RID_PASID",
-/// Wrong device interface handle.
+/// The device interface handle is wrong (interface of 2023).
 DEVIF_HANDLE_ERROR = 0xc0000f0a00000000 => "TDX_DEVIF_HANDLE_ERROR",
-/// VALIDATE: digest of the device info differs.
+/// The digest of the device's information differs (interface of 2023).
 DEVIF_PKH_MISMATCH = 0xc0000f0b00000000 => "TDX_DEVIF_PKH_MISMATCH",
-/// Interface was not validated by the TD.
+/// The TD has not validated the device interface (interface of 2023).
 DEVIF_INVALID = 0xc0000f0c00000000 => "TDX_DEVIF_INVALID",
-/// TD request not in the expected step.
+/// The TDISP request is not at the expected step (interface of 2023).
 DEVIF_TDISP_INVALID_REQ_STS = 0xc0000f0e00000000 => "TDX_DEVIF_TDISP_INVALID_REQ_STS",
-/// TDISP message malformed or not the answer expected.
+/// The device's TDISP message is malformed or not the answer expected.
 DEVIF_TDISP_INVALID_MESSAGE = 0xc0000f0f00000000 => "TDX_DEVIF_TDISP_INVALID_MESSAGE",
-/// TDISP state does not permit the operation (for example MMIO unmap while not UNLOCKED).
+/// The TDISP state of the interface does not permit the operation.
 DEVIF_TDISP_INVALID_STATE = 0xc0000f1000000000 => "TDX_DEVIF_TDISP_INVALID_STATE",
-/// Interface control structure not in the needed state; guest view: not bound.
+/// The device interface is not in the state that the call needs.
 TDI_INVALID_STATE = 0xc0000f1100000000 => "TDX_TDI_INVALID_STATE",
-/// PASIDs still bound.
+/// The device interface still has PASIDs.
 DEVIF_HAS_BOUND_PASIDS = 0xc0000f1200000000 => "TDX_DEVIF_HAS_BOUND_PASIDS",
-/// MMIO pages of the interface still mapped in S-EPT.
+/// MMIO pages of the device interface are still mapped.
 DEVIF_HAS_MAPPED_MMIO = 0xc0000f1300000000 => "TDX_DEVIF_HAS_MAPPED_MMIO",
-/// A TDISP request of this interface is outstanding.
+/// A TDISP request of the interface is outstanding.
 DEVIF_TDISP_OUT_REQ = 0xc0000f1400000000 => "TDX_DEVIF_TDISP_OUT_REQ",
-/// Stream slot in use.
+/// The stream slot is in use.
 IDE_STREAM_NOT_FREE = 0xc0000f1600000000 => "TDX_IDE_STREAM_NOT_FREE",
-/// Stream type or parameter not supported.
+/// The stream type or a parameter is not supported.
 IDE_STREAM_NOT_SUPPORTED = 0xc0000f1700000000 => "TDX_IDE_STREAM_NOT_SUPPORTED",
-/// Stream id names no configured stream.
+/// The stream id names no configured stream.
 IDE_STREAM_NOT_CONFIGURED = 0xc0000f1800000000 => "TDX_IDE_STREAM_NOT_CONFIGURED",
-/// Stream is blocked.
+/// The stream is blocked.
 IDE_STREAM_BLOCKED = 0xc0000f1900000000 => "TDX_IDE_STREAM_BLOCKED",
-/// Stream must be blocked first.
+/// The stream must be blocked first.
 IDE_STREAM_NOT_BLOCKED = 0xc0000f1a00000000 => "TDX_IDE_STREAM_NOT_BLOCKED",
-/// Address association overlaps another stream of the root port.
+/// The address association overlaps another stream of the root port.
 IDE_STREAM_ADDR_OVERLAP = 0xc0000f1b00000000 => "TDX_IDE_STREAM_ADDR_OVERLAP",
-/// RID association overlaps another stream of the root port.
+/// The requester id association overlaps another stream of the root port.
 IDE_STREAM_RID_OVERLAP = 0xc0000f1c00000000 => "TDX_IDE_STREAM_RID_OVERLAP",
-/// Key slot set already used.
+/// The key slots are already in use.
 IDE_STREAM_KEY_ID_ALREADY_USED = 0xc0000f1d00000000 => "TDX_IDE_STREAM_KEY_ID_ALREADY_USED",
-/// Stream register block already used.
+/// The stream register block is already in use.
 IDE_STREAM_IDE_ID_ALREADY_USED = 0xc0000f1e00000000 => "TDX_IDE_STREAM_IDE_ID_ALREADY_USED",
-/// Stream still carries bound interfaces.
+/// Device interfaces still use the stream.
 IDE_STREAM_HAS_DEVICE_INTERFACES = 0xc0000f1f00000000 => "TDX_IDE_STREAM_HAS_DEVICE_INTERFACES",
-/// An IDE_KM request of this stream is outstanding.
+/// A key management request of the stream is outstanding.
 IDE_STREAM_IDEKM_OUTREQ = 0xc0000f2000000000 => "TDX_IDE_STREAM_IDEKM_OUTREQ",
-/// K_SET_GO before all three sub-stream keys are programmed and primed.
+/// The stream was told to go before all keys of its sub-streams were programmed.
 IDE_STREAM_IDEKM_KEYS_NOT_READY = 0xc0000f2100000000 => "TDX_IDE_STREAM_IDEKM_KEYS_NOT_READY",
 /// The random number generator had nothing to give.
 IDE_STREAM_IDEKM_NO_ENTROPY = 0xc0000f2200000000 => "TDX_IDE_STREAM_IDEKM_NO_ENTROPY",
-/// IDE_KM answer malformed or negative.
+/// The device's key management answer is malformed or negative.
 IDE_STREAM_IDEKM_INVALID_RESPONSE = 0xc0000f2300000000 => "TDX_IDE_STREAM_IDEKM_INVALID_RESPONSE",
-/// Stream not usable for this call.
+/// The stream cannot be used for this call now.
 IDE_STREAM_INVALID_STATE = 0xc0000f2400000000 => "TDX_IDE_STREAM_INVALID_STATE",
-/// MMIO metadata entry absent, of wrong type or already mapped.
+/// The MMIO page has no metadata, metadata of another type, or is mapped already.
 MMIO_INVALID_PAGE_METADATA = 0xc0000f2500000000 => "TDX_MMIO_INVALID_PAGE_METADATA",
-/// Guest accept level differs from mapped level.
+/// The guest accepts the MMIO page at another size than it is mapped at (interface of 2023).
 MMIO_ACCEPT_SIZE_MISMATCH = 0xc0000f2600000000 => "TDX_MMIO_ACCEPT_SIZE_MISMATCH",
-/// Page does not belong to the named interface / the interface not to this TD.
+/// The MMIO page does not belong to the device interface, or the interface to another TD.
 MMIO_TDI_OWNER_MISMATCH = 0xc0000f2700000000 => "TDX_MMIO_TDI_OWNER_MISMATCH",
 /// The guest's PASID table is already mapped (interface of 2023).
 PASID_TABLE_ALREADY_MAPPED = 0xc0000f2900000000 => "TDX_PASID_TABLE_ALREADY_MAPPED",
@@ -506,63 +506,63 @@ PASIDMT_NOT_PRESENT = 0xc0000f3500000000 => "TDX_PASIDMT_NOT_PRESENT",
 PASIDMT_INVALID_STATE = 0xc0000f3600000000 => "TDX_PASIDMT_INVALID_STATE",
 /// The PASID metadata page still has entries (interface of 2023).
 PASIDMT_PAGE_NOT_EMPTY = 0xc0000f3700000000 => "TDX_PASIDMT_PAGE_NOT_EMPTY",
-/// Index beyond table size.
+/// The index is beyond the end of the table.
 DMAR_INDEX_OUT_OF_BOUNDS = 0xc0000f3800000000 => "TDX_DMAR_INDEX_OUT_OF_BOUNDS",
-/// A parent entry is missing.
+/// A parent entry of the tables is missing.
 DMAR_ENTRY_NOT_PRESENT = 0xc0000f3900000000 => "TDX_DMAR_ENTRY_NOT_PRESENT",
-/// TD teardown refused while interfaces are assigned.
+/// Devices are still assigned to the TD.
 TD_HAS_ATTACHED_DEVICES = 0xc0000f3a00000000 => "TDX_TD_HAS_ATTACHED_DEVICES",
-/// Nothing to invalidate for this TD.
+/// The TD has nothing to invalidate.
 IOMMU_IOTLB_TRACKING_NOT_REQUIRED = 0xc0000f3b00000000 => "TDX_IOMMU_IOTLB_TRACKING_NOT_REQUIRED",
-/// Device authentication failed.
+/// The device could not be authenticated.
 SPDM_AUTH_FAILED = 0xc0000f3c00000000 => "TDX_SPDM_AUTH_FAILED",
-/// Metadata page already belongs to the module.
+/// A metadata page is already in use by the module.
 IOMMU_MT_PAGE_IN_USE = 0xc0000f3d00000000 => "TDX_IOMMU_MT_PAGE_IN_USE",
-/// A key configuration unit stream is still enabled.
+/// A stream of a key unit is still enabled.
 IOMMU_KCB_MUST_BE_DISABLED = 0xc0000f3e00000000 => "TDX_IOMMU_KCB_MUST_BE_DISABLED",
-/// Trusted DMA entries of the interface still mapped.
+/// Trusted DMA entries of the device interface are still mapped.
 DEVIF_HAS_MAPPED_DMA = 0xc0000f3f00000000 => "TDX_DEVIF_HAS_MAPPED_DMA",
-/// No interface with this function id.
+/// There is no device interface with this function id.
 TDI_NOT_PRESENT = 0xc0000f4000000000 => "TDX_TDI_NOT_PRESENT",
-/// Interface entry exists but is not usable (other owner, stale).
+/// The device interface exists but cannot be used: it has another owner or is stale.
 TDI_INVALID_METADATA = 0xc0000f4100000000 => "TDX_TDI_INVALID_METADATA",
-/// Entry exists.
+/// The entry of the device interface exists already.
 DEVIFMT_ALREADY_PRESENT = 0xc0000f4200000000 => "TDX_DEVIFMT_ALREADY_PRESENT",
-/// A session for this function exists.
+/// A session for this function exists already.
 SPDM_ENTRY_ALREADY_PRESENT = 0xc0000f4300000000 => "TDX_SPDM_ENTRY_ALREADY_PRESENT",
-/// Spdm_id names nothing.
+/// The session id names no session.
 SPDM_ENTRY_NOT_PRESENT = 0xc0000f4400000000 => "TDX_SPDM_ENTRY_NOT_PRESENT",
 /// The session must update its keys before this call can go on.
 SPDM_SESSION_KEY_REQUIRE_REFRESH = 0xc0000f4500000000 => "TDX_SPDM_SESSION_KEY_REQUIRE_REFRESH",
 /// TDX Connect is not enabled or not ready.
 CONNECT_INVALID_STATE = 0xc0000f4600000000 => "TDX_CONNECT_INVALID_STATE",
-/// MMIO metadata table level missing.
+/// A level of the MMIO metadata table is missing.
 MMIOMT_NOT_PRESENT = 0xc0000f4700000000 => "TDX_MMIOMT_NOT_PRESENT",
-/// Root port configuration unusable.
+/// The configuration of the root port cannot be used.
 IOMMU_RP_INVALID_CONFIGURATION = 0xc0000f4800000000 => "TDX_IOMMU_RP_INVALID_CONFIGURATION",
-/// Interface report shows a forbidden configuration (PASID/ATS/PRS/MSI-X lock/LNR/TPH).
+/// The device interface reports a configuration that is not allowed.
 DEVIF_INVALID_TDI_CONFIGURATION = 0xc0000f4900000000 => "TDX_DEVIF_INVALID_TDI_CONFIGURATION",
-/// Device reports TDISP ERROR.
+/// The device interface is in the TDISP error state.
 DEVIF_TDISP_ERROR_STATE = 0xc0000f4a00000000 => "TDX_DEVIF_TDISP_ERROR_STATE",
-/// Interface report malformed.
+/// The device interface report is malformed.
 DEVIF_TDISP_INVALID_REPORT = 0xc0000f4b00000000 => "TDX_DEVIF_TDISP_INVALID_REPORT",
-/// Page outside the reported MMIO range or outside the stream address association.
+/// The page is outside the reported MMIO range or the stream's address association.
 MMIO_PAGE_NOT_IN_ASSOC_RANGE = 0xc0000f4c00000000 => "TDX_MMIO_PAGE_NOT_IN_ASSOC_RANGE",
-/// HPA minus reported page does not equal the MMIO reporting offset.
+/// The physical address does not fit the reported page and the MMIO reporting offset.
 MMIO_INVALID_HPA_OFFSET = 0xc0000f4d00000000 => "TDX_MMIO_INVALID_HPA_OFFSET",
-/// SPDM/secured message malformed.
+/// The device's SPDM message is malformed.
 SPDM_INVALID_MESSAGE = 0xc0000f4e00000000 => "TDX_SPDM_INVALID_MESSAGE",
-/// Platform protected range state wrong.
+/// The protected range is not in the state that the call needs.
 TPR_INVALID_STATE = 0xc0000f4f00000000 => "TDX_TPR_INVALID_STATE",
-/// SMRR overlaps an I/O range.
+/// A system management range overlaps an I/O range.
 SMRR_OVERLAPS_IORANGE = 0xc0000f5000000000 => "TDX_SMRR_OVERLAPS_IORANGE",
-/// Previous guest invalidation not finished.
+/// The previous invalidation of the guest is not finished.
 GUEST_INV_IN_PROGRESS = 0xc0000f5400000000 => "TDX_GUEST_INV_IN_PROGRESS",
-/// Descriptor rejected.
+/// The guest's invalidation descriptor is malformed.
 GUEST_INV_INVALID_DESC = 0xc0000f5500000000 => "TDX_GUEST_INV_INVALID_DESC",
 /// The module has a message for the device, whose length is in RCX.
 SPDM_REQUEST = 0xc0000f5700000000 => "TDX_SPDM_REQUEST",
-/// Platform protected range is enabled.
+/// The protected range is enabled.
 TPR_RANGE_ENABLED = 0xc0000f5c00000000 => "TDX_TPR_RANGE_ENABLED",
 /// The report was made with newer CPU security versions than the present ones.
 INVALID_CPUSVN = 0xc000100000000000 => "TDX_INVALID_CPUSVN",
@@ -2955,9 +2955,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_INVALID_STATE,
         name: "TDX_IOMMU_INVALID_STATE",
-        meaning: "Unit not (or already) configured, or its live registers break a setup precondition.",
+        meaning: "The IOMMU unit is not configured, is configured already, or its registers break a precondition.",
         blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        advice: "Check that the unit is idle and was set up once.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -2967,9 +2967,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_IQ_QUEUE_FULL,
         name: "TDX_IOMMU_IQ_QUEUE_FULL",
-        meaning: "Not enough free trusted invalidation queue slots.",
-        blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        meaning: "The trusted invalidation queue has too few free slots.",
+        blame: Blame::Nobody,
+        advice: "Process the queue, then retry.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -2979,9 +2979,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_RP_NOT_CONFIGURED,
         name: "TDX_IOMMU_RP_NOT_CONFIGURED",
-        meaning: "Root port not configured for IDE (two-step configuration).",
+        meaning: "The root port is not configured for IDE.",
         blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        advice: "Configure the root port first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -2991,9 +2991,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_IOTLB_TRACKING_NOT_DONE,
         name: "TDX_IOMMU_IOTLB_TRACKING_NOT_DONE",
-        meaning: "IOTLB invalidation after a block has not been processed on every unit the TD uses.",
+        meaning: "An IOTLB invalidation after a block was not processed on every unit that the TD uses.",
         blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        advice: "Queue and process the invalidations, then retry.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3003,9 +3003,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_RP_IDE_MUST_BE_DISABLED,
         name: "TDX_IOMMU_RP_IDE_MUST_BE_DISABLED",
-        meaning: "Root port stream already enabled when it has to be idle.",
-        blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        meaning: "A stream of the root port is enabled already.",
+        blame: Blame::Caller,
+        advice: "Disable the stream at the root port first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3015,9 +3015,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_HAS_ACTIVE_IDE_STREAMS,
         name: "TDX_SPDM_HAS_ACTIVE_IDE_STREAMS",
-        meaning: "Session still owns streams.",
+        meaning: "The session still owns IDE streams.",
         blame: Blame::Object,
-        advice: "Check the state of the SPDM session and the order of the calls on it.",
+        advice: "Delete the streams first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3027,9 +3027,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_INVALID_STATE,
         name: "TDX_SPDM_INVALID_STATE",
-        meaning: "Session not in the state the call needs (not bound / already bound).",
+        meaning: "The session is not in the state that the call needs.",
         blame: Blame::Object,
-        advice: "Check the state of the SPDM session and the order of the calls on it.",
+        advice: "Connect or disconnect the session first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3039,9 +3039,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DMAR_INVALID_MAPPING_STATE,
         name: "TDX_DMAR_INVALID_MAPPING_STATE",
-        meaning: "Table entry not FREE / PENDING / PRESENT / BLOCKED as needed; guest view: PASID entry is not pending acceptance.",
+        meaning: "The trusted DMA entry is not free, pending, present or blocked as the call needs.",
         blame: Blame::Object,
-        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
+        advice: "Check the order add, accept, block, remove; a guest retries until the host has added the entry.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3051,9 +3051,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DMAR_INVALID_INV_STATE,
         name: "TDX_DMAR_INVALID_INV_STATE",
-        meaning: "Invalidation not requested, not queued or not done.",
+        meaning: "The invalidation of the entry was not requested, not queued or not done.",
         blame: Blame::Object,
-        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
+        advice: "Request and process the invalidation first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3063,9 +3063,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DMAR_INVALID_RID_PASID,
         name: "TDX_DMAR_INVALID_RID_PASID",
-        meaning: "RID/PASID combination not usable.",
-        blame: Blame::Object,
-        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
+        meaning: "The requester id and PASID cannot be used together.",
+        blame: Blame::Caller,
+        advice: "Check the function id.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3075,9 +3075,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_HANDLE_ERROR,
         name: "TDX_DEVIF_HANDLE_ERROR",
-        meaning: "Wrong device interface handle.",
-        blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        meaning: "The device interface handle is wrong (interface of 2023).",
+        blame: Blame::Caller,
+        advice: "Use the handle of the interface.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3087,9 +3087,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_PKH_MISMATCH,
         name: "TDX_DEVIF_PKH_MISMATCH",
-        meaning: "VALIDATE: digest of the device info differs.",
-        blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        meaning: "The digest of the device's information differs (interface of 2023).",
+        blame: Blame::Caller,
+        advice: "Read the device's evidence again before validating it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3099,9 +3099,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_INVALID,
         name: "TDX_DEVIF_INVALID",
-        meaning: "Interface was not validated by the TD.",
+        meaning: "The TD has not validated the device interface (interface of 2023).",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Let the TD validate it first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3111,9 +3111,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_TDISP_INVALID_REQ_STS,
         name: "TDX_DEVIF_TDISP_INVALID_REQ_STS",
-        meaning: "TD request not in the expected step.",
+        meaning: "The TDISP request is not at the expected step (interface of 2023).",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Finish the outstanding request first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3123,9 +3123,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_TDISP_INVALID_MESSAGE,
         name: "TDX_DEVIF_TDISP_INVALID_MESSAGE",
-        meaning: "TDISP message malformed or not the answer expected.",
+        meaning: "The device's TDISP message is malformed or not the answer expected.",
         blame: Blame::Platform,
-        advice: "Look at the device: its certificate, firmware and TDISP state.",
+        advice: "Look at the device's firmware.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3135,9 +3135,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_TDISP_INVALID_STATE,
         name: "TDX_DEVIF_TDISP_INVALID_STATE",
-        meaning: "TDISP state does not permit the operation (for example MMIO unmap while not UNLOCKED).",
+        meaning: "The TDISP state of the interface does not permit the operation.",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Check the state; MMIO is unmapped only while the interface is unlocked.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3147,9 +3147,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TDI_INVALID_STATE,
         name: "TDX_TDI_INVALID_STATE",
-        meaning: "Interface control structure not in the needed state; guest view: not bound.",
+        meaning: "The device interface is not in the state that the call needs.",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Check whether it is bound; a guest asks the host to bind it again.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3159,9 +3159,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_HAS_BOUND_PASIDS,
         name: "TDX_DEVIF_HAS_BOUND_PASIDS",
-        meaning: "PASIDs still bound.",
+        meaning: "The device interface still has PASIDs.",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Unbind them first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3171,9 +3171,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_HAS_MAPPED_MMIO,
         name: "TDX_DEVIF_HAS_MAPPED_MMIO",
-        meaning: "MMIO pages of the interface still mapped in S-EPT.",
+        meaning: "MMIO pages of the device interface are still mapped.",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Unmap them first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3183,9 +3183,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_TDISP_OUT_REQ,
         name: "TDX_DEVIF_TDISP_OUT_REQ",
-        meaning: "A TDISP request of this interface is outstanding.",
+        meaning: "A TDISP request of the interface is outstanding.",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Finish it first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3195,9 +3195,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_NOT_FREE,
         name: "TDX_IDE_STREAM_NOT_FREE",
-        meaning: "Stream slot in use.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The stream slot is in use.",
+        blame: Blame::Caller,
+        advice: "Choose another slot or delete the stream.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3207,9 +3207,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_NOT_SUPPORTED,
         name: "TDX_IDE_STREAM_NOT_SUPPORTED",
-        meaning: "Stream type or parameter not supported.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The stream type or a parameter is not supported.",
+        blame: Blame::Caller,
+        advice: "Use a selective stream with parameters that both ports offer.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3219,9 +3219,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_NOT_CONFIGURED,
         name: "TDX_IDE_STREAM_NOT_CONFIGURED",
-        meaning: "Stream id names no configured stream.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The stream id names no configured stream.",
+        blame: Blame::Caller,
+        advice: "Create the stream first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3231,9 +3231,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_BLOCKED,
         name: "TDX_IDE_STREAM_BLOCKED",
-        meaning: "Stream is blocked.",
+        meaning: "The stream is blocked.",
         blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        advice: "Delete the stream and create it again.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3243,9 +3243,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_NOT_BLOCKED,
         name: "TDX_IDE_STREAM_NOT_BLOCKED",
-        meaning: "Stream must be blocked first.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The stream must be blocked first.",
+        blame: Blame::Caller,
+        advice: "Run TDH.IDE.STREAM.BLOCK.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3255,9 +3255,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_ADDR_OVERLAP,
         name: "TDX_IDE_STREAM_ADDR_OVERLAP",
-        meaning: "Address association overlaps another stream of the root port.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The address association overlaps another stream of the root port.",
+        blame: Blame::Caller,
+        advice: "Choose address ranges that do not overlap.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3267,9 +3267,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_RID_OVERLAP,
         name: "TDX_IDE_STREAM_RID_OVERLAP",
-        meaning: "RID association overlaps another stream of the root port.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The requester id association overlaps another stream of the root port.",
+        blame: Blame::Caller,
+        advice: "Choose requester ids that do not overlap.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3279,9 +3279,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_KEY_ID_ALREADY_USED,
         name: "TDX_IDE_STREAM_KEY_ID_ALREADY_USED",
-        meaning: "Key slot set already used.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The key slots are already in use.",
+        blame: Blame::Caller,
+        advice: "Choose other key slots.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3291,9 +3291,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_IDE_ID_ALREADY_USED,
         name: "TDX_IDE_STREAM_IDE_ID_ALREADY_USED",
-        meaning: "Stream register block already used.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The stream register block is already in use.",
+        blame: Blame::Caller,
+        advice: "Choose another register block.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3303,9 +3303,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_HAS_DEVICE_INTERFACES,
         name: "TDX_IDE_STREAM_HAS_DEVICE_INTERFACES",
-        meaning: "Stream still carries bound interfaces.",
+        meaning: "Device interfaces still use the stream.",
         blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        advice: "Unbind them first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3315,9 +3315,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_IDEKM_OUTREQ,
         name: "TDX_IDE_STREAM_IDEKM_OUTREQ",
-        meaning: "An IDE_KM request of this stream is outstanding.",
+        meaning: "A key management request of the stream is outstanding.",
         blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        advice: "Finish it first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3327,9 +3327,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_IDEKM_KEYS_NOT_READY,
         name: "TDX_IDE_STREAM_IDEKM_KEYS_NOT_READY",
-        meaning: "K_SET_GO before all three sub-stream keys are programmed and primed.",
-        blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        meaning: "The stream was told to go before all keys of its sub-streams were programmed.",
+        blame: Blame::Caller,
+        advice: "Program all keys first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3351,9 +3351,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_IDEKM_INVALID_RESPONSE,
         name: "TDX_IDE_STREAM_IDEKM_INVALID_RESPONSE",
-        meaning: "IDE_KM answer malformed or negative.",
+        meaning: "The device's key management answer is malformed or negative.",
         blame: Blame::Platform,
-        advice: "Look at the device: its certificate, firmware and TDISP state.",
+        advice: "Look at the device's firmware.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3363,9 +3363,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IDE_STREAM_INVALID_STATE,
         name: "TDX_IDE_STREAM_INVALID_STATE",
-        meaning: "Stream not usable for this call.",
+        meaning: "The stream cannot be used for this call now.",
         blame: Blame::Object,
-        advice: "Check the state of the IDE stream and the order of the calls on it.",
+        advice: "Check the order create, program keys, go, block, delete.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3375,9 +3375,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MMIO_INVALID_PAGE_METADATA,
         name: "TDX_MMIO_INVALID_PAGE_METADATA",
-        meaning: "MMIO metadata entry absent, of wrong type or already mapped.",
+        meaning: "The MMIO page has no metadata, metadata of another type, or is mapped already.",
         blame: Blame::Object,
-        advice: "Check the state of the MMIO page and the order of the calls on it.",
+        advice: "Set the metadata of the page first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3387,9 +3387,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MMIO_ACCEPT_SIZE_MISMATCH,
         name: "TDX_MMIO_ACCEPT_SIZE_MISMATCH",
-        meaning: "Guest accept level differs from mapped level.",
-        blame: Blame::Object,
-        advice: "Check the state of the MMIO page and the order of the calls on it.",
+        meaning: "The guest accepts the MMIO page at another size than it is mapped at (interface of 2023).",
+        blame: Blame::Caller,
+        advice: "Accept it at the mapped size.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3399,9 +3399,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MMIO_TDI_OWNER_MISMATCH,
         name: "TDX_MMIO_TDI_OWNER_MISMATCH",
-        meaning: "Page does not belong to the named interface / the interface not to this TD.",
-        blame: Blame::Object,
-        advice: "Check the state of the MMIO page and the order of the calls on it.",
+        meaning: "The MMIO page does not belong to the device interface, or the interface to another TD.",
+        blame: Blame::Caller,
+        advice: "Check the function id and the page.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3591,9 +3591,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DMAR_INDEX_OUT_OF_BOUNDS,
         name: "TDX_DMAR_INDEX_OUT_OF_BOUNDS",
-        meaning: "Index beyond table size.",
-        blame: Blame::Object,
-        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
+        meaning: "The index is beyond the end of the table.",
+        blame: Blame::Caller,
+        advice: "Check the index.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3603,9 +3603,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DMAR_ENTRY_NOT_PRESENT,
         name: "TDX_DMAR_ENTRY_NOT_PRESENT",
-        meaning: "A parent entry is missing.",
-        blame: Blame::Object,
-        advice: "Check the state of the trusted DMA entry and the order of the calls on it.",
+        meaning: "A parent entry of the tables is missing.",
+        blame: Blame::Caller,
+        advice: "Add the parent entry first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3615,9 +3615,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TD_HAS_ATTACHED_DEVICES,
         name: "TDX_TD_HAS_ATTACHED_DEVICES",
-        meaning: "TD teardown refused while interfaces are assigned.",
+        meaning: "Devices are still assigned to the TD.",
         blame: Blame::Object,
-        advice: "Check the state of the TD and the order of the calls on it.",
+        advice: "Unbind the devices before the TD is torn down.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3627,9 +3627,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_IOTLB_TRACKING_NOT_REQUIRED,
         name: "TDX_IOMMU_IOTLB_TRACKING_NOT_REQUIRED",
-        meaning: "Nothing to invalidate for this TD.",
-        blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        meaning: "The TD has nothing to invalidate.",
+        blame: Blame::Nobody,
+        advice: "Nothing to do.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3639,9 +3639,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_AUTH_FAILED,
         name: "TDX_SPDM_AUTH_FAILED",
-        meaning: "Device authentication failed.",
+        meaning: "The device could not be authenticated.",
         blame: Blame::Platform,
-        advice: "Look at the device: its certificate, firmware and TDISP state.",
+        advice: "Look at the device's certificates and firmware.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3651,9 +3651,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_MT_PAGE_IN_USE,
         name: "TDX_IOMMU_MT_PAGE_IN_USE",
-        meaning: "Metadata page already belongs to the module.",
-        blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        meaning: "A metadata page is already in use by the module.",
+        blame: Blame::Caller,
+        advice: "Pass free pages.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3663,9 +3663,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_KCB_MUST_BE_DISABLED,
         name: "TDX_IOMMU_KCB_MUST_BE_DISABLED",
-        meaning: "A key configuration unit stream is still enabled.",
-        blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        meaning: "A stream of a key unit is still enabled.",
+        blame: Blame::Caller,
+        advice: "Disable it first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3675,9 +3675,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_HAS_MAPPED_DMA,
         name: "TDX_DEVIF_HAS_MAPPED_DMA",
-        meaning: "Trusted DMA entries of the interface still mapped.",
+        meaning: "Trusted DMA entries of the device interface are still mapped.",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Block and remove them first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3687,9 +3687,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TDI_NOT_PRESENT,
         name: "TDX_TDI_NOT_PRESENT",
-        meaning: "No interface with this function id.",
+        meaning: "There is no device interface with this function id.",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Check the function id; the host may have removed the device.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3699,9 +3699,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TDI_INVALID_METADATA,
         name: "TDX_TDI_INVALID_METADATA",
-        meaning: "Interface entry exists but is not usable (other owner, stale).",
+        meaning: "The device interface exists but cannot be used: it has another owner or is stale.",
         blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        advice: "Let the host bind it again.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3711,9 +3711,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIFMT_ALREADY_PRESENT,
         name: "TDX_DEVIFMT_ALREADY_PRESENT",
-        meaning: "Entry exists.",
-        blame: Blame::Object,
-        advice: "Check the state of the device interface and the order of the calls on it.",
+        meaning: "The entry of the device interface exists already.",
+        blame: Blame::Caller,
+        advice: "Nothing to add.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3723,9 +3723,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_ENTRY_ALREADY_PRESENT,
         name: "TDX_SPDM_ENTRY_ALREADY_PRESENT",
-        meaning: "A session for this function exists.",
-        blame: Blame::Object,
-        advice: "Check the state of the SPDM session and the order of the calls on it.",
+        meaning: "A session for this function exists already.",
+        blame: Blame::Caller,
+        advice: "Use it or delete it first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3735,9 +3735,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_ENTRY_NOT_PRESENT,
         name: "TDX_SPDM_ENTRY_NOT_PRESENT",
-        meaning: "Spdm_id names nothing.",
-        blame: Blame::Object,
-        advice: "Check the state of the SPDM session and the order of the calls on it.",
+        meaning: "The session id names no session.",
+        blame: Blame::Caller,
+        advice: "Create the session first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3771,9 +3771,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MMIOMT_NOT_PRESENT,
         name: "TDX_MMIOMT_NOT_PRESENT",
-        meaning: "MMIO metadata table level missing.",
-        blame: Blame::Object,
-        advice: "Check the state of the MMIO page and the order of the calls on it.",
+        meaning: "A level of the MMIO metadata table is missing.",
+        blame: Blame::Caller,
+        advice: "Add the page with TDH.MMIO.MT.ADD.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3783,9 +3783,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::IOMMU_RP_INVALID_CONFIGURATION,
         name: "TDX_IOMMU_RP_INVALID_CONFIGURATION",
-        meaning: "Root port configuration unusable.",
-        blame: Blame::Object,
-        advice: "Check the state of the IOMMU unit and the order of the calls on it.",
+        meaning: "The configuration of the root port cannot be used.",
+        blame: Blame::Caller,
+        advice: "Check the root port's IDE registers.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3795,9 +3795,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_INVALID_TDI_CONFIGURATION,
         name: "TDX_DEVIF_INVALID_TDI_CONFIGURATION",
-        meaning: "Interface report shows a forbidden configuration (PASID/ATS/PRS/MSI-X lock/LNR/TPH).",
+        meaning: "The device interface reports a configuration that is not allowed.",
         blame: Blame::Platform,
-        advice: "Look at the device: its certificate, firmware and TDISP state.",
+        advice: "Switch PASID, ATS, PRS, TPH and the like off for the function.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3807,9 +3807,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_TDISP_ERROR_STATE,
         name: "TDX_DEVIF_TDISP_ERROR_STATE",
-        meaning: "Device reports TDISP ERROR.",
+        meaning: "The device interface is in the TDISP error state.",
         blame: Blame::Platform,
-        advice: "Look at the device: its certificate, firmware and TDISP state.",
+        advice: "Unbind it, reset the function and bind it again.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3819,9 +3819,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::DEVIF_TDISP_INVALID_REPORT,
         name: "TDX_DEVIF_TDISP_INVALID_REPORT",
-        meaning: "Interface report malformed.",
+        meaning: "The device interface report is malformed.",
         blame: Blame::Platform,
-        advice: "Look at the device: its certificate, firmware and TDISP state.",
+        advice: "Look at the device's firmware.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3831,9 +3831,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MMIO_PAGE_NOT_IN_ASSOC_RANGE,
         name: "TDX_MMIO_PAGE_NOT_IN_ASSOC_RANGE",
-        meaning: "Page outside the reported MMIO range or outside the stream address association.",
-        blame: Blame::Object,
-        advice: "Check the state of the MMIO page and the order of the calls on it.",
+        meaning: "The page is outside the reported MMIO range or the stream's address association.",
+        blame: Blame::Caller,
+        advice: "Check the range index and offset.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3843,9 +3843,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::MMIO_INVALID_HPA_OFFSET,
         name: "TDX_MMIO_INVALID_HPA_OFFSET",
-        meaning: "HPA minus reported page does not equal the MMIO reporting offset.",
-        blame: Blame::Object,
-        advice: "Check the state of the MMIO page and the order of the calls on it.",
+        meaning: "The physical address does not fit the reported page and the MMIO reporting offset.",
+        blame: Blame::Caller,
+        advice: "Map the page that the report names; the guest must not accept it.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Certain,
@@ -3855,9 +3855,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SPDM_INVALID_MESSAGE,
         name: "TDX_SPDM_INVALID_MESSAGE",
-        meaning: "SPDM/secured message malformed.",
+        meaning: "The device's SPDM message is malformed.",
         blame: Blame::Platform,
-        advice: "Look at the device: its certificate, firmware and TDISP state.",
+        advice: "Look at the device's firmware.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3867,9 +3867,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TPR_INVALID_STATE,
         name: "TDX_TPR_INVALID_STATE",
-        meaning: "Platform protected range state wrong.",
+        meaning: "The protected range is not in the state that the call needs.",
         blame: Blame::Object,
-        advice: "Check the state of the protected range and the order of the calls on it.",
+        advice: "Check the IOMMU's protected range registers.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3879,7 +3879,7 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::SMRR_OVERLAPS_IORANGE,
         name: "TDX_SMRR_OVERLAPS_IORANGE",
-        meaning: "SMRR overlaps an I/O range.",
+        meaning: "A system management range overlaps an I/O range.",
         blame: Blame::Firmware,
         advice: "Update the BIOS.",
         detail: DetailKind::None,
@@ -3891,9 +3891,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GUEST_INV_IN_PROGRESS,
         name: "TDX_GUEST_INV_IN_PROGRESS",
-        meaning: "Previous guest invalidation not finished.",
-        blame: Blame::Object,
-        advice: "Check the state of the guest invalidation and the order of the calls on it.",
+        meaning: "The previous invalidation of the guest is not finished.",
+        blame: Blame::Nobody,
+        advice: "Wait for it, then retry.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3903,9 +3903,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::GUEST_INV_INVALID_DESC,
         name: "TDX_GUEST_INV_INVALID_DESC",
-        meaning: "Descriptor rejected.",
-        blame: Blame::Object,
-        advice: "Check the state of the guest invalidation and the order of the calls on it.",
+        meaning: "The guest's invalidation descriptor is malformed.",
+        blame: Blame::Caller,
+        advice: "Check the descriptor.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
@@ -3927,9 +3927,9 @@ pub(crate) static STATUS: &[StatusInfo] = &[
     StatusInfo {
         code: StatusCode::TPR_RANGE_ENABLED,
         name: "TDX_TPR_RANGE_ENABLED",
-        meaning: "Platform protected range is enabled.",
+        meaning: "The protected range is enabled.",
         blame: Blame::Object,
-        advice: "Check the state of the protected range and the order of the calls on it.",
+        advice: "Disable it first.",
         detail: DetailKind::None,
         since: "connect",
         basis: Basis::Inferred,
