@@ -1214,7 +1214,7 @@ pub(crate) static STATUS: &[StatusInfo] = &[
         meaning: "A guest call waited too long for a lock for which the host has priority.",
         blame: Blame::Object,
         advice: "Let the host finish its call on this TD, then enter the virtual processor again.",
-        detail: DetailKind::Operand,
+        detail: DetailKind::ExitReason,
         since: "1.5",
         basis: Basis::Certain,
         legacy_name: None,
