@@ -9,8 +9,9 @@ use crate::addr::{PhysAddr, PhysRange};
 pub const MAX_CMRS: usize = 32;
 
 /// One convertible memory range as MCHECK reports it. Size 0 marks an unused entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct CmrInfo {
     /// First address.

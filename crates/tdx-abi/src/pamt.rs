@@ -44,8 +44,9 @@ open_enum! {
 }
 
 /// A PAMT entry that owns its page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct PamtEntry {
     /// Bit 0 exclusive, bit 1 host priority, bits 15:2 number of readers.

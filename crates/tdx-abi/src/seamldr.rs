@@ -12,8 +12,7 @@ pub const SEAMLDR_INFO_SIZE: u64 = 256;
 pub const SEAMEXTEND_VALID: u64 = 0x1FF;
 
 /// The SEAMLDR_INFO structure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct SeamldrInfo {
     /// Structure version, 0.

@@ -11,8 +11,9 @@ pub const TDSYSINFO_SIZE: u64 = 1024;
 pub const TDSYSINFO_CPUID_CONFIGS: usize = 37;
 
 /// One configurable CPUID leaf: which bits of it a TD may be given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 #[allow(missing_docs)] // Register names are the hardware's own.
 pub struct CpuidConfig {
@@ -27,8 +28,7 @@ pub struct CpuidConfig {
 }
 
 /// The TDSYSINFO_STRUCT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct TdSysInfo {
     /// Bit 31: debug module.

@@ -20,8 +20,9 @@ pub const TDMR_ALIGN: u64 = SIZE_1G;
 pub const PAMT_ENTRY_SIZE: u64 = 16;
 
 /// A part of a TDMR that stays with the host. Size 0 ends the list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct ReservedArea {
     /// Bytes from the TDMR's base, a multiple of 4 KiB.
@@ -31,8 +32,9 @@ pub struct ReservedArea {
 }
 
 /// The TDMR_INFO structure.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct TdmrInfo {
     /// Base, a multiple of 1 GiB, KeyID bits 0.
