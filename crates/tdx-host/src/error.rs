@@ -1,0 +1,581 @@
+//! Everything that can go wrong on the host side: each with a name, a sentence, the one to blame and what
+//! to try.
+
+use tdx_abi::metadata::FieldId;
+use tdx_abi::msr::MsrIndex;
+use tdx_abi::{KeyId, PhysAddr, PhysRange};
+
+use crate::errno::Errno;
+use crate::seamcall::SeamcallError;
+use crate::traits::{CpuNumber, MemoryFault, NodeId, PackageId, VmxFault};
+
+/// Who has to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blame {
+    /// Whoever made the request: it came at the wrong time or asked for something that is not there.
+    Caller,
+    /// The host system: its configuration, memory layout or another kernel component.
+    Host,
+    /// The platform: CPU, BIOS settings or microcode.
+    Platform,
+    /// The TDX module or P-SEAMLDR.
+    Module,
+}
+
+impl Blame {
+    /// One word for tables and documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Host => "host",
+            Self::Platform => "platform",
+            Self::Module => "module",
+        }
+    }
+}
+
+/// A row of [`ERRORS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorInfo {
+    /// Stable name.
+    pub name: &'static str,
+    /// The sentence with the names of its values in braces.
+    pub template: &'static str,
+    /// Who has to act.
+    pub blame: Blame,
+    /// Error number that a device shows.
+    pub errno: Errno,
+    /// What to try.
+    pub advice: &'static str,
+}
+
+macro_rules! host_errors {
+    ($(
+        $(#[$meta:meta])*
+        $variant:ident $({ $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })?
+            = $name:literal, $blame:ident, $errno:ident,
+            $sentence:literal,
+            $advice:literal;
+    )*) => {
+        /// A failure of the host side.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+        pub enum HostError {
+            $(
+                $(#[$meta])*
+                #[error($sentence)]
+                $variant $({ $($(#[$field_meta])* $field: $type,)* })?,
+            )*
+        }
+
+        impl HostError {
+            /// The row of [`ERRORS`] that describes this failure.
+            pub const fn info(&self) -> &'static ErrorInfo {
+                match self {
+                    $(Self::$variant { .. } => &ErrorInfo {
+                        name: $name,
+                        template: $sentence,
+                        blame: Blame::$blame,
+                        errno: Errno::$errno,
+                        advice: $advice,
+                    },)*
+                }
+            }
+        }
+
+        /// Every failure, in the order in which the walks meet them.
+        pub const ERRORS: &[ErrorInfo] = &[
+            $(ErrorInfo {
+                name: $name,
+                template: $sentence,
+                blame: Blame::$blame,
+                errno: Errno::$errno,
+                advice: $advice,
+            },)*
+        ];
+    };
+}
+
+impl HostError {
+    /// Stable name in kebab-case.
+    pub const fn name(&self) -> &'static str {
+        self.info().name
+    }
+
+    /// Who has to act.
+    pub const fn blame(&self) -> Blame {
+        self.info().blame
+    }
+
+    /// What to try.
+    pub const fn advice(&self) -> &'static str {
+        self.info().advice
+    }
+
+    /// Error number that a device shows.
+    pub const fn errno(&self) -> Errno {
+        self.info().errno
+    }
+}
+
+/// The row of a name; `None` if no failure has it.
+pub fn find(name: &str) -> Option<&'static ErrorInfo> {
+    ERRORS.iter().find(|info| info.name == name)
+}
+
+host_errors! {
+    /// MSR 0x87 cannot be read.
+    NoTdx = "no-tdx", Platform, ENODEV,
+        "MSR 0x87 (KeyID partitioning) cannot be read: this CPU, or its BIOS setting, has no TDX",
+        "switch on TME, MKTME and TDX in the BIOS setup; a CPU without TDX cannot be a TDX host";
+    /// Fewer than two private KeyIDs.
+    TooFewKeyIds {
+        /// Private KeyIDs that MSR 0x87 tells.
+        count: u32,
+    } = "too-few-keyids", Platform, EINVAL,
+        "{count} private KeyIDs, but the module itself needs one and every TD another",
+        "raise the TDX share of the KeyIDs in the BIOS setup (\"TME-MT/TDX key split\") to at least 1/2";
+    /// The KeyID numbers leave the range that a KeyID can have.
+    KeyIdsOutOfRange {
+        /// Shared KeyIDs that MSR 0x87 tells.
+        mktme: u32,
+        /// Private KeyIDs.
+        tdx: u32,
+    } = "keyids-out-of-range", Platform, EINVAL,
+        "MSR 0x87 tells {mktme} shared and {tdx} private KeyIDs, more than KeyIDs have numbers for",
+        "the firmware reports nonsense: update the BIOS";
+    /// No VMX.
+    NoVmx = "no-vmx", Platform, EOPNOTSUPP,
+        "the CPU offers no VMX (CPUID.1:ECX[5] is 0)",
+        "switch on VMX (Intel Virtualization Technology) in the BIOS setup, or nested virtualisation in the hypervisor below";
+    /// The VMXON region does not fit into its page.
+    VmcsTooLarge {
+        /// Bytes that IA32_VMX_BASIC tells.
+        bytes: u64,
+    } = "vmcs-too-large", Platform, EIO,
+        "the CPU wants a VMXON region of {bytes} bytes, more than a 4096-byte page",
+        "this CPU cannot be driven; report its model";
+    /// IA32_VMX_BASIC cannot be read.
+    VmxBasicUnreadable {
+        /// Where.
+        cpu: CpuNumber,
+    } = "vmx-basic-unreadable", Platform, EOPNOTSUPP,
+        "{cpu} offers VMX but faults on reading IA32_VMX_BASIC",
+        "the hypervisor below hides VMX: let it pass the VMX MSRs";
+    /// Hibernation is possible.
+    HibernationPossible = "hibernation-possible", Host, EINVAL,
+        "hibernation is possible, and no image of private memory could be restored",
+        "boot with `nohibernate`, or build the kernel without hibernation";
+    /// A CPU feature that bring-up needs is missing.
+    CpuFeatureMissing {
+        /// Its name.
+        feature: CpuFeature,
+        /// Where it was looked for.
+        cpu: CpuNumber,
+    } = "cpu-feature-missing", Platform, EINVAL,
+        "{cpu} lacks {feature}, which TDX needs",
+        "switch the feature on in the BIOS setup and remove boot options that clear it (`clearcpuid`, `noxsave`)";
+    /// CR4.VMXE was set by somebody else.
+    VmxeInUse {
+        /// Where.
+        cpu: CpuNumber,
+    } = "vmxe-in-use", Host, EBUSY,
+        "CR4.VMXE is set on {cpu}: somebody else runs VMX there",
+        "unload the other hypervisor (for example an out-of-tree module) and try again";
+    /// VMXON failed.
+    VmxonFailed {
+        /// Where.
+        cpu: CpuNumber,
+        /// How.
+        fault: VmxFault,
+        /// IA32_FEATURE_CONTROL, 0 if it cannot be read.
+        feature_control: u64,
+    } = "vmxon-failed", Platform, EFAULT,
+        "VMXON on {cpu} ends in {fault}; IA32_FEATURE_CONTROL is {feature_control:#x}",
+        "IA32_FEATURE_CONTROL must be locked with bit 2 set: switch on VMX outside SMX in the BIOS setup";
+    /// More puts than gets.
+    UnbalancedVmxPut {
+        /// Where.
+        cpu: CpuNumber,
+        /// Whose.
+        client: u8,
+    } = "unbalanced-vmx-put", Caller, EINVAL,
+        "VMX client {client} gave back a reference on {cpu} that it does not hold",
+        "a bug of that client: every put needs a get on the same CPU";
+    /// Too many gets.
+    TooManyVmxReferences {
+        /// Where.
+        cpu: CpuNumber,
+        /// Whose.
+        client: u8,
+    } = "too-many-vmx-references", Caller, EBUSY,
+        "VMX client {client} holds as many references on {cpu} as can be counted",
+        "a bug of that client: it never gives references back";
+    /// All client numbers are taken.
+    TooManyVmxClients = "too-many-vmx-clients", Caller, EBUSY,
+        "all VMX client numbers are taken",
+        "give back the number of a client that is gone";
+    /// No such CPU.
+    UnknownCpu {
+        /// Its number.
+        cpu: CpuNumber,
+    } = "unknown-cpu", Caller, EINVAL,
+        "{cpu} is not one of the possible CPUs",
+        "name a CPU below the number of possible ones";
+    /// The CPU is offline.
+    CpuOffline {
+        /// Its number.
+        cpu: CpuNumber,
+    } = "cpu-offline", Caller, ENXIO,
+        "{cpu} is offline",
+        "bring the CPU online first";
+    /// No CPU is online.
+    NoCpuOnline = "no-cpu-online", Host, ENXIO,
+        "no CPU is online",
+        "bring a CPU online";
+    /// SEAMRR is not enabled.
+    SeamDisabled {
+        /// The first SEAMCALL.
+        error: SeamcallError,
+    } = "seam-disabled", Platform, EOPNOTSUPP,
+        "SEAM mode is off, the SEAM range registers are not enabled or not locked ({error})",
+        "MSR 0x1401 must have bits 11 (enabled) and 10 (locked) set: switch on TDX and the SEAM loader in the BIOS setup, check that all memory slots follow the population rules";
+    /// No module.
+    ModuleNotLoaded {
+        /// The first SEAMCALL.
+        error: SeamcallError,
+    } = "module-not-loaded", Module, ENODEV,
+        "no TDX module answers ({error}): it is not loaded, or it was disabled before this boot",
+        "let the BIOS load the module (\"SEAM loader\"), or stage one in the EFI system partition; after a kexec only a reboot helps";
+    /// SEAMCALL says that the CPU is not in VMX operation.
+    NotInVmxOperation {
+        /// The call.
+        error: SeamcallError,
+    } = "not-in-vmx-operation", Host, EACCES,
+        "{error}: somebody left VMX operation behind the back of its owners",
+        "look for other code that executes VMXOFF";
+    /// The module dislikes an MSR.
+    IncorrectMsr {
+        /// Which.
+        msr: MsrIndex,
+        /// Where.
+        cpu: CpuNumber,
+        /// The call.
+        error: SeamcallError,
+    } = "incorrect-msr", Platform, EIO,
+        "the module refuses the value of {msr} that it finds on {cpu} ({error})",
+        "change the BIOS setting or boot option behind the MSR; for IA32_TSX_CTRL boot with `tsx=on` or update the module to 1.5";
+    /// An MSR is not the same on all CPUs.
+    InconsistentMsr {
+        /// Which.
+        msr: MsrIndex,
+        /// Where.
+        cpu: CpuNumber,
+        /// The call.
+        error: SeamcallError,
+    } = "inconsistent-msr", Platform, EIO,
+        "{msr} of {cpu} differs from that of the CPU that initialised the module ({error})",
+        "all packages need the same microcode and BIOS settings: update the microcode early at boot";
+    /// The module dislikes CPUID.
+    IncorrectCpuid {
+        /// Leaf.
+        leaf: u32,
+        /// Sub-leaf, all ones if it has none.
+        subleaf: u32,
+        /// The call.
+        error: SeamcallError,
+    } = "incorrect-cpuid", Platform, EIO,
+        "the module refuses CPUID leaf {leaf:#x} sub-leaf {subleaf:#x} ({error})",
+        "this CPU stepping, microcode or BIOS setting does not fit the module: update the microcode, or take the module line of this CPU";
+    /// CPUID is not the same on all CPUs.
+    InconsistentCpuid {
+        /// Leaf.
+        leaf: u32,
+        /// Sub-leaf.
+        subleaf: u32,
+        /// Where.
+        cpu: CpuNumber,
+        /// The call.
+        error: SeamcallError,
+    } = "inconsistent-cpuid", Platform, EIO,
+        "CPUID leaf {leaf:#x} sub-leaf {subleaf:#x} of {cpu} differs from that of the CPU that initialised the module ({error})",
+        "all packages need CPUs of the same stepping with the same microcode and BIOS settings";
+    /// SYS.INIT failed in another way.
+    SysInitFailed {
+        /// The call.
+        error: SeamcallError,
+    } = "sys-init-failed", Platform, EIO,
+        "the module refuses to start: {error}",
+        "look the status up; most refusals of this call name a BIOS setting";
+    /// LP.INIT failed in another way.
+    LpInitFailed {
+        /// Where.
+        cpu: CpuNumber,
+        /// The call.
+        error: SeamcallError,
+    } = "lp-init-failed", Platform, EIO,
+        "the module refuses {cpu}: {error}",
+        "look the status up; most refusals of this call name something in which the packages differ";
+    /// A TDX 1.0 module.
+    ModuleTooOld {
+        /// The first SYS.RD.
+        error: SeamcallError,
+    } = "module-too-old", Module, EIO,
+        "module too old: no TDH.SYS.RD ({error}), so that its properties cannot be read",
+        "update the BIOS or stage a TDX module 1.5 or later; 1.0 modules predate the metadata interface";
+    /// A metadata field cannot be read.
+    MetadataReadFailed {
+        /// Which.
+        field: FieldId,
+        /// The call.
+        error: SeamcallError,
+    } = "metadata-read-failed", Module, EIO,
+        "metadata field {field} cannot be read: {error}",
+        "the module lacks a field that the host needs: update the module";
+    /// A metadata field has a value that makes no sense.
+    MetadataInvalid {
+        /// Which.
+        field: FieldId,
+        /// What it says.
+        value: u64,
+    } = "metadata-invalid", Module, EIO,
+        "metadata field {field} has the value {value:#x}, which makes no sense",
+        "the module answers nonsense: replace it";
+    /// The module changes RBP.
+    NoRbpMod {
+        /// TDX_FEATURES0.
+        features0: u64,
+    } = "no-rbp-mod", Module, EINVAL,
+        "the module lacks NO_RBP_MOD (TDX_FEATURES0 {features0:#x}, bit 18): it would change the host's frame pointer",
+        "update the module to 1.5.01 or later";
+    /// The storage for memory blocks is too small.
+    TooManyMemoryRanges {
+        /// How many fit.
+        limit: usize,
+    } = "too-many-memory-ranges", Host, ENOMEM,
+        "firmware reports more memory ranges than the {limit} that the host keeps",
+        "lend bring-up more storage for memory blocks";
+    /// Two ranges of the memory map overlap.
+    MemoryRangesOverlap {
+        /// The second of them.
+        range: PhysRange,
+    } = "memory-ranges-overlap", Platform, EINVAL,
+        "the firmware's memory map lists {range} twice or out of order",
+        "the firmware reports nonsense: update the BIOS";
+    /// There is no memory.
+    NoTdxMemory = "no-tdx-memory", Platform, ENOMEM,
+        "no memory above 1 MiB that TDX could use",
+        "the memory map is empty: check `memmap=` and `mem=` boot options";
+    /// Memory that TDX cannot protect.
+    RamOutsideCmrs {
+        /// The first such range.
+        range: PhysRange,
+    } = "ram-outside-cmrs", Platform, EINVAL,
+        "{range} is used as RAM but lies outside the convertible memory ranges (CMRs)",
+        "keep the range out of the page allocator (`memmap=`), leave CXL or persistent memory to devices, or let the BIOS convert it";
+    /// More TDMRs than the module takes.
+    TooManyTdmrs {
+        /// How many it takes.
+        limit: u16,
+        /// Where the next one would begin.
+        at: PhysAddr,
+    } = "too-many-tdmrs", Host, ENOSPC,
+        "the memory needs more than the {limit} TDMRs that the module takes; no entry is left for {at}",
+        "give the host fewer, larger memory ranges, or use the default TDMR rules, which merge neighbours";
+    /// More reserved areas in a TDMR than the module takes.
+    TooManyReservedAreas {
+        /// The TDMR.
+        tdmr: PhysRange,
+        /// How many it needs.
+        needed: usize,
+        /// How many it may have.
+        limit: u16,
+    } = "too-many-reserved-areas", Host, ENOSPC,
+        "TDMR {tdmr}: reserved areas exhausted, it needs {needed} and may have {limit}",
+        "the memory map is too fragmented: use the default TDMR rules, which reserve only what lies outside the CMRs";
+    /// No contiguous memory for a PAMT.
+    NoContiguousPamt {
+        /// Bytes.
+        bytes: u64,
+        /// For which TDMR.
+        tdmr: PhysRange,
+        /// Near which node.
+        node: NodeId,
+    } = "no-contiguous-pamt", Host, ENOMEM,
+        "no {bytes} contiguous bytes near {node} for the PAMT of TDMR {tdmr}",
+        "initialise TDX early at boot, before memory is fragmented, or free memory";
+    /// No memory for the tables of CONFIG.
+    NoMemory {
+        /// Bytes.
+        bytes: u64,
+    } = "no-memory", Host, ENOMEM,
+        "no {bytes} contiguous bytes for a table that the module reads or writes",
+        "free memory";
+    /// The host's own access failed.
+    MemoryAccessFailed {
+        /// How.
+        fault: MemoryFault,
+    } = "memory-access-failed", Platform, EFAULT,
+        "access to the host's own memory failed: {fault}",
+        "a page was poisoned or is gone: look at the machine check log";
+    /// A CPU did not run LP.INIT.
+    LpNotInitialised {
+        /// CPUs that did.
+        initialised: u32,
+        /// CPUs that the host knows.
+        possible: u32,
+        /// The CONFIG call.
+        error: SeamcallError,
+    } = "lp-not-initialised", Host, EIO,
+        "the module waits for CPUs: {initialised} of the host's {possible} ran TDH.SYS.LP.INIT ({error})",
+        "bring all CPUs online and remove `nosmt`, `maxcpus=` and `nr_cpus=`: every logical processor of the machine must take part";
+    /// CONFIG refused the layout.
+    ConfigFailed {
+        /// The call.
+        error: SeamcallError,
+    } = "config-failed", Host, EIO,
+        "the module refuses the memory layout: {error}",
+        "the detail bytes of the status name TDMR and area; compare them with the CMRs";
+    /// A package has no online CPU.
+    PackageOffline {
+        /// Which.
+        package: PackageId,
+    } = "package-offline", Host, EIO,
+        "{package} has no online CPU that could program its key",
+        "bring a CPU of the package online";
+    /// KEY.CONFIG failed.
+    KeyConfigFailed {
+        /// Where.
+        package: PackageId,
+        /// The call.
+        error: SeamcallError,
+    } = "key-config-failed", Platform, EIO,
+        "the global key of {package} cannot be programmed: {error}",
+        "if it says KEY_GENERATION_FAILED, entropy ran out for good: power-cycle, then suspect the CPU";
+    /// TDMR.INIT failed.
+    TdmrInitFailed {
+        /// Base of the TDMR.
+        tdmr: PhysAddr,
+        /// The call.
+        error: SeamcallError,
+    } = "tdmr-init-failed", Module, EIO,
+        "TDMR {tdmr} cannot be initialised: {error}",
+        "look the status up; after a power cycle bring-up can be tried again";
+    /// TDMR.INIT makes no progress.
+    TdmrInitStuck {
+        /// Base of the TDMR.
+        tdmr: PhysAddr,
+        /// Calls made.
+        calls: u64,
+    } = "tdmr-init-stuck", Module, EIO,
+        "TDMR {tdmr} is not initialised after {calls} calls",
+        "the module makes no progress: replace it";
+    /// Nothing was done yet.
+    NotInitialised = "not-initialised", Caller, ENODEV,
+        "the TDX module is not initialised",
+        "bring it up first";
+    /// Bring-up came before the early checks.
+    EarlyInitMissing = "early-init-missing", Caller, EINVAL,
+        "bring-up was asked for before the platform was checked",
+        "run the early checks first";
+    /// A second attempt.
+    AlreadyTried = "already-tried", Caller, EBUSY,
+        "bring-up was tried before in this boot, and the module cannot go back to its first state",
+        "power-cycle the machine";
+    /// Shutdown or crash has begun.
+    GoingDown = "going-down", Caller, ESHUTDOWN,
+        "the host is going down: no call to the module is made any more",
+        "wait for the next boot";
+    /// The last CPU of a package cannot go.
+    LastCpuOfPackage {
+        /// The CPU.
+        cpu: CpuNumber,
+        /// Its package.
+        package: PackageId,
+    } = "last-cpu-of-package", Caller, EBUSY,
+        "{cpu} is the last online CPU of {package}, and TDs hold KeyIDs whose caches only it can write back",
+        "shut the TDs down, or bring another CPU of the package online first";
+    /// SYS.DISABLE failed.
+    DisableFailed {
+        /// The call.
+        error: SeamcallError,
+    } = "disable-failed", Module, EIO,
+        "the module does not take its leave: {error}",
+        "modules without TDH.SYS.DISABLE stay as they are until the machine is reset; their memory must not be reused";
+    /// S3 or hibernation.
+    SuspendRefused {
+        /// What was asked for.
+        kind: crate::power::SuspendKind,
+    } = "suspend-refused", Caller, EBUSY,
+        "{kind} is refused while the TDX module is initialised: it would lose the keys",
+        "use suspend-to-idle";
+    /// Memory hotplug outside TDX memory.
+    HotplugOutsideTdxMemory {
+        /// What was to be added.
+        range: PhysRange,
+    } = "hotplug-outside-tdx-memory", Caller, EINVAL,
+        "{range} cannot go online: it was not TDX memory when the module was initialised",
+        "have the memory online at boot, or boot without TDX";
+    /// All guest KeyIDs are in use.
+    NoFreeKeyId {
+        /// How many there are.
+        total: u32,
+    } = "no-free-keyid", Caller, ENOSPC,
+        "all {total} guest KeyIDs are in use",
+        "shut a TD down, or raise the TDX share of the KeyIDs in the BIOS setup";
+    /// The KeyID was not given out.
+    KeyIdNotAllocated {
+        /// Which.
+        key: KeyId,
+    } = "keyid-not-allocated", Caller, EINVAL,
+        "KeyID {key} is not one that was given out",
+        "a bug of the caller: free a KeyID once, by the number that was given out";
+    /// The device is not there.
+    DeviceGone = "device-gone", Caller, ENODEV,
+        "the tdx_host device is not there",
+        "it exists from successful bring-up and the platform's readiness signal until its removal";
+    /// No such attribute.
+    NoSuchAttribute = "no-such-attribute", Caller, ENOENT,
+        "the tdx_host device has no such attribute",
+        "attributes of runtime update show only if the module can be updated and the CPU keeps the current VMCS over SEAMRET";
+    /// The attribute does not fit into the buffer.
+    BufferTooSmall {
+        /// Bytes that it has.
+        bytes: usize,
+    } = "buffer-too-small", Caller, EINVAL,
+        "the value does not fit into a buffer of {bytes} bytes",
+        "offer a page";
+    /// P-SEAMLDR does not answer.
+    SeamldrInfoFailed {
+        /// The call.
+        error: SeamcallError,
+    } = "seamldr-info-failed", Module, EIO,
+        "P-SEAMLDR does not tell of itself: {error}",
+        "VMfailInvalid means that no P-SEAMLDR is loaded: update the BIOS";
+}
+
+/// A CPU feature that bring-up needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CpuFeature {
+    /// XSAVE: the state of guests must be kept.
+    Xsave,
+    /// MOVDIR64B: clears private memory.
+    Movdir64b,
+    /// Self-snoop: caches stay coherent when attributes of memory change.
+    SelfSnoop,
+}
+
+impl core::fmt::Display for CpuFeature {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Xsave => "XSAVE (CPUID.1:ECX[26])",
+            Self::Movdir64b => "MOVDIR64B (CPUID.7.0:ECX[28])",
+            Self::SelfSnoop => "self-snoop (CPUID.1:EDX[27])",
+        })
+    }
+}
+
+impl From<MemoryFault> for HostError {
+    fn from(fault: MemoryFault) -> Self {
+        Self::MemoryAccessFailed { fault }
+    }
+}

@@ -1,0 +1,228 @@
+//! The state of the host side, stored by the embedder.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use tdx_abi::KeyIdPartitioning;
+use tdx_abi::msr::MsrIndex;
+
+use crate::cpu::CpuSlot;
+use crate::error::HostError;
+use crate::keyid::KeyIdPool;
+use crate::memory::{MemoryBlock, TdxMemory};
+use crate::seamcall::{Gate, SeamPort};
+use crate::seamldr::Seamldr;
+use crate::sync::{Spin, SpinOnce};
+use crate::sysinfo::{SysInfo, SysInfoCell};
+use crate::tdmr::TdmrTable;
+use crate::traits::{CpuNumber, CpuPin, Cpus, Firmware, LeakCounter, Processor, Seam, Vmx, first_online};
+use crate::vmx::{VmxClients, VmxPort, vmx_basic};
+
+/// Where in its life the host side is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Lifecycle {
+    /// Nothing was done, or the platform does not do.
+    Off = 0,
+    /// The platform was checked; the module was not called yet.
+    Checked = 1,
+    /// Bring-up runs.
+    BringingUp = 2,
+    /// The module is initialised.
+    Ready = 3,
+    /// Bring-up failed and cannot be tried again in this boot.
+    Failed = 4,
+    /// The module was disabled in order.
+    ShutDown = 5,
+    /// The host crashed.
+    Crashed = 6,
+}
+
+impl Lifecycle {
+    const ALL: [Self; 7] = [
+        Self::Off,
+        Self::Checked,
+        Self::BringingUp,
+        Self::Ready,
+        Self::Failed,
+        Self::ShutDown,
+        Self::Crashed,
+    ];
+
+    /// One word for tables and documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Checked => "checked",
+            Self::BringingUp => "bringing-up",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+            Self::ShutDown => "shut-down",
+            Self::Crashed => "crashed",
+        }
+    }
+}
+
+/// The memory that the module was given. Whoever holds it `&mut` holds memory hotplug off.
+#[derive(Debug)]
+pub struct HostMemory<B, L: LeakCounter> {
+    /// TDX memory blocks.
+    pub blocks: TdxMemory<B>,
+    /// TDMRs and their PAMTs.
+    pub tdmrs: TdmrTable<L>,
+}
+
+impl<B: AsRef<[MemoryBlock]> + AsMut<[MemoryBlock]>, L: LeakCounter> HostMemory<B, L> {
+    /// No memory; as many blocks fit as `storage` has room for.
+    pub const fn new(storage: B) -> Self {
+        Self { blocks: TdxMemory::new(storage), tdmrs: TdmrTable::new() }
+    }
+}
+
+/// Everything that is shared between CPUs. All of it can be read at any time without a lock.
+///
+/// `C` stores one [`CpuSlot`] per possible CPU; `K` is the embedder's lock for P-SEAMLDR.
+#[derive(Debug, Default)]
+pub struct HostState<C, K = Spin> {
+    cpus: C,
+    gate: Gate,
+    lifecycle: AtomicU8,
+    clients: VmxClients,
+    keyids: KeyIdPool,
+    sysinfo: SysInfoCell,
+    partial_write_erratum: AtomicBool,
+    pub(crate) sys_init: SpinOnce<5>,
+    seamldr: Seamldr<K>,
+}
+
+impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
+    /// The state before anything happened; `lock` serialises calls of P-SEAMLDR.
+    pub const fn new(cpus: C, lock: K) -> Self {
+        Self {
+            cpus,
+            gate: Gate::new(),
+            lifecycle: AtomicU8::new(Lifecycle::Off as u8),
+            clients: VmxClients::new(),
+            keyids: KeyIdPool::new(),
+            sysinfo: SysInfoCell::new(),
+            partial_write_erratum: AtomicBool::new(false),
+            sys_init: SpinOnce::new(),
+            seamldr: Seamldr::new(lock),
+        }
+    }
+
+    /// Where in its life the host side is.
+    pub fn lifecycle(&self) -> Lifecycle {
+        let number = usize::from(self.lifecycle.load(Ordering::Acquire));
+        Lifecycle::ALL.get(number).copied().unwrap_or(Lifecycle::Off)
+    }
+
+    /// Goes from `from` to `to`; the present state if it is another.
+    pub(crate) fn step(&self, from: Lifecycle, to: Lifecycle) -> Result<(), Lifecycle> {
+        let swap = self.lifecycle.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire);
+        swap.map(|_| ()).map_err(|_| self.lifecycle())
+    }
+
+    /// Ends the life for good; no call to the module is made from here on.
+    pub(crate) fn end(&self, how: Lifecycle) {
+        self.gate.close();
+        self.lifecycle.store(how as u8, Ordering::Release);
+    }
+
+    /// True once the host goes down.
+    pub fn is_going_down(&self) -> bool {
+        self.gate.is_closed()
+    }
+
+    /// Fails unless the module is initialised.
+    pub fn ready(&self) -> Result<(), HostError> {
+        if self.is_going_down() {
+            return Err(HostError::GoingDown);
+        }
+        if self.lifecycle() == Lifecycle::Ready { Ok(()) } else { Err(HostError::NotInitialised) }
+    }
+
+    /// The state of each CPU.
+    pub fn cpus(&self) -> &[CpuSlot] {
+        self.cpus.as_ref()
+    }
+
+    /// Client numbers of VMX operation.
+    pub fn vmx_clients(&self) -> &VmxClients {
+        &self.clients
+    }
+
+    /// Private KeyIDs.
+    pub fn keyids(&self) -> &KeyIdPool {
+        &self.keyids
+    }
+
+    /// The module's metadata; `None` before it was read.
+    pub fn sysinfo(&self) -> Option<SysInfo> {
+        self.sysinfo.get()
+    }
+
+    pub(crate) fn sysinfo_cell(&self) -> &SysInfoCell {
+        &self.sysinfo
+    }
+
+    /// P-SEAMLDR.
+    pub fn seamldr(&self) -> &Seamldr<K> {
+        &self.seamldr
+    }
+
+    /// True if a partial write to a private line poisons it silently.
+    pub fn partial_write_erratum(&self) -> bool {
+        self.partial_write_erratum.load(Ordering::Relaxed)
+    }
+
+    /// The way to the module.
+    pub fn port<'a, S: Seam + ?Sized>(&'a self, seam: &'a S) -> SeamPort<'a, S> {
+        SeamPort::new(seam, &self.gate, self.cpus())
+    }
+
+    /// VMX operation of the CPUs.
+    pub fn vmx<'a, P: Vmx + Processor + ?Sized>(&'a self, platform: &'a P) -> VmxPort<'a, P> {
+        VmxPort::new(platform, &self.gate, self.cpus())
+    }
+}
+
+impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
+    /// Checks the platform on the boot CPU before any call to the module. May be repeated until it
+    /// succeeds.
+    pub fn early_init<P>(&self, platform: &P) -> Result<(), HostError>
+    where
+        P: Cpus + Processor + Firmware + ?Sized,
+    {
+        if self.is_going_down() {
+            return Err(HostError::GoingDown);
+        }
+        if self.lifecycle() != Lifecycle::Off {
+            return Ok(());
+        }
+        let boot = boot_cpu(platform)?;
+        platform.on_cpu(boot, &|pin| self.check_platform(platform, pin))?;
+        self.partial_write_erratum.store(platform.partial_write_erratum(), Ordering::Relaxed);
+        // Somebody else may have come first, with the same result.
+        let _ = self.step(Lifecycle::Off, Lifecycle::Checked);
+        Ok(())
+    }
+
+    fn check_platform<P>(&self, platform: &P, pin: &CpuPin<'_>) -> Result<(), HostError>
+    where
+        P: Processor + Firmware + ?Sized,
+    {
+        let split = platform.rdmsr(pin, MsrIndex::IA32_MKTME_KEYID_PARTITIONING);
+        let split = split.map(KeyIdPartitioning::from_msr).map_err(|_| HostError::NoTdx)?;
+        self.keyids.configure(split)?;
+        vmx_basic(platform, pin)?;
+        if platform.hibernation_possible() {
+            return Err(HostError::HibernationPossible);
+        }
+        Ok(())
+    }
+}
+
+/// The lowest-numbered online CPU.
+pub(crate) fn boot_cpu<P: Cpus + ?Sized>(platform: &P) -> Result<CpuNumber, HostError> {
+    first_online(platform, |_| true).ok_or(HostError::NoCpuOnline)
+}

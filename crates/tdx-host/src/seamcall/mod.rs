@@ -1,0 +1,244 @@
+//! Calls to the TDX module and P-SEAMLDR: one typed wrapper per leaf over one policy of retry and
+//! resumption, which is nowhere else.
+
+mod seamldr;
+mod sys;
+
+use core::fmt;
+use core::hint;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use tdx_abi::Registers;
+use tdx_abi::leaf::LeafWord;
+use tdx_abi::status::{SeamldrStatus, Status, StatusCode};
+
+use crate::cpu::CpuSlot;
+use crate::errno::Errno;
+use crate::traits::{CpuPin, Seam, SeamcallFault};
+
+pub use sys::{ConfigRequest, KeyConfigured, NextAddress};
+
+/// Tries of a call that finds no entropy, the first included.
+pub const ENTROPY_TRIES: u32 = 10;
+/// Tries of a call that finds a lock taken, the first included. No lock of the module is held longer
+/// than one call.
+pub const BUSY_TRIES: u32 = 10_000;
+/// Times that an interrupted call is resumed.
+pub const RESUME_TRIES: u32 = 1_000_000;
+
+/// What stood in the way of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeamcallCause {
+    /// The module ended with a status that is no success.
+    Status(Status),
+    /// P-SEAMLDR ended with a status that is no success.
+    Loader(SeamldrStatus),
+    /// SEAMCALL did not get there.
+    Fault(SeamcallFault),
+    /// No call was made: the host is going down.
+    GoingDown,
+}
+
+/// A call that failed.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub struct SeamcallError {
+    /// Which call.
+    pub leaf: LeafWord,
+    /// What stood in the way.
+    pub cause: SeamcallCause,
+    /// RCX after the call: error details of some leaves.
+    pub rcx: u64,
+    /// RDX after the call.
+    pub rdx: u64,
+}
+
+impl SeamcallError {
+    /// The module's status, if it answered.
+    pub const fn status(&self) -> Option<Status> {
+        match self.cause {
+            SeamcallCause::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// True if the module answered with `code`, whatever the detail.
+    pub fn is(&self, code: StatusCode) -> bool {
+        self.status().is_some_and(|status| status.is(code))
+    }
+
+    /// Error number as Linux maps it.
+    pub const fn errno(&self) -> Errno {
+        match self.cause {
+            SeamcallCause::Status(_) | SeamcallCause::Loader(_) => Errno::EIO,
+            SeamcallCause::Fault(SeamcallFault::VmFailInvalid) => Errno::ENODEV,
+            SeamcallCause::Fault(SeamcallFault::GeneralProtection) => Errno::EOPNOTSUPP,
+            SeamcallCause::Fault(SeamcallFault::InvalidOpcode) => Errno::EACCES,
+            SeamcallCause::GoingDown => Errno::ESHUTDOWN,
+        }
+    }
+}
+
+impl fmt::Display for SeamcallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause {
+            SeamcallCause::Status(status) => {
+                write!(f, "{:?} returned {status}", self.leaf)?;
+                if self.rcx != 0 || self.rdx != 0 {
+                    write!(f, ", RCX {:#x}, RDX {:#x}", self.rcx, self.rdx)?;
+                }
+                Ok(())
+            }
+            SeamcallCause::Loader(status) => write!(f, "{:?} returned {status}", self.leaf),
+            SeamcallCause::Fault(fault) => write!(f, "{:?}: {fault}", self.leaf),
+            SeamcallCause::GoingDown => write!(f, "{:?} was not called, the host is going down", self.leaf),
+        }
+    }
+}
+
+impl fmt::Debug for SeamcallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Closed once the host goes down; from then on no SEAMCALL is made.
+#[derive(Debug, Default)]
+pub struct Gate(AtomicBool);
+
+impl Gate {
+    /// An open gate.
+    pub const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    /// Closes the gate for good. Takes no lock, fit for a crash.
+    pub fn close(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// True after [`Gate::close`].
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The way to the module: the instruction, the gate and the flags of each CPU.
+#[derive(Debug)]
+pub struct SeamPort<'a, S: Seam + ?Sized> {
+    seam: &'a S,
+    gate: &'a Gate,
+    cpus: &'a [CpuSlot],
+}
+
+impl<S: Seam + ?Sized> Clone for SeamPort<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Seam + ?Sized> Copy for SeamPort<'_, S> {}
+
+impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
+    /// A port; `cpus` holds one slot per possible CPU.
+    pub const fn new(seam: &'a S, gate: &'a Gate, cpus: &'a [CpuSlot]) -> Self {
+        Self { seam, gate, cpus }
+    }
+
+    /// One SEAMCALL: no retry, no judgement of the status.
+    #[inline]
+    fn once(
+        &self,
+        pin: &CpuPin<'_>,
+        leaf: LeafWord,
+        registers: &mut Registers,
+    ) -> Result<u64, SeamcallCause> {
+        if self.gate.is_closed() {
+            return Err(SeamcallCause::GoingDown);
+        }
+        // Before the call: the module may leave private lines in this CPU's caches even if it fails.
+        if let Some(slot) = self.cpus.get(pin.cpu().0 as usize) {
+            slot.mark_cache_incoherent();
+        }
+        registers.rax = leaf.raw();
+        self.seam.seamcall(pin, registers).map_err(SeamcallCause::Fault)?;
+        Ok(registers.rax)
+    }
+
+    /// A call to the module under the policy. `Ok` holds a status without the error bit.
+    #[inline]
+    fn call(
+        &self,
+        pin: &CpuPin<'_>,
+        leaf: LeafWord,
+        registers: &mut Registers,
+    ) -> Result<Status, SeamcallError> {
+        let input = *registers;
+        let first = self.once(pin, leaf, registers).map(Status::from_raw);
+        match first {
+            Ok(status) if !status.is_error() => Ok(status),
+            first => self.call_again(pin, leaf, &input, registers, first),
+        }
+    }
+
+    /// Everything behind a first try that did not succeed.
+    #[cold]
+    fn call_again(
+        &self,
+        pin: &CpuPin<'_>,
+        leaf: LeafWord,
+        input: &Registers,
+        registers: &mut Registers,
+        mut last: Result<Status, SeamcallCause>,
+    ) -> Result<Status, SeamcallError> {
+        let (mut entropy, mut busy, mut resumed) = (1, 1, 0);
+        loop {
+            let fail = |cause, registers: &Registers| {
+                Err(SeamcallError { leaf, cause, rcx: registers.rcx, rdx: registers.rdx })
+            };
+            let status = match last {
+                Err(cause) => return Err(SeamcallError { leaf, cause, rcx: 0, rdx: 0 }),
+                Ok(status) if !status.is_error() => return Ok(status),
+                Ok(status) => status,
+            };
+            let tries = match status.code() {
+                StatusCode::RND_NO_ENTROPY | StatusCode::KEY_GENERATION_FAILED => {
+                    (&mut entropy, ENTROPY_TRIES)
+                }
+                StatusCode::SYS_BUSY | StatusCode::OPERAND_BUSY => (&mut busy, BUSY_TRIES),
+                StatusCode::INTERRUPTED_RESUMABLE => (&mut resumed, RESUME_TRIES),
+                _ => return fail(SeamcallCause::Status(status), registers),
+            };
+            let (count, limit) = tries;
+            if *count >= limit {
+                return fail(SeamcallCause::Status(status), registers);
+            }
+            *count += 1;
+            // A resumed call goes on with the registers as returned, a repeated one with those of its start:
+            // some leaves clear registers before they check anything.
+            if status.code() != StatusCode::INTERRUPTED_RESUMABLE {
+                *registers = *input;
+            }
+            hint::spin_loop();
+            last = self.once(pin, leaf, registers).map(Status::from_raw);
+        }
+    }
+
+    /// A call of a leaf for which only plain success will do.
+    fn call_plain(
+        &self,
+        pin: &CpuPin<'_>,
+        leaf: LeafWord,
+        registers: &mut Registers,
+    ) -> Result<(), SeamcallError> {
+        let status = self.call(pin, leaf, registers)?;
+        if status == StatusCode::SUCCESS.plain() {
+            return Ok(());
+        }
+        Err(unexpected(leaf, status, registers))
+    }
+}
+
+/// A status without the error bit that the leaf does not have.
+fn unexpected(leaf: LeafWord, status: Status, registers: &Registers) -> SeamcallError {
+    SeamcallError { leaf, cause: SeamcallCause::Status(status), rcx: registers.rcx, rdx: registers.rdx }
+}

@@ -1,0 +1,112 @@
+//! TDH.SYS leaves.
+
+use tdx_abi::features::Features0;
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
+use tdx_abi::metadata::FieldId;
+use tdx_abi::status::StatusCode;
+use tdx_abi::{KeyId, PhysAddr, Registers};
+
+use super::{SeamPort, SeamcallError, unexpected};
+use crate::traits::{CpuPin, Seam};
+
+/// Operands of TDH.SYS.CONFIG.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigRequest {
+    /// Array of the addresses of the TDMR_INFO structures, 512-byte aligned.
+    pub tdmr_array: PhysAddr,
+    /// Entries in it.
+    pub count: u64,
+    /// The module's own KeyID.
+    pub global_key: KeyId,
+}
+
+/// What TDH.SYS.KEY.CONFIG did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyConfigured {
+    /// It programmed the key of this package.
+    Now,
+    /// The package had its key before.
+    Before,
+}
+
+/// Where TDH.SYS.TDMR.INIT goes on, a multiple of 1 GiB; `None` if the TDMR was finished before the call.
+pub type NextAddress = Option<PhysAddr>;
+
+impl<S: Seam + ?Sized> SeamPort<'_, S> {
+    /// TDH.SYS.INIT: starts the module, once per machine, on any CPU.
+    pub fn sys_init(&self, pin: &CpuPin<'_>) -> Result<(), SeamcallError> {
+        let mut registers = Registers::default();
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_INIT, 0), &mut registers)
+    }
+
+    /// TDH.SYS.LP.INIT: makes this CPU known to the module, once per CPU.
+    pub fn sys_lp_init(&self, pin: &CpuPin<'_>) -> Result<(), SeamcallError> {
+        let mut registers = Registers::default();
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_LP_INIT, 0), &mut registers)
+    }
+
+    /// TDH.SYS.RD: reads one global metadata field.
+    #[inline]
+    pub fn sys_rd(&self, pin: &CpuPin<'_>, field: FieldId) -> Result<u64, SeamcallError> {
+        let mut registers = Registers { rdx: field.0, ..Registers::default() };
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_RD, 0), &mut registers)?;
+        Ok(registers.r8)
+    }
+
+    /// TDH.SYS.CONFIG version 0: gives the module its memory and its KeyID.
+    pub fn sys_config(&self, pin: &CpuPin<'_>, request: ConfigRequest) -> Result<(), SeamcallError> {
+        let mut registers = config_registers(request);
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_CONFIG, 0), &mut registers)
+    }
+
+    /// TDH.SYS.CONFIG version 1: as version 0, and switches on the add-on features of `opt_in`.
+    pub fn sys_config_v1(
+        &self,
+        pin: &CpuPin<'_>,
+        request: ConfigRequest,
+        opt_in: Features0,
+    ) -> Result<(), SeamcallError> {
+        // R10 and R11 stay 0: nothing is defined for them that this host would ask for.
+        let mut registers = Registers { r9: opt_in.bits(), ..config_registers(request) };
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_CONFIG, 1), &mut registers)
+    }
+
+    /// TDH.SYS.KEY.CONFIG: programs the global key on this CPU's package.
+    pub fn sys_key_config(&self, pin: &CpuPin<'_>) -> Result<KeyConfigured, SeamcallError> {
+        let leaf = LeafWord::module(SeamcallLeaf::SYS_KEY_CONFIG, 0);
+        let mut registers = Registers::default();
+        let status = self.call(pin, leaf, &mut registers)?;
+        match status.code() {
+            StatusCode::SUCCESS => Ok(KeyConfigured::Now),
+            StatusCode::KEY_CONFIGURED => Ok(KeyConfigured::Before),
+            _ => Err(unexpected(leaf, status, &registers)),
+        }
+    }
+
+    /// TDH.SYS.TDMR.INIT: one step of the TDMR that begins at `base`.
+    pub fn sys_tdmr_init(&self, pin: &CpuPin<'_>, base: PhysAddr) -> Result<NextAddress, SeamcallError> {
+        let leaf = LeafWord::module(SeamcallLeaf::SYS_TDMR_INIT, 0);
+        let mut registers = Registers { rcx: base.as_u64(), ..Registers::default() };
+        let status = self.call(pin, leaf, &mut registers)?;
+        match status.code() {
+            StatusCode::SUCCESS => Ok(Some(PhysAddr::new(registers.rdx))),
+            StatusCode::TDMR_ALREADY_INITIALIZED => Ok(None),
+            _ => Err(unexpected(leaf, status, &registers)),
+        }
+    }
+
+    /// TDH.SYS.DISABLE: ends the module until it is loaded again.
+    pub fn sys_disable(&self, pin: &CpuPin<'_>) -> Result<(), SeamcallError> {
+        let mut registers = Registers::default();
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_DISABLE, 0), &mut registers)
+    }
+}
+
+fn config_registers(request: ConfigRequest) -> Registers {
+    Registers {
+        rcx: request.tdmr_array.as_u64(),
+        rdx: request.count,
+        r8: u64::from(request.global_key.number()),
+        ..Registers::default()
+    }
+}

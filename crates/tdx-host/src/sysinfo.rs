@@ -1,0 +1,322 @@
+//! What the module tells of itself: global metadata as one snapshot.
+
+use core::fmt;
+
+use tdx_abi::cmr::MAX_CMRS;
+use tdx_abi::features::Features0;
+use tdx_abi::metadata::{FieldId, sys};
+use tdx_abi::seamldr::Version;
+use tdx_abi::status::StatusCode;
+use tdx_abi::tdmr::{MAX_RESERVED_AREAS, MAX_TDMRS};
+use tdx_abi::{PAGE_SIZE, PageLevel, PhysAddr, PhysRange};
+
+use crate::error::HostError;
+use crate::memory::CmrSet;
+use crate::seamcall::{SeamPort, SeamcallError};
+use crate::sync::SeqCell;
+use crate::traits::{CpuPin, Seam};
+
+/// Configurable CPUID leaves that are kept.
+pub const MAX_CPUID_CONFIGS: usize = 32;
+
+/// Must the module have a field?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Without it the host cannot work.
+    Must,
+    /// Newer modules have it.
+    May,
+}
+
+/// Single fields that are read. The index is the place in the snapshot; the last column says whether
+/// TDH.SYS.CONFIG may change the value, so that it is read again behind it.
+const FIELDS: [(FieldId, Need, bool); FIELD_COUNT] = [
+    (sys::MAJOR_VERSION, Need::Must, false),
+    (sys::MINOR_VERSION, Need::Must, false),
+    (sys::UPDATE_VERSION, Need::Must, false),
+    (sys::BUILD_DATE, Need::May, false),
+    (sys::BUILD_NUM, Need::May, false),
+    (sys::TDX_FEATURES0, Need::Must, true),
+    (sys::MODULE_HV, Need::May, false),
+    (sys::MIN_UPDATE_HV, Need::May, false),
+    (sys::NO_DOWNGRADE, Need::May, false),
+    (sys::MAX_TDMRS, Need::Must, false),
+    (sys::MAX_RESERVED_PER_TDMR, Need::Must, false),
+    (sys::PAMT_4K_ENTRY_SIZE, Need::Must, false),
+    (sys::PAMT_2M_ENTRY_SIZE, Need::Must, false),
+    (sys::PAMT_1G_ENTRY_SIZE, Need::Must, false),
+    (sys::TDR_BASE_SIZE, Need::Must, true),
+    (sys::TDCS_BASE_SIZE, Need::Must, true),
+    (sys::TDVPS_BASE_SIZE, Need::Must, true),
+    (sys::ATTRIBUTES_FIXED0, Need::Must, true),
+    (sys::ATTRIBUTES_FIXED1, Need::Must, true),
+    (sys::XFAM_FIXED0, Need::Must, true),
+    (sys::XFAM_FIXED1, Need::Must, true),
+    (sys::MAX_VCPUS_PER_TD, Need::May, true),
+    (sys::NUM_CPUID_CONFIG, Need::Must, true),
+    (sys::NUM_CMRS, Need::Must, false),
+];
+
+const FIELD_COUNT: usize = 24;
+const LEAVES_AT: usize = FIELD_COUNT;
+const VALUES_AT: usize = LEAVES_AT + MAX_CPUID_CONFIGS;
+const CMR_BASES_AT: usize = VALUES_AT + 2 * MAX_CPUID_CONFIGS;
+const CMR_SIZES_AT: usize = CMR_BASES_AT + MAX_CMRS;
+const PRESENT_AT: usize = CMR_SIZES_AT + MAX_CMRS;
+const WORDS: usize = PRESENT_AT + 1;
+
+/// A CPUID leaf of which a TD may be given bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Register names are the hardware's own.
+pub struct CpuidConfigEntry {
+    /// Leaf.
+    pub leaf: u32,
+    /// Sub-leaf; all ones if the leaf has none.
+    pub subleaf: u32,
+    /// EAX in bits 31:0, EBX above: configurable bits.
+    pub eax_ebx: u64,
+    /// ECX in bits 31:0, EDX above.
+    pub ecx_edx: u64,
+}
+
+/// The module's global metadata at one moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SysInfo {
+    words: [u64; WORDS],
+}
+
+impl SysInfo {
+    /// Value of a field that is read; `None` for one that is not, or that the module lacks.
+    pub fn field(&self, field: FieldId) -> Option<u64> {
+        let index = FIELDS.iter().position(|row| row.0 == field)?;
+        let present = self.words.get(PRESENT_AT)? >> index & 1 == 1;
+        if present { self.words.get(index).copied() } else { None }
+    }
+
+    /// Value of a field that the module must have; 0 in its absence cannot occur after [`read`].
+    fn must(&self, field: FieldId) -> u64 {
+        self.field(field).unwrap_or(0)
+    }
+
+    fn small(&self, field: FieldId) -> u16 {
+        u16::try_from(self.must(field)).unwrap_or(u16::MAX)
+    }
+
+    /// Version of the module.
+    pub fn version(&self) -> Version {
+        Version::new(
+            self.small(sys::MAJOR_VERSION),
+            self.small(sys::MINOR_VERSION),
+            self.small(sys::UPDATE_VERSION),
+        )
+    }
+
+    /// Build number; `None` if the module does not tell.
+    pub fn build_num(&self) -> Option<u16> {
+        self.field(sys::BUILD_NUM).and_then(|value| u16::try_from(value).ok())
+    }
+
+    /// Build date, BCD yyyymmdd; `None` if the module does not tell.
+    pub fn build_date(&self) -> Option<u32> {
+        self.field(sys::BUILD_DATE).and_then(|value| u32::try_from(value).ok())
+    }
+
+    /// TDX_FEATURES0.
+    pub fn features0(&self) -> Features0 {
+        Features0::from_bits(self.must(sys::TDX_FEATURES0))
+    }
+
+    /// TDMRs that TDH.SYS.CONFIG takes, at most [`MAX_TDMRS`].
+    pub fn max_tdmrs(&self) -> u16 {
+        self.small(sys::MAX_TDMRS)
+    }
+
+    /// Reserved areas per TDMR, at most [`MAX_RESERVED_AREAS`].
+    pub fn max_reserved_per_tdmr(&self) -> u16 {
+        self.small(sys::MAX_RESERVED_PER_TDMR)
+    }
+
+    /// Bytes of a PAMT entry of `level`.
+    pub fn pamt_entry_size(&self, level: PageLevel) -> u64 {
+        self.must(match level {
+            PageLevel::Size4K => sys::PAMT_4K_ENTRY_SIZE,
+            PageLevel::Size2M => sys::PAMT_2M_ENTRY_SIZE,
+            PageLevel::Size1G => sys::PAMT_1G_ENTRY_SIZE,
+        })
+    }
+
+    /// VCPUs that one TD can have; `None` if the module does not tell.
+    pub fn max_vcpus_per_td(&self) -> Option<u16> {
+        self.field(sys::MAX_VCPUS_PER_TD).and_then(|value| u16::try_from(value).ok())
+    }
+
+    /// Configurable CPUID leaves.
+    pub fn cpuid_configs(&self) -> impl Iterator<Item = CpuidConfigEntry> + '_ {
+        let count = usize::from(self.small(sys::NUM_CPUID_CONFIG)).min(MAX_CPUID_CONFIGS);
+        let leaves = self.words.get(LEAVES_AT..LEAVES_AT + count).unwrap_or_default();
+        let values = self.words.get(VALUES_AT..VALUES_AT + 2 * count).unwrap_or_default();
+        leaves.iter().zip(values.chunks_exact(2)).map(|(&leaf, value)| CpuidConfigEntry {
+            leaf: low(leaf),
+            subleaf: low(leaf >> 32),
+            eax_ebx: value.first().copied().unwrap_or(0),
+            ecx_edx: value.get(1).copied().unwrap_or(0),
+        })
+    }
+
+    /// The convertible memory ranges as the module reports them, unused entries skipped.
+    pub fn cmrs(&self) -> impl Iterator<Item = PhysRange> + '_ {
+        let bases = self.words.get(CMR_BASES_AT..CMR_BASES_AT + MAX_CMRS).unwrap_or_default();
+        let sizes = self.words.get(CMR_SIZES_AT..CMR_SIZES_AT + MAX_CMRS).unwrap_or_default();
+        bases
+            .iter()
+            .zip(sizes)
+            .filter(|(_, size)| **size != 0)
+            .filter_map(|(&base, &size)| PhysRange::from_size(PhysAddr::new(base), size))
+    }
+
+    /// The convertible memory ranges in order, those that touch joined.
+    pub fn cmr_set(&self) -> CmrSet {
+        CmrSet::new(self.cmrs()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for SysInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SysInfo")
+            .field("version", &format_args!("{}", self.version()))
+            .field("features0", &self.features0())
+            .finish_non_exhaustive()
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)] // Takes the low half on purpose.
+const fn low(word: u64) -> u32 {
+    word as u32
+}
+
+/// A snapshot that readers take without a lock and never see torn.
+pub type SysInfoCell = SeqCell<WORDS>;
+
+impl SysInfoCell {
+    /// Publishes `info`.
+    pub fn set(&self, info: &SysInfo) {
+        self.publish(&info.words);
+    }
+
+    /// The snapshot; `None` before the first one.
+    pub fn get(&self) -> Option<SysInfo> {
+        self.read().map(|words| SysInfo { words })
+    }
+}
+
+/// Reads everything, from the CPU of `pin`, which has run TDH.SYS.LP.INIT.
+pub(crate) fn read<S: Seam + ?Sized>(port: &SeamPort<'_, S>, pin: &CpuPin<'_>) -> Result<SysInfo, HostError> {
+    let mut info = SysInfo { words: [0; WORDS] };
+    read_fields(port, pin, &mut info, |_| true)?;
+    validate(&info)?;
+    read_cpuid(port, pin, &mut info)?;
+    for k in 0..u32::from(info.small(sys::NUM_CMRS)) {
+        let place = k as usize;
+        let base = read_field(port, pin, sys::CMR_BASE.element(k))?;
+        let size = read_field(port, pin, sys::CMR_SIZE.element(k))?;
+        if PhysRange::from_size(PhysAddr::new(base), size).is_none() {
+            return Err(HostError::MetadataInvalid { field: sys::CMR_SIZE.element(k), value: size });
+        }
+        put(&mut info, CMR_BASES_AT + place, base);
+        put(&mut info, CMR_SIZES_AT + place, size);
+    }
+    Ok(info)
+}
+
+/// Reads again what TDH.SYS.CONFIG may have changed.
+pub(crate) fn refresh_after_config<S: Seam + ?Sized>(
+    port: &SeamPort<'_, S>,
+    pin: &CpuPin<'_>,
+    info: &mut SysInfo,
+) -> Result<(), HostError> {
+    read_fields(port, pin, info, |changes| changes)?;
+    validate(info)?;
+    read_cpuid(port, pin, info)
+}
+
+fn read_fields<S: Seam + ?Sized>(
+    port: &SeamPort<'_, S>,
+    pin: &CpuPin<'_>,
+    info: &mut SysInfo,
+    wanted: impl Fn(bool) -> bool,
+) -> Result<(), HostError> {
+    for (index, &(field, need, changes)) in FIELDS.iter().enumerate() {
+        if !wanted(changes) {
+            continue;
+        }
+        match port.sys_rd(pin, field) {
+            Ok(value) => {
+                put(info, index, value);
+                let present = info.words.get(PRESENT_AT).copied().unwrap_or(0);
+                put(info, PRESENT_AT, present | 1 << index);
+            }
+            Err(error) if need == Need::May && error.is(StatusCode::METADATA_FIELD_ID_INCORRECT) => {}
+            Err(error) => return Err(read_failed(index, field, error)),
+        }
+    }
+    Ok(())
+}
+
+fn read_cpuid<S: Seam + ?Sized>(
+    port: &SeamPort<'_, S>,
+    pin: &CpuPin<'_>,
+    info: &mut SysInfo,
+) -> Result<(), HostError> {
+    for k in 0..u32::from(info.small(sys::NUM_CPUID_CONFIG)) {
+        let place = k as usize;
+        let leaf = read_field(port, pin, sys::CPUID_CONFIG_LEAVES.element(k))?;
+        put(info, LEAVES_AT + place, leaf);
+        for half in 0..2u32 {
+            let value = read_field(port, pin, sys::CPUID_CONFIG_VALUES.element(2 * k + half))?;
+            put(info, VALUES_AT + 2 * place + half as usize, value);
+        }
+    }
+    Ok(())
+}
+
+fn read_field<S: Seam + ?Sized>(
+    port: &SeamPort<'_, S>,
+    pin: &CpuPin<'_>,
+    field: FieldId,
+) -> Result<u64, HostError> {
+    port.sys_rd(pin, field).map_err(|error| from_read(field, error))
+}
+
+fn put(info: &mut SysInfo, place: usize, value: u64) {
+    if let Some(word) = info.words.get_mut(place) {
+        *word = value;
+    }
+}
+
+/// A TDX 1.0 module does not know the leaf: it says so at the very first field.
+fn read_failed(index: usize, field: FieldId, error: SeamcallError) -> HostError {
+    let unknown_leaf = error.is(StatusCode::SYS_NOT_READY) || error.is(StatusCode::OPERAND_INVALID);
+    if index == 0 && unknown_leaf {
+        return HostError::ModuleTooOld { error };
+    }
+    from_read(field, error)
+}
+
+fn from_read(field: FieldId, error: SeamcallError) -> HostError {
+    crate::bringup::transport(error).unwrap_or(HostError::MetadataReadFailed { field, error })
+}
+
+/// Refuses values that would lead the host astray.
+fn validate(info: &SysInfo) -> Result<(), HostError> {
+    let within = |field: FieldId, low: u64, high: u64| {
+        let value = info.must(field);
+        if (low..=high).contains(&value) { Ok(()) } else { Err(HostError::MetadataInvalid { field, value }) }
+    };
+    within(sys::MAX_TDMRS, 1, MAX_TDMRS as u64)?;
+    within(sys::MAX_RESERVED_PER_TDMR, 1, MAX_RESERVED_AREAS as u64)?;
+    for level in [sys::PAMT_4K_ENTRY_SIZE, sys::PAMT_2M_ENTRY_SIZE, sys::PAMT_1G_ENTRY_SIZE] {
+        within(level, 1, PAGE_SIZE)?;
+    }
+    within(sys::NUM_CPUID_CONFIG, 0, MAX_CPUID_CONFIGS as u64)?;
+    within(sys::NUM_CMRS, 1, MAX_CMRS as u64)
+}

@@ -1,0 +1,248 @@
+//! TDMRs by the default rules: as few reserved areas as the CMRs allow, as near to the nodes as the number
+//! of TDMRs allows.
+
+use tdx_abi::addr::SIZE_1G;
+use tdx_abi::tdmr::MAX_TDMRS;
+use tdx_abi::{PhysAddr, PhysRange};
+
+use super::{Pamt, ReservedList, Tdmr, TdmrLimits, TdmrTable, allocate_pamt, blocks_in, gib_around};
+use crate::error::HostError;
+use crate::memory::{CmrSet, MemoryBlock};
+use crate::traits::{LeakCounter, Pages};
+
+/// A place between two memory blocks where one TDMR may end and the next begin.
+#[derive(Clone, Copy, Default)]
+struct Border {
+    /// End of the TDMR before.
+    end: PhysAddr,
+    /// Start of the TDMR behind.
+    start: PhysAddr,
+}
+
+impl Border {
+    /// Bytes of PAMT-covered hole that the border saves; 0 where it only parts two nodes.
+    fn gap(&self) -> u64 {
+        self.start.as_u64() - self.end.as_u64()
+    }
+}
+
+pub(super) fn build<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
+    table: &mut TdmrTable<L>,
+    blocks: &[MemoryBlock],
+    cmrs: &CmrSet,
+    limits: &TdmrLimits,
+    pages: &P,
+) -> Result<(), HostError> {
+    lay_out(table, blocks, limits)?;
+    split_crowded(table, cmrs, limits, pages);
+    let mut moves = 0;
+    loop {
+        place_pamts(table, blocks, limits, pages)?;
+        let Some((index, needed)) = reserve(table, cmrs, limits) else { return Ok(()) };
+        let Some(range) = table.get(index).map(Tdmr::range) else { return Ok(()) };
+        // Splitting ends by itself, as TDMRs run out; moving ends when each PAMT has been moved once.
+        if split_in_two(table, index, cmrs, limits, pages) {
+            continue;
+        }
+        if moves < MAX_TDMRS && move_pamt_out(table, range, limits, pages) {
+            moves += 1;
+            continue;
+        }
+        return Err(HostError::TooManyReservedAreas { tdmr: range, needed, limit: limits.max_reserved });
+    }
+}
+
+/// Makes TDMRs of the blocks, without PAMTs.
+///
+/// Blocks whose GiB touch share a TDMR unless their nodes differ. If there are too many TDMRs, the
+/// narrowest gaps are bridged: a bridged gap costs PAMT for memory that is not there.
+fn lay_out<L: LeakCounter>(
+    table: &mut TdmrTable<L>,
+    blocks: &[MemoryBlock],
+    limits: &TdmrLimits,
+) -> Result<(), HostError> {
+    let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
+        return Err(HostError::NoTdxMemory);
+    };
+    // A quarter stays free for splits.
+    let max = usize::from(limits.max_tdmrs).min(MAX_TDMRS);
+    let budget = max - 1 - max / 4;
+    let mut kept = [Border::default(); MAX_TDMRS];
+    let mut count = 0;
+    let mut before = *first;
+    for &block in blocks.iter().skip(1) {
+        let border = border_between(before, block);
+        if border.is_none() && gib_around(block.range).end() == gib_around(before.range).end() {
+            // The block ends in the GiB where the one before ends, and belongs to that one's TDMR.
+            before = MemoryBlock { range: block.range, node: before.node };
+            continue;
+        }
+        before = block;
+        let Some(border) = border else { continue };
+        if count < budget {
+            if let Some(place) = kept.get_mut(count) {
+                *place = border;
+            }
+            count += 1;
+            continue;
+        }
+        let narrowest = kept.iter_mut().take(count).min_by_key(|kept| kept.gap());
+        if let Some(narrowest) = narrowest.filter(|kept| kept.gap() < border.gap()) {
+            *narrowest = border;
+        }
+    }
+    let kept = kept.get_mut(..count).unwrap_or_default();
+    kept.sort_unstable_by_key(|border| border.start);
+    let mut start = gib_around(first.range).start();
+    for border in kept.iter() {
+        push(table, blocks, start, border.end, limits)?;
+        start = border.start;
+    }
+    push(table, blocks, start, gib_around(last.range).end(), limits)
+}
+
+fn border_between(before: MemoryBlock, behind: MemoryBlock) -> Option<Border> {
+    let (around, next) = (gib_around(before.range), gib_around(behind.range));
+    if next.start() > around.end() {
+        return Some(Border { end: around.end(), start: next.start() });
+    }
+    let parts_nodes = before.node != behind.node && next.end() > around.end();
+    parts_nodes.then_some(Border { end: around.end(), start: around.end() })
+}
+
+fn push<L: LeakCounter>(
+    table: &mut TdmrTable<L>,
+    blocks: &[MemoryBlock],
+    start: PhysAddr,
+    end: PhysAddr,
+    limits: &TdmrLimits,
+) -> Result<(), HostError> {
+    let Some(range) = PhysRange::new(start, end) else { return Ok(()) };
+    let node = blocks_in(blocks, range).first().map_or_else(Default::default, |block| block.node);
+    table.push(Tdmr::new(range, node), limits)
+}
+
+/// Splits TDMRs that could not even hold what lies outside the CMRs and one PAMT.
+fn split_crowded<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
+    table: &mut TdmrTable<L>,
+    cmrs: &CmrSet,
+    limits: &TdmrLimits,
+    pages: &P,
+) {
+    let mut index = 0;
+    while let Some(tdmr) = table.get(index) {
+        let crowded = cmrs.uncovered(tdmr.range).count() >= usize::from(limits.max_reserved);
+        if !(crowded && split_in_two(table, index, cmrs, limits, pages)) {
+            index += 1;
+        }
+    }
+}
+
+/// Gives a PAMT to each TDMR that has none. Where no range is large enough the TDMR is halved.
+fn place_pamts<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
+    table: &mut TdmrTable<L>,
+    blocks: &[MemoryBlock],
+    limits: &TdmrLimits,
+    pages: &P,
+) -> Result<(), HostError> {
+    let mut index = 0;
+    while let Some(tdmr) = table.get_mut(index) {
+        let (range, node) = (tdmr.range, tdmr.node);
+        if !matches!(tdmr.pamt, Pamt::Missing) {
+            index += 1;
+        } else if let Some(pamt) = allocate_pamt(range, node, None, limits, pages) {
+            tdmr.pamt = Pamt::Owned(pamt);
+            index += 1;
+        } else {
+            let half = range.start().checked_add(range.size() / 2).unwrap_or(range.end());
+            if !table.split(index, half.align_down(SIZE_1G), limits, pages) {
+                let bytes = limits.pamt_bytes(range.size());
+                return Err(HostError::NoContiguousPamt { bytes, tdmr: range, node });
+            }
+            // The second half may begin on another node.
+            if let Some(right) = table.get_mut(index + 1) {
+                let first = blocks_in(blocks, right.range).first();
+                right.node = first.map_or(right.node, |block| block.node);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Works the reserved areas out; the first TDMR that needs too many, with how many.
+fn reserve<L: LeakCounter>(
+    table: &mut TdmrTable<L>,
+    cmrs: &CmrSet,
+    limits: &TdmrLimits,
+) -> Option<(usize, usize)> {
+    let (pamts, count) = table.sorted_pamts();
+    for (index, tdmr) in table.entries.iter_mut().flatten().enumerate() {
+        let range = tdmr.range;
+        let inside = pamts.iter().take(count).filter_map(|pamt| pamt.intersection(range));
+        tdmr.reserved = ReservedList::merged(cmrs.uncovered(range), inside);
+        let needed = tdmr.reserved.needed();
+        if needed > usize::from(limits.max_reserved) {
+            return Some((index, needed));
+        }
+    }
+    None
+}
+
+/// Splits a TDMR at the GiB border that shares its areas out best; false if none does.
+fn split_in_two<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
+    table: &mut TdmrTable<L>,
+    index: usize,
+    cmrs: &CmrSet,
+    limits: &TdmrLimits,
+    pages: &P,
+) -> bool {
+    let (pamts, count) = table.sorted_pamts();
+    let Some(range) = table.get(index).map(Tdmr::range) else { return false };
+    let needed = |part: PhysRange| {
+        let inside = pamts.iter().take(count).filter_map(|pamt| pamt.intersection(part));
+        ReservedList::merged(cmrs.uncovered(part), inside).needed()
+    };
+    let whole = needed(range);
+    // The larger half shrinks as the border moves right until both are even: halve the interval.
+    let (mut low, mut high) = (0, range.size() / SIZE_1G);
+    let mut best: Option<(usize, PhysAddr)> = None;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let Some(border) = range.start().checked_add(middle * SIZE_1G) else { break };
+        let halves = PhysRange::new(range.start(), border).zip(PhysRange::new(border, range.end()));
+        let Some((left, right)) = halves else { break };
+        let (left, right) = (needed(left), needed(right));
+        let larger = left.max(right);
+        if best.is_none_or(|(fewest, _)| larger < fewest) {
+            best = Some((larger, border));
+        }
+        if left < right {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    match best {
+        Some((fewest, border)) if fewest < whole => table.split(index, border, limits, pages),
+        _ => false,
+    }
+}
+
+/// Moves one PAMT that lies in `range` to a place outside; false if none can be moved.
+fn move_pamt_out<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
+    table: &mut TdmrTable<L>,
+    range: PhysRange,
+    limits: &TdmrLimits,
+    pages: &P,
+) -> bool {
+    let inside = |tdmr: &&mut Tdmr<L>| tdmr.pamt().is_some_and(|pamt| pamt.overlaps(range));
+    for tdmr in table.entries.iter_mut().flatten().filter(inside) {
+        let new = allocate_pamt(tdmr.range, tdmr.node, Some(range), limits, pages);
+        let Some(new) = new else { continue };
+        if let Pamt::Owned(old) = core::mem::replace(&mut tdmr.pamt, Pamt::Owned(new)) {
+            pages.free(old);
+        }
+        return true;
+    }
+    false
+}
