@@ -31,6 +31,13 @@ pub fn with_lock<K: RawLock + ?Sized, R>(lock: &K, inside: impl FnOnce() -> R) -
 #[derive(Debug, Default)]
 pub struct Spin(AtomicBool);
 
+impl Spin {
+    /// A lock that nobody holds.
+    pub const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+}
+
 impl RawLock for Spin {
     fn lock(&self) {
         while self.0.swap(true, Ordering::Acquire) {

@@ -1,0 +1,196 @@
+//! The whole host side on bare metal: a platform of nothing, and the walk of a boot on it.
+//!
+//! It is built, not run. A crate that needed `std` or an allocator would make the build fail.
+#![no_std]
+
+#[cfg(feature = "sneak-alloc")]
+extern crate alloc;
+#[cfg(feature = "sneak-std")]
+extern crate std;
+
+use core::ops::ControlFlow;
+
+use tdx_abi::leaf::LeafWord;
+use tdx_abi::metadata::{self, FieldId, ListReader};
+use tdx_abi::msr::MsrIndex;
+use tdx_abi::status::Status;
+use tdx_abi::{AddressLayout, PhysAddr, PhysRange, Registers};
+use tdx_host::cpu::CpuSlot;
+use tdx_host::device::TdxHostDevice;
+use tdx_host::memory::MemoryBlock;
+use tdx_host::sync::Spin;
+use tdx_host::traits::*;
+use tdx_host::{BringUpOptions, HostError, HostMemory, HostState, SuspendKind};
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// One CPU, no memory, no module.
+struct Bare;
+
+struct NoLeaks;
+
+impl LeakCounter for NoLeaks {
+    fn leaked(&self, _: PhysRange) {}
+}
+
+impl Seam for Bare {
+    fn seamcall(&self, _: &CpuPin<'_>, _: &mut Registers) -> Result<(), SeamcallFault> {
+        Err(SeamcallFault::VmFailInvalid)
+    }
+}
+
+impl Pages for Bare {
+    type Leaks = NoLeaks;
+
+    fn alloc_contiguous(&self, _: AllocRequest) -> Option<OwnedPages<NoLeaks>> {
+        None
+    }
+
+    fn free(&self, pages: OwnedPages<NoLeaks>) {
+        pages.into_allocator();
+    }
+
+    fn read(&self, pages: &OwnedPages<NoLeaks>, _: u64, _: &mut [u8]) -> Result<(), MemoryFault> {
+        Err(MemoryFault::NotMemory(pages.start()))
+    }
+
+    fn write(&self, pages: &OwnedPages<NoLeaks>, _: u64, _: &[u8]) -> Result<(), MemoryFault> {
+        Err(MemoryFault::NotMemory(pages.start()))
+    }
+
+    fn clear(&self, _: PhysRange) {}
+
+    fn flush(&self, _: &OwnedPages<NoLeaks>) {}
+}
+
+impl Cpus for Bare {
+    fn possible(&self) -> u32 {
+        1
+    }
+
+    fn packages(&self) -> u32 {
+        1
+    }
+
+    fn is_online(&self, cpu: CpuNumber) -> bool {
+        cpu == CpuNumber(0)
+    }
+
+    fn package_of(&self, _: CpuNumber) -> PackageId {
+        PackageId(0)
+    }
+
+    fn node_of(&self, _: CpuNumber) -> NodeId {
+        NodeId(0)
+    }
+
+    fn on_cpu(
+        &self,
+        cpu: CpuNumber,
+        visitor: &(dyn Fn(&CpuPin<'_>) -> Result<(), HostError> + Sync),
+    ) -> Result<(), HostError> {
+        CpuPin::enter(cpu, visitor)
+    }
+
+    fn on_each_cpu(
+        &self,
+        visitor: &(dyn Fn(&CpuPin<'_>) -> Result<(), HostError> + Sync),
+    ) -> Result<(), HostError> {
+        self.on_cpu(CpuNumber(0), visitor)
+    }
+
+    fn on_cpus(
+        &self,
+        cpus: &[CpuNumber],
+        visitor: &(dyn Fn(&CpuPin<'_>) -> Result<(), HostError> + Sync),
+    ) -> Result<(), HostError> {
+        cpus.iter().try_for_each(|&cpu| self.on_cpu(cpu, visitor))
+    }
+}
+
+impl Processor for Bare {
+    fn rdmsr(&self, _: &CpuPin<'_>, msr: MsrIndex) -> Result<u64, MsrFault> {
+        Err(MsrFault(msr))
+    }
+
+    fn cpuid(&self, _: &CpuPin<'_>, _: u32, _: u32) -> CpuidLeaf {
+        CpuidLeaf::default()
+    }
+
+    fn wbinvd(&self, _: &CpuPin<'_>) {}
+}
+
+impl Vmx for Bare {
+    fn vmxe(&self, _: &CpuPin<'_>) -> bool {
+        false
+    }
+
+    fn set_vmxe(&self, _: &CpuPin<'_>, _: bool) {}
+
+    fn vmxon(&self, _: &CpuPin<'_>, _: u32) -> Result<(), VmxFault> {
+        Err(VmxFault::InvalidOpcode)
+    }
+
+    fn vmxoff(&self, _: &CpuPin<'_>) -> Result<(), VmxFault> {
+        Err(VmxFault::InvalidOpcode)
+    }
+}
+
+impl Firmware for Bare {
+    fn memory_ranges(&self, _: &mut dyn FnMut(PhysRange, NodeId) -> ControlFlow<()>) {}
+
+    fn hibernation_possible(&self) -> bool {
+        false
+    }
+
+    fn partial_write_erratum(&self) -> bool {
+        true
+    }
+}
+
+impl Log for Bare {
+    fn log(&self, _: LogLevel, _: core::fmt::Arguments<'_>) {}
+}
+
+static HOST: HostState<[CpuSlot; 1], Spin> = HostState::new([CpuSlot::new()], Spin::new());
+
+/// The walk of a boot and everything behind it.
+#[unsafe(no_mangle)]
+pub extern "C" fn boot() -> bool {
+    let mut memory = HostMemory::new([MemoryBlock::default(); 64]);
+    let device = TdxHostDevice::new();
+    device.platform_is_ready();
+    let mut walk = || -> Result<(), HostError> {
+        HOST.early_init(&Bare)?;
+        HOST.bring_up(&Bare, &mut memory, &BringUpOptions::default(), &())?;
+        device.probe(&HOST, &Bare)?;
+        let mut text = [0; 64];
+        for attribute in device.attributes() {
+            device.read(&HOST, &Bare, attribute.name, &mut text)?;
+        }
+        HOST.may_go_offline(&Bare, CpuNumber(0))?;
+        HOST.may_suspend(SuspendKind::S2idle)?;
+        HOST.shutdown(&Bare, &mut memory)
+    };
+    let result = walk();
+    device.remove();
+    HOST.crash_everywhere(&Bare);
+    result.is_ok()
+}
+
+/// The parts of the ABI that a host does not use on its way.
+#[unsafe(no_mangle)]
+pub extern "C" fn abi(raw: u64) -> u64 {
+    let known = metadata::lookup(FieldId(raw)).is_some();
+    let entries = ListReader::new(&raw.to_le_bytes()).map_or(0, Iterator::count);
+    let split = AddressLayout::new(52, 6).and_then(|layout| layout.split(raw));
+    let address = split.map_or(PhysAddr::new(0), |(address, _)| address);
+    Status::from_raw(raw).code().0
+        ^ LeafWord::from_raw(raw).raw()
+        ^ address.as_u64()
+        ^ u64::from(known)
+        ^ entries as u64
+}
