@@ -1,41 +1,48 @@
-//! `gen`: writes the tables of `tdx-abi` from its spec files; `gen --check` compares.
+//! `gen`: writes the tables of the crates from their spec files; `gen --check` compares.
 
-use crate::tables;
+use crate::{gen_module, tables};
 use anyhow::{Context, Result, bail};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const CRATE: &str = "crates/tdx-abi";
+/// File names and texts, from a directory of spec files.
+type Tables = fn(&Path) -> Result<Vec<(&'static str, String)>>;
+
+const CRATES: [(&str, Tables); 2] = [("crates/tdx-abi", tables::all), ("crates/tdx-module", gen_module::all)];
 
 /// Writes every generated file.
 pub(crate) fn write(root: &Path) -> Result<()> {
-    let directory = root.join(CRATE).join("src/generated");
-    std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-    for (name, text) in outputs(root)? {
-        let path = directory.join(name);
-        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    for (name, tables) in CRATES {
+        let directory = root.join(name).join("src/generated");
+        std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        for (file, text) in outputs(root, name, tables)? {
+            let path = directory.join(file);
+            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
     }
     Ok(())
 }
 
 /// Fails with the name of the first file that differs from what [`write`] would write.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let directory = root.join(CRATE).join("src/generated");
-    for (name, text) in outputs(root)? {
-        let path = directory.join(name);
-        if std::fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
-            bail!("{CRATE}/src/generated/{name} is stale: run `cargo xtask gen`");
+    for (name, tables) in CRATES {
+        let directory = root.join(name).join("src/generated");
+        for (file, text) in outputs(root, name, tables)? {
+            let path = directory.join(file);
+            if std::fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
+                bail!("{name}/src/generated/{file} is stale: run `cargo xtask gen`");
+            }
         }
     }
     Ok(())
 }
 
-fn outputs(root: &Path) -> Result<Vec<(&'static str, String)>> {
-    let spec = root.join(CRATE).join("spec");
-    tables::all(&spec)?
+fn outputs(root: &Path, name: &str, tables: Tables) -> Result<Vec<(&'static str, String)>> {
+    let spec = root.join(name).join("spec");
+    tables(&spec)?
         .into_iter()
-        .map(|(name, text)| Ok((name, rustfmt(root, &text).with_context(|| name)?)))
+        .map(|(file, text)| Ok((file, rustfmt(root, &text).with_context(|| file)?)))
         .collect()
 }
 

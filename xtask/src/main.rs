@@ -1,5 +1,7 @@
 //! Chores of the repository.
 
+mod coverage;
+mod gen_module;
 mod generate;
 mod spec;
 mod tables;
@@ -7,7 +9,7 @@ mod tables;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask gen [--check]";
+const USAGE: &str = "usage: cargo xtask gen [--check] | cargo xtask coverage [--check]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -15,6 +17,8 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["gen"] => generate::write(&root()),
         ["gen", "--check"] => generate::check(&root()),
+        ["coverage"] => coverage::write(&root()),
+        ["coverage", "--check"] => coverage::check(&root()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -152,7 +152,12 @@ pub trait Hardware: Send + Sync {
     fn random(&self, lp: LpIndex) -> Option<u64>;
 
     /// PCONFIG on `lp`'s package: programs a random key for `key`.
-    fn program_random_key(&self, lp: LpIndex, key: KeyId, algorithm: KeyAlgorithm) -> Result<(), PconfigError>;
+    fn program_random_key(
+        &self,
+        lp: LpIndex,
+        key: KeyId,
+        algorithm: KeyAlgorithm,
+    ) -> Result<(), PconfigError>;
 
     /// True if some other agent holds `lock` right now. Asked once before each try of a lock, so
     /// that a seeded machine can make a caller meet BUSY without a second thread.

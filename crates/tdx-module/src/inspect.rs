@@ -1,0 +1,141 @@
+//! A read-only view of the software's state.
+
+use std::sync::atomic::Ordering;
+
+use tdx_abi::features::Features0;
+use tdx_abi::leaf::SeamcallLeaf;
+use tdx_abi::{KeyId, PageLevel, PhysAddr, PhysRange};
+
+pub use crate::keys::KeyState;
+
+use crate::hardware::{LpIndex, PackageIndex};
+use crate::loader::LoaderConfig;
+use crate::module::{Module, ModuleState};
+use crate::profile::Profile;
+use crate::tdmrs::{STEP_BYTES, Tdmr};
+
+/// P-SEAMLDR and module at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// The P-SEAMLDR.
+    pub loader: LoaderInspection,
+    /// Address of the poison that the module read, after which nothing answers.
+    pub machine_check: Option<PhysAddr>,
+    /// The module, if one is loaded.
+    pub module: Option<ModuleInspection>,
+}
+
+/// The P-SEAMLDR at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoaderInspection {
+    /// What it is, with the updates that are left.
+    pub config: LoaderConfig,
+    /// Calls that reached it.
+    pub calls: u64,
+}
+
+/// A module at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleInspection {
+    /// Its release.
+    pub profile: &'static Profile,
+    /// TDX_FEATURES0 as it reports it.
+    pub features0: Features0,
+    /// Where it is in its life.
+    pub state: ModuleState,
+    /// SYS.DISABLE has begun.
+    pub disabling: bool,
+    /// SYS.DISABLE is through.
+    pub disabled: bool,
+    /// LPs that ran SYS.LP.INIT.
+    pub initialised_lps: Vec<LpIndex>,
+    /// Packages whose global key is programmed.
+    pub configured_packages: Vec<PackageIndex>,
+    /// The global KeyID, once SYS.CONFIG took it.
+    pub global_key: Option<KeyId>,
+    /// Add-on features that the host opted into.
+    pub opted_in: Features0,
+    /// KeyIDs that are not free.
+    pub key_ids: Vec<KeyRange>,
+    /// TDMRs, ascending.
+    pub tdmrs: Vec<TdmrInspection>,
+    /// Calls by leaf; `None` for all leaves that are not modelled.
+    pub calls: Vec<(Option<SeamcallLeaf>, u64)>,
+}
+
+/// Neighbouring KeyIDs in the same state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// First one.
+    pub first: KeyId,
+    /// Last one.
+    pub last: KeyId,
+    /// Their state.
+    pub state: KeyState,
+}
+
+/// A TDMR at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TdmrInspection {
+    /// The TDMR.
+    pub range: PhysRange,
+    /// Areas that stay with the host.
+    pub reserved: Vec<PhysRange>,
+    /// Pages that can be used: whole GiBs.
+    pub initialised: PhysRange,
+    /// Bytes of the TDMR whose PAMT entries are written.
+    pub initialised_bytes: u64,
+    /// PAMT areas, smallest pages first.
+    pub pamt: [PhysRange; 3],
+}
+
+impl ModuleInspection {
+    /// Bytes of all PAMT areas.
+    pub fn pamt_bytes(&self) -> u64 {
+        self.tdmrs.iter().flat_map(|tdmr| &tdmr.pamt).map(|area| area.size()).sum()
+    }
+
+    /// Calls of one leaf.
+    pub fn calls_of(&self, leaf: SeamcallLeaf) -> u64 {
+        self.calls.iter().find(|(counted, _)| *counted == Some(leaf)).map_or(0, |&(_, calls)| calls)
+    }
+}
+
+impl Module {
+    pub(crate) fn inspect(&self) -> ModuleInspection {
+        let lps = self.lps.get();
+        let packages = self.packages.load(Ordering::Acquire);
+        ModuleInspection {
+            profile: self.rules.profile,
+            features0: self.rules.features0,
+            state: self.state(),
+            disabling: self.disable.has_begun(),
+            disabled: self.is_disabled(),
+            initialised_lps: lps.map_or_else(Vec::new, |lps| lps.initialised().collect()),
+            configured_packages: (0..u8::BITS)
+                .filter(|bit| packages >> bit & 1 != 0)
+                .map(PackageIndex)
+                .collect(),
+            global_key: self.global_key.get().copied(),
+            opted_in: self.opted_in(),
+            key_ids: self
+                .keys
+                .in_use()
+                .into_iter()
+                .map(|(first, last, state)| KeyRange { first, last, state })
+                .collect(),
+            tdmrs: self.tdmrs.get().map_or_else(Vec::new, |tdmrs| tdmrs.iter().map(inspect).collect()),
+            calls: lps.map_or_else(Vec::new, crate::lps::LpTable::calls),
+        }
+    }
+}
+
+fn inspect(tdmr: &Tdmr) -> TdmrInspection {
+    TdmrInspection {
+        range: tdmr.config.range,
+        reserved: tdmr.config.reserved.clone(),
+        initialised: tdmr.initialised(),
+        initialised_bytes: tdmr.steps_done() * STEP_BYTES,
+        pamt: PageLevel::ALL.map(|level| tdmr.config.pamt.get(level)),
+    }
+}

@@ -1,0 +1,48 @@
+//! A software P-SEAMLDR and TDX module behind a [`Hardware`] trait.
+//!
+//! [`SeamSoftware`] is what sits in the SEAM range of one powered-on machine. A SEAMCALL with bit
+//! 63 of RAX set reaches the P-SEAMLDR, any other the module. Which release the module plays is a
+//! [`Profile`]: data, not code. Every refusal carries the name of its check row (`checks`); tests
+//! and comments use the same names.
+//!
+//! # What is modelled
+//! - P-SEAMLDR: SEAMLDR.INFO. Every other leaf, known or not, answers EBADPARAM.
+//! - Module: TDH.SYS.{INIT, LP.INIT, INFO, RD, RDALL, CONFIG, KEY.CONFIG, TDMR.INIT, DISABLE,
+//!   LP.SHUTDOWN} ([`MODELLED_LEAVES`]). A leaf that the release has and this crate has not is
+//!   answered like an unknown number: OPERAND_INVALID|RAX once the module is ready.
+//! - TDX_FEATURES0 and the FIXED masks report what is modelled (see [`features`]);
+//!   [`ModuleConfig::real_features`] reports what the release reports.
+//!
+//! # Locks
+//! No leaf waits. Each lock is tried once and a failure is the BUSY status of the interface. State
+//! that many LPs read (SYS.RD, TDMR.INIT) is in atomics and in tables that are written once.
+
+mod call;
+pub mod checks;
+mod disable;
+pub mod features;
+mod generated;
+pub mod hardware;
+mod hpa;
+pub mod inspect;
+mod keys;
+mod leaves;
+mod loader;
+mod lock;
+mod lps;
+mod metadata;
+mod module;
+mod platform;
+pub mod profile;
+mod software;
+mod tdmrs;
+
+pub use hardware::{
+    CmrEntry, CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo,
+    PackageIndex, PconfigError,
+};
+pub use inspect::Inspection;
+pub use loader::LoaderConfig;
+pub use module::{MODELLED_LEAVES, ModuleConfig, ModuleState, UnknownRow};
+pub use profile::Profile;
+pub use software::{SeamConfig, SeamSoftware, VmFailInvalid};

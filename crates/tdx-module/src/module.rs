@@ -1,0 +1,364 @@
+//! The TDX module: configuration, state, and the way of a call to its leaf.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use tdx_abi::features::Features0;
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
+use tdx_abi::status::{OperandId, Status, StatusCode};
+use tdx_abi::{KeyId, Registers};
+
+use crate::call::{Call, Exit, invalid};
+use crate::checks::Switch;
+use crate::disable::Disable;
+use crate::features;
+use crate::hardware::{Hardware, LpIndex, MachineCheck};
+use crate::keys::KeyTable;
+use crate::leaves;
+use crate::lock::SharedExclusiveLock;
+use crate::lps::LpTable;
+use crate::platform::Platform;
+use crate::profile::{Generation, HandoffVersions, Profile};
+use crate::tdmrs::TdmrTable;
+
+/// Leaves that this crate models.
+pub const MODELLED_LEAVES: &[SeamcallLeaf] = &[
+    SeamcallLeaf::SYS_KEY_CONFIG,
+    SeamcallLeaf::SYS_INFO,
+    SeamcallLeaf::SYS_INIT,
+    SeamcallLeaf::SYS_RD,
+    SeamcallLeaf::SYS_LP_INIT,
+    SeamcallLeaf::SYS_TDMR_INIT,
+    SeamcallLeaf::SYS_RDALL,
+    SeamcallLeaf::SYS_LP_SHUTDOWN,
+    SeamcallLeaf::SYS_CONFIG,
+    SeamcallLeaf::SYS_DISABLE,
+];
+
+/// KeyIDs of TDX 1.5 and later: their numbers are below this.
+const MAX_KEY_IDS: u32 = 2048;
+/// The same of TDX 1.0.
+const MAX_KEY_IDS_1_0: u32 = 128;
+
+/// A name that is no switch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{id} is no check row that can be switched")]
+pub struct UnknownRow {
+    /// The name.
+    pub id: String,
+}
+
+/// Which module is loaded, and how it differs from its profile.
+#[derive(Clone, Debug)]
+pub struct ModuleConfig {
+    /// The release.
+    pub profile: &'static Profile,
+    /// Report TDX_FEATURES0 and the FIXED masks as the release does, modelled or not.
+    pub real_features: bool,
+    /// Bits that are cleared in TDX_FEATURES0 whatever else says they are set.
+    pub withheld: Features0,
+    /// Hand-off values of the SIGSTRUCT; normally those that the module was built with.
+    pub sigstruct: HandoffVersions,
+    switches: Vec<(Switch, bool)>,
+}
+
+impl ModuleConfig {
+    /// A module that is as its profile says.
+    pub fn new(profile: &'static Profile) -> Self {
+        Self {
+            profile,
+            real_features: false,
+            withheld: Features0::EMPTY,
+            sigstruct: profile.handoff,
+            switches: Vec::new(),
+        }
+    }
+
+    /// Turns a row that not every release has, or that is assumed, on or off. The switch of
+    /// TDH.SYS.DISABLE-1 is that of the whole leaf.
+    pub fn set_switch(&mut self, row: &str, on: bool) -> Result<(), UnknownRow> {
+        let (_, switch) =
+            Switch::ALL.iter().find(|(id, _)| *id == row).ok_or_else(|| UnknownRow { id: row.to_owned() })?;
+        self.switches.push((*switch, on));
+        Ok(())
+    }
+}
+
+/// What a module does, resolved from its configuration.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) profile: &'static Profile,
+    pub(crate) sigstruct: HandoffVersions,
+    pub(crate) real_features: bool,
+    /// TDX_FEATURES0 as reported.
+    pub(crate) features0: Features0,
+    on: u32,
+}
+
+impl Rules {
+    fn new(config: &ModuleConfig) -> Self {
+        let profile = config.profile;
+        let mut on = 0;
+        for &(_, switch) in Switch::ALL {
+            let configured = config.switches.iter().rev().find(|(row, _)| *row == switch);
+            if configured.map_or_else(|| profile.has(switch), |&(_, on)| on) {
+                on |= 1 << switch as u32;
+            }
+        }
+        let features0 = if config.real_features {
+            profile.features0
+        } else {
+            features::reported(profile.features0, profile.synthetic)
+        };
+        Self {
+            profile,
+            sigstruct: config.sigstruct,
+            real_features: config.real_features,
+            features0: features0.difference(config.withheld),
+            on,
+        }
+    }
+
+    pub(crate) const fn has(&self, switch: Switch) -> bool {
+        self.on >> switch as u32 & 1 != 0
+    }
+
+    pub(crate) fn is_1_5(&self) -> bool {
+        self.profile.generation >= Generation::V1_5
+    }
+
+    /// KeyIDs that the key table holds: private ones must lie below.
+    pub(crate) fn max_key_ids(&self) -> u32 {
+        if self.is_1_5() { MAX_KEY_IDS } else { MAX_KEY_IDS_1_0 }
+    }
+
+    /// True if the dispatcher handles the leaf.
+    fn has_leaf(&self, leaf: SeamcallLeaf) -> bool {
+        if leaf == SeamcallLeaf::SYS_DISABLE {
+            return self.has(Switch::SysDisable1);
+        }
+        self.profile.leaves.contains(leaf)
+    }
+}
+
+/// Life of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ModuleState {
+    /// Just loaded.
+    SysInitPending,
+    /// SYS.INIT ran; LPs are being initialised.
+    SysInitDone,
+    /// SYS.CONFIG ran; the global key is being programmed.
+    SysConfigDone,
+    /// In use.
+    SysReady,
+    /// Waits for its successor.
+    SysShutdown,
+}
+
+impl ModuleState {
+    const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::SysInitPending,
+            1 => Self::SysInitDone,
+            2 => Self::SysConfigDone,
+            3 => Self::SysReady,
+            _ => Self::SysShutdown,
+        }
+    }
+}
+
+/// A loaded module.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) rules: Rules,
+    pub(crate) global: SharedExclusiveLock,
+    state: AtomicU8,
+    /// Bit per package whose global key is programmed.
+    pub(crate) packages: AtomicU8,
+    pub(crate) initialised_lps: AtomicU64,
+    /// KeyID of the last successful SYS.CONFIG.
+    pub(crate) global_key: OnceLock<KeyId>,
+    /// Add-on features that SYS.CONFIG version 1 enabled.
+    pub(crate) opted_in: AtomicU64,
+    pub(crate) keys: KeyTable,
+    pub(crate) platform: OnceLock<Platform>,
+    pub(crate) tdmrs: OnceLock<TdmrTable>,
+    pub(crate) lps: OnceLock<LpTable>,
+    pub(crate) disable: Disable,
+    disabled: AtomicBool,
+}
+
+/// A SEAMCALL that did not reach a leaf, or took the module with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// There is no module that could answer.
+    NoModule,
+    /// The module read poison.
+    MachineCheck(MachineCheck),
+}
+
+impl Module {
+    pub(crate) fn new(config: &ModuleConfig) -> Self {
+        let rules = Rules::new(config);
+        let key_ids = usize::try_from(rules.max_key_ids()).unwrap_or(usize::MAX);
+        Self {
+            keys: KeyTable::new(key_ids),
+            rules,
+            global: SharedExclusiveLock::default(),
+            state: AtomicU8::new(0),
+            packages: AtomicU8::new(0),
+            initialised_lps: AtomicU64::new(0),
+            global_key: OnceLock::new(),
+            opted_in: AtomicU64::new(0),
+            platform: OnceLock::new(),
+            tdmrs: OnceLock::new(),
+            lps: OnceLock::new(),
+            disable: Disable::default(),
+            disabled: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn state(&self) -> ModuleState {
+        ModuleState::from_number(self.state.load(Ordering::Acquire))
+    }
+
+    /// Called with the global lock held.
+    pub(crate) fn set_state(&self, state: ModuleState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Add-on features in use.
+    pub(crate) fn opted_in(&self) -> Features0 {
+        Features0::from_bits(self.opted_in.load(Ordering::Acquire))
+    }
+
+    /// True once SYS.DISABLE is through.
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.disabled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_disabled(&self) {
+        self.disabled.store(true, Ordering::Release);
+    }
+
+    /// What SYS.INIT sampled. Every caller runs in a state behind SYS.INIT, so a module without it
+    /// can only say that it is not ready.
+    pub(crate) fn platform(&self) -> Result<&Platform, Exit> {
+        self.platform.get().ok_or_else(|| StatusCode::SYS_NOT_READY.into())
+    }
+
+    /// Runs a SEAMCALL. On failure the registers are as they were.
+    pub(crate) fn seamcall(
+        &self,
+        hw: &dyn Hardware,
+        lp: LpIndex,
+        regs: &mut Registers,
+    ) -> Result<(), Unavailable> {
+        if self.is_disabled() {
+            return Err(Unavailable::NoModule);
+        }
+        let lps = self.lps.get_or_init(|| LpTable::new(hw.mcheck().total_lps));
+        // A machine does not run LPs that MCHECK has not counted.
+        let slot = lps.get(lp).filter(|slot| !slot.is_shut_down()).ok_or(Unavailable::NoModule)?;
+        let word = LeafWord::from_raw(regs.rax);
+        let leaf = SeamcallLeaf(word.leaf());
+        let _busy = slot.enter(leaf);
+        let call = Call { module: self, hw, lp, slot, version: word.version() };
+        let saved = *regs;
+        match self.admit(word, leaf).and_then(|()| run(&call, leaf, regs)) {
+            Ok(status) | Err(Exit::Status(status)) => {
+                regs.rax = status.raw();
+                Ok(())
+            }
+            Err(Exit::MachineCheck(check)) => {
+                *regs = saved;
+                Err(Unavailable::MachineCheck(check))
+            }
+        }
+    }
+
+    /// The rows of the dispatcher.
+    fn admit(&self, word: LeafWord, leaf: SeamcallLeaf) -> Result<(), Exit> {
+        let unknown = || invalid(OperandId::RAX);
+        let versioned = self.rules.is_1_5();
+        if versioned {
+            // DISPATCH-1
+            if word.reserved() != 0 {
+                return Err(unknown());
+            }
+            // DISPATCH-2
+            if self.rules.profile.generation == Generation::V2_0
+                && !self.rules.profile.has_connect()
+                && is_connect(leaf)
+            {
+                return Err(unknown());
+            }
+            // DISPATCH-3
+            if word.version() != 0 && !self.rules.profile.versions.contains(leaf) {
+                return Err(unknown());
+            }
+        }
+        // TDX 1.0 compares all of RAX with the leaf number, so that a version makes it unknown.
+        let known = self.rules.has_leaf(leaf) && (versioned || word.raw() == u64::from(leaf.0));
+        let state = self.state();
+        let any_state = known && (leaf == SeamcallLeaf::SYS_LP_SHUTDOWN || leaf == SeamcallLeaf::SYS_DISABLE);
+        // DISPATCH-4
+        if state == ModuleState::SysShutdown && !any_state {
+            return Err(StatusCode::SYS_SHUTDOWN.into());
+        }
+        // DISPATCH-5
+        if state != ModuleState::SysReady && !any_state && !(known && is_early(leaf)) {
+            return Err(StatusCode::SYS_NOT_READY.into());
+        }
+        // DISPATCH-6
+        if !known || !MODELLED_LEAVES.contains(&leaf) {
+            return Err(unknown());
+        }
+        // TDH.SYS.DISABLE-1 locks every other leaf out once it has begun.
+        if leaf != SeamcallLeaf::SYS_DISABLE && self.disable.has_begun() {
+            return Err(StatusCode::SYS_BUSY.into());
+        }
+        Ok(())
+    }
+}
+
+/// Leaves that run before the module is ready; TDX 1.0 lacks some of them.
+const fn is_early(leaf: SeamcallLeaf) -> bool {
+    matches!(
+        leaf,
+        SeamcallLeaf::SYS_KEY_CONFIG
+            | SeamcallLeaf::SYS_INFO
+            | SeamcallLeaf::SYS_INIT
+            | SeamcallLeaf::SYS_RD
+            | SeamcallLeaf::SYS_LP_INIT
+            | SeamcallLeaf::SYS_RDALL
+            | SeamcallLeaf::SYS_LP_SHUTDOWN
+            | SeamcallLeaf::SYS_CONFIG
+            | SeamcallLeaf::SYS_UPDATE
+    )
+}
+
+/// Numbers of the TDX Connect leaves in the dispatchers of 2.0.
+const fn is_connect(leaf: SeamcallLeaf) -> bool {
+    matches!(leaf.0, 128..=140 | 150..=166)
+}
+
+fn run(call: &Call<'_>, leaf: SeamcallLeaf, regs: &mut Registers) -> Result<Status, Exit> {
+    let is_1_5 = call.module.rules.is_1_5();
+    match leaf {
+        SeamcallLeaf::SYS_RD => leaves::sys_rd::run(call, regs),
+        SeamcallLeaf::SYS_TDMR_INIT => leaves::sys_tdmr_init::run(call, regs),
+        SeamcallLeaf::SYS_INIT if is_1_5 => leaves::sys_init::run(call, regs),
+        SeamcallLeaf::SYS_INIT => leaves::sys_init_1_0::run(call, regs),
+        SeamcallLeaf::SYS_LP_INIT if is_1_5 => leaves::sys_lp_init::run(call, regs),
+        SeamcallLeaf::SYS_LP_INIT => leaves::sys_lp_init_1_0::run(call, regs),
+        SeamcallLeaf::SYS_INFO => leaves::sys_info::run(call, regs),
+        SeamcallLeaf::SYS_RDALL => leaves::sys_rdall::run(call, regs),
+        SeamcallLeaf::SYS_CONFIG => leaves::sys_config::run(call, regs),
+        SeamcallLeaf::SYS_KEY_CONFIG => leaves::sys_key_config::run(call),
+        SeamcallLeaf::SYS_DISABLE => leaves::sys_disable::run(call),
+        SeamcallLeaf::SYS_LP_SHUTDOWN => leaves::sys_lp_shutdown::run(call),
+        _ => Err(invalid(OperandId::RAX)),
+    }
+}

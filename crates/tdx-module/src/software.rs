@@ -1,0 +1,81 @@
+//! What sits in the SEAM range of one powered-on machine.
+
+use std::sync::OnceLock;
+
+use tdx_abi::leaf::LeafWord;
+use tdx_abi::{PhysAddr, Registers};
+
+use crate::hardware::{Hardware, LpIndex};
+use crate::inspect::{Inspection, LoaderInspection};
+use crate::loader::{Loader, LoaderConfig};
+use crate::module::{Module, ModuleConfig, Unavailable};
+
+/// SEAMCALL ended with CF = 1: the SEAM software addressed is not loaded, disabled or, for the
+/// P-SEAMLDR, in use by another LP. The registers are as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("VMfailInvalid: no SEAM software takes the call")]
+pub struct VmFailInvalid;
+
+/// What the firmware loaded.
+#[derive(Clone, Debug)]
+pub struct SeamConfig {
+    /// The TDX module, if there is one.
+    pub module: Option<ModuleConfig>,
+    /// The P-SEAMLDR.
+    pub loader: LoaderConfig,
+}
+
+/// P-SEAMLDR and TDX module from power-on until the next power cycle.
+#[derive(Debug)]
+pub struct SeamSoftware {
+    loader: Loader,
+    module: Option<Module>,
+    /// Poison that the module read: nothing answers any more.
+    machine_check: OnceLock<PhysAddr>,
+}
+
+impl SeamSoftware {
+    /// Freshly loaded software: all state is as the loader leaves it.
+    pub fn new(config: SeamConfig) -> Self {
+        let SeamConfig { module, loader } = config;
+        Self {
+            loader: Loader::new(loader),
+            module: module.as_ref().map(Module::new),
+            machine_check: OnceLock::new(),
+        }
+    }
+
+    /// Runs a SEAMCALL of `lp`: bit 63 of RAX chooses the P-SEAMLDR. Afterwards RAX holds the
+    /// status and the registers that the leaf lists its outputs; on failure nothing has changed.
+    pub fn seamcall(
+        &self,
+        hw: &dyn Hardware,
+        lp: LpIndex,
+        regs: &mut Registers,
+    ) -> Result<(), VmFailInvalid> {
+        if self.machine_check.get().is_some() {
+            return Err(VmFailInvalid);
+        }
+        if LeafWord::from_raw(regs.rax).is_seamldr() {
+            return self.loader.seamcall(hw, lp, self.module.as_ref(), regs).ok_or(VmFailInvalid);
+        }
+        let module = self.module.as_ref().ok_or(VmFailInvalid)?;
+        module.seamcall(hw, lp, regs).map_err(|unavailable| {
+            if let Unavailable::MachineCheck(check) = unavailable {
+                // Only the first one counts: the machine's TDX is off from then on.
+                let _ = self.machine_check.set(check.pa);
+            }
+            VmFailInvalid
+        })
+    }
+
+    /// The state of everything, for status displays and tests. Fields may be from different
+    /// moments while calls run.
+    pub fn inspect(&self) -> Inspection {
+        Inspection {
+            loader: LoaderInspection { config: self.loader.config, calls: self.loader.calls() },
+            machine_check: self.machine_check.get().copied(),
+            module: self.module.as_ref().map(Module::inspect),
+        }
+    }
+}
