@@ -183,6 +183,42 @@ fn a_snapshot_survives_its_document() {
     assert!(matches!(broken.rdmsr(0, SEAMRR), Err(Unseen::Failed { .. })));
 }
 
+/// A host that refuses to be looked at as closely as an ordinary user wants.
+struct Locked(Snapshot);
+
+impl Facts for Locked {
+    fn cpu(&self) -> Result<CpuIdentity, Unseen> {
+        self.0.cpu()
+    }
+
+    fn packages(&self) -> Result<Vec<u32>, Unseen> {
+        self.0.packages()
+    }
+
+    fn rdmsr(&self, _: u32, _: MsrIndex) -> Result<u64, Unseen> {
+        Err(Unseen::Denied("/dev/cpu/0/msr".to_owned()))
+    }
+
+    fn read_file(&self, path: &str) -> Result<String, Unseen> {
+        self.0.read_file(path)
+    }
+
+    fn kernel_log(&self) -> Result<String, Unseen> {
+        Err(Unseen::Denied("/dev/kmsg".to_owned()))
+    }
+}
+
+#[test]
+fn what_needs_root_is_unknown_and_says_so() {
+    let report = examine(&Locked(good()));
+    assert!(!report.ready && failed(&report).is_empty(), "{report:?}");
+    for check in report.checks.iter().filter(|check| check.state == State::Unknown) {
+        assert!(check.seen.contains("permission denied"), "{check:?}");
+        assert!(check.advice.as_deref().is_some_and(|advice| advice.contains("as root")), "{check:?}");
+    }
+    assert!(report.verdict.contains("6 checks could not be looked at"), "{}", report.verdict);
+}
+
 /// Writes the files of [`good`] below a directory, as Linux shows them.
 fn fabricate(root: &Path) {
     let write = |path: &str, text: &str| {

@@ -10,19 +10,21 @@ pub(super) fn hopeless(cpu: &CpuIdentity) -> Option<String> {
     if !cpu.is_intel() {
         let vendor = if cpu.vendor.is_empty() { "an unknown vendor" } else { cpu.vendor.as_str() };
         return Some(format!(
-            "This machine cannot be a TDX host: its CPU is of {vendor}, and TDX exists only in Intel server CPUs."
+            "This machine cannot be a TDX host: its CPU is of {vendor}, and TDX exists only in Intel \
+             server CPUs."
         ));
     }
     if cpu.has("tdx_guest") {
         return Some(
-            "This machine is a TD, a guest of TDX: a TDX host needs the bare machine, SEAMCALL cannot be nested."
+            "This machine is a TD, a guest of TDX: a TDX host needs the bare machine, SEAMCALL cannot be \
+             nested."
                 .to_owned(),
         );
     }
     if cpu.has("hypervisor") {
         return Some(
-            "This machine is a guest of a hypervisor: a TDX host needs the bare machine, because no hypervisor \
-             passes SEAM mode on."
+            "This machine is a guest of a hypervisor: a TDX host needs the bare machine, because no \
+             hypervisor passes SEAM mode on."
                 .to_owned(),
         );
     }
@@ -30,8 +32,8 @@ pub(super) fn hopeless(cpu: &CpuIdentity) -> Option<String> {
     if cpu.tdx_model().is_none() && !cpu.has("tdx_host_platform") {
         let name = if cpu.name.is_empty() { "this model" } else { cpu.name.as_str() };
         return Some(format!(
-            "This CPU has no TDX: {name} (family {}, model {:#x}) is none of the models that TDX modules are \
-             published for (Sapphire Rapids and later Xeons).",
+            "This CPU has no TDX: {name} (family {}, model {:#x}) is none of the models that TDX modules \
+             are published for (Sapphire Rapids and later Xeons).",
             cpu.family, cpu.model
         ));
     }
@@ -86,7 +88,8 @@ const FEATURES: [Feature; 4] = [
         id: "cpu-self-snoop",
         flag: "ss",
         expected: "self-snoop (flag ss)",
-        advice: "The kernel clears the flag on CPUs with memory-type errata; otherwise boot without `clearcpuid=ss`.",
+        advice: "The kernel clears the flag on CPUs with memory-type errata; otherwise boot without \
+                 `clearcpuid=ss`.",
     },
 ];
 

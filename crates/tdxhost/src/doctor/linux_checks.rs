@@ -60,16 +60,17 @@ fn host_platform(cpu: &CpuIdentity) -> Check {
         ID,
         EXPECTED,
         "absent",
-        "Either the kernel is older than 6.8 or built without CONFIG_INTEL_TDX_HOST, or MSR 0x87 offers fewer than 2 \
-         private KeyIDs, or hibernation is possible: see those checks.",
+        "Either the kernel is older than 6.8 or built without CONFIG_INTEL_TDX_HOST, or MSR 0x87 offers \
+         fewer than 2 private KeyIDs, or hibernation is possible: see those checks.",
     )
 }
 
 fn kvm(facts: &dyn Facts, command_line: &[&str]) -> Check {
     const ID: &str = "kvm-intel-tdx";
     const EXPECTED: &str = "parameter tdx of kvm_intel is Y";
-    const ADVICE: &str = "Put `kvm_intel.tdx=1` on the kernel command line (or `options kvm_intel tdx=1` into \
-                          /etc/modprobe.d) and reboot; kernels before 6.16 need the distribution's TDX patches.";
+    const ADVICE: &str = "Put `kvm_intel.tdx=1` on the kernel command line (or `options kvm_intel tdx=1` \
+                          into /etc/modprobe.d) and reboot; kernels before 6.16 need the distribution's \
+                          TDX patches.";
     let asked = command_line
         .iter()
         .filter_map(|word| word.strip_prefix("kvm_intel.tdx="))
@@ -88,7 +89,8 @@ fn kvm(facts: &dyn Facts, command_line: &[&str]) -> Check {
             ID,
             EXPECTED,
             "the parameter does not exist: kvm_intel is not loaded or built without TDX",
-            "Run `modprobe kvm_intel`; if the parameter is still missing, use a kernel with CONFIG_KVM_INTEL_TDX.",
+            "Run `modprobe kvm_intel`; if the parameter is still missing, use a kernel with \
+             CONFIG_KVM_INTEL_TDX.",
         ),
         Err(Unseen::Missing(_)) => Check::failed(
             ID,
@@ -124,8 +126,8 @@ fn kernel_log(facts: &dyn Facts) -> Check {
             ID,
             EXPECTED,
             "the log does not mention TDX",
-            "The log may have been overwritten since boot (`journalctl -k -b` has all of it); otherwise the kernel \
-             has no TDX host support.",
+            "The log may have been overwritten since boot (`journalctl -k -b` has all of it); otherwise \
+             the kernel has no TDX host support.",
         ),
     }
 }
@@ -147,14 +149,14 @@ fn device(facts: &dyn Facts) -> Check {
         Some(version) if version < FIRST_WITH_DEVICE => Check::ok(
             ID,
             EXPECTED,
-            format!("Linux {} has no such device (the first with it is 7.3): nothing to see", release.trim()),
+            format!("Linux {} is older than 7.3, which has the device: nothing to see", release.trim()),
         ),
         _ => Check::failed(
             ID,
             EXPECTED,
             "no such device",
-            "The device appears when bring-up has succeeded: see the other checks; on Linux also load the driver \
-             (`modprobe tdx-host`, CONFIG_TDX_HOST_SERVICES).",
+            "The device appears when bring-up has succeeded: see the other checks; on Linux also load the \
+             driver (`modprobe tdx-host`, CONFIG_TDX_HOST_SERVICES).",
         ),
     }
 }

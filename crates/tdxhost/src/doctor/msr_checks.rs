@@ -27,7 +27,8 @@ const CHECKS: [MsrCheck; 5] = [
         msr: MsrIndex::IA32_TME_ACTIVATE,
         expected: "bit 1 of MSR 0x982 (IA32_TME_ACTIVATE) = 1: memory encryption is on",
         judge: |value| (format!("bit 1 = {}", value >> 1 & 1), value >> 1 & 1 == 1),
-        wrong: "Turn on memory encryption (TME) and multi-tenant encryption (TME-MT) in the BIOS, bypass off.",
+        wrong: "Turn on memory encryption (TME) and multi-tenant encryption (TME-MT) in the BIOS, bypass \
+                off.",
         absent: NO_TDX,
     },
     MsrCheck {
@@ -35,8 +36,9 @@ const CHECKS: [MsrCheck; 5] = [
         msr: MsrIndex::IA32_SEAMRR_PHYS_MASK,
         expected: "bit 11 of MSR 0x1401 (SEAMRR mask) = 1: the range for the TDX module is enabled",
         judge: |value| (format!("bit 11 = {}", value >> 11 & 1), value >> 11 & 1 == 1),
-        wrong: "Turn on TDX in the BIOS. If it is on, the BIOS refused it: fill the memory channels symmetrically, \
-                leave no memory in other modes (mirroring, persistent memory), update the BIOS.",
+        wrong: "Turn on TDX in the BIOS. If it is on, the BIOS refused it: fill the memory channels \
+                symmetrically, leave no memory in other modes (mirroring, persistent memory), update the \
+                BIOS.",
         absent: NO_TDX,
     },
     MsrCheck {
@@ -52,8 +54,9 @@ const CHECKS: [MsrCheck; 5] = [
         msr: MsrIndex::MSR_MCHECK_STATUS,
         expected: "MSR 0xa0 (SGX and MCHECK status) = 0: the platform passed its check",
         judge: |value| (format!("{value:#x}"), value == 0),
-        wrong: "MCHECK refused the platform; the value is its error code. Fill memory channels symmetrically, run the \
-                same CPUs with the same microcode in all sockets, update the BIOS, and give the code to the vendor.",
+        wrong: "MCHECK refused the platform; the value is its error code. Fill memory channels \
+                symmetrically, run the same CPUs with the same microcode in all sockets, update the BIOS, \
+                and give the code to the vendor.",
         absent: "The CPU does not report MCHECK: it has neither SGX nor TDX, or the BIOS keeps both off.",
     },
     MsrCheck {
@@ -61,7 +64,8 @@ const CHECKS: [MsrCheck; 5] = [
         msr: MsrIndex::MSR_PLATFORM_INFO,
         expected: "bit 27 of MSR 0xce (PLATFORM_INFO) = 0: a production part",
         judge: |value| (format!("bit 27 = {}", value >> 27 & 1), value >> 27 & 1 == 0),
-        wrong: "This is a pre-production CPU: published modules and attestation do not fit it. Use a production part.",
+        wrong: "This is a pre-production CPU: published modules and attestation do not fit it. Use a \
+                production part.",
         absent: "The CPU does not have the register; a TDX CPU has.",
     },
 ];

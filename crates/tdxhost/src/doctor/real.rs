@@ -1,5 +1,6 @@
 //! The facts of the machine that this program runs on.
 
+use std::cell::OnceCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -17,12 +18,14 @@ const LOG_LIMIT: usize = 16 << 20;
 #[derive(Clone, Debug)]
 pub struct RealHost {
     root: PathBuf,
+    /// Online CPUs with their package: asked for once, a large machine has thousands.
+    cpus: OnceCell<Result<Vec<(u32, u32)>, Unseen>>,
 }
 
 impl RealHost {
     /// The host whose files are below `root`: `/` for this machine.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), cpus: OnceCell::new() }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -30,7 +33,11 @@ impl RealHost {
     }
 
     /// Online CPUs with their package, in ascending order of the CPU.
-    fn cpus(&self) -> Result<Vec<(u32, u32)>, Unseen> {
+    fn cpus(&self) -> Result<&[(u32, u32)], Unseen> {
+        self.cpus.get_or_init(|| self.read_cpus()).as_deref().map_err(Clone::clone)
+    }
+
+    fn read_cpus(&self) -> Result<Vec<(u32, u32)>, Unseen> {
         let directory = "/sys/devices/system/cpu";
         let entries = fs::read_dir(self.path(directory)).map_err(|error| unseen(directory, &error))?;
         let mut cpus = Vec::new();
@@ -58,14 +65,14 @@ impl Facts for RealHost {
     }
 
     fn packages(&self) -> Result<Vec<u32>, Unseen> {
-        let mut packages: Vec<u32> = self.cpus()?.into_iter().map(|(_, package)| package).collect();
+        let mut packages: Vec<u32> = self.cpus()?.iter().map(|&(_, package)| package).collect();
         packages.sort_unstable();
         packages.dedup();
         Ok(packages)
     }
 
     fn rdmsr(&self, package: u32, msr: MsrIndex) -> Result<u64, Unseen> {
-        let cpu = self.cpus()?.into_iter().find(|&(_, of)| of == package).map(|(cpu, _)| cpu);
+        let cpu = self.cpus()?.iter().find(|&&(_, of)| of == package).map(|&(cpu, _)| cpu);
         let cpu = cpu.ok_or_else(|| Unseen::Missing(format!("package {package}")))?;
         let name = format!("/dev/cpu/{cpu}/msr");
         let file = File::open(self.path(&name)).map_err(|error| match error.kind() {

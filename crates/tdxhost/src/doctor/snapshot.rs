@@ -14,7 +14,8 @@ use super::facts::{Facts, Unseen};
 pub struct Snapshot {
     /// The first CPU.
     pub cpu: CpuIdentity,
-    /// MSRs of each package, by package and by index; an MSR that is not there raises #GP. Values are `0x…` strings.
+    /// MSRs of each package, by package and by index; an MSR that is not there raises #GP. Values are
+    /// `0x…` strings.
     pub msrs: BTreeMap<u32, BTreeMap<String, String>>,
     /// Files by their full path.
     #[serde(default)]

@@ -59,10 +59,10 @@ static SITUATIONS: &[Situation] = &[
         Leaf::SYS_RD,
         Code::SYS_NOT_READY,
         Blame::Firmware,
-        "the module is of the TDX 1.0 generation: it has no TDH.SYS.RD and no metadata interface, and answers unknown \
-         leaves with SYS_NOT_READY before it is initialised",
-        "Update the BIOS to one that carries a TDX 1.5 or 2.0 module; a 1.0 module works only with kernels that use \
-         TDH.SYS.INFO.",
+        "the module is of the TDX 1.0 generation: it has no TDH.SYS.RD and no metadata interface, and \
+         answers unknown leaves with SYS_NOT_READY before it is initialised",
+        "Update the BIOS to one that carries a TDX 1.5 or 2.0 module; a 1.0 module works only with kernels \
+         that use TDH.SYS.INFO.",
     ),
     at(
         Leaf::SYS_RDALL,
@@ -82,14 +82,15 @@ static SITUATIONS: &[Situation] = &[
     msr(
         MsrIndex::IA32_TSX_CTRL,
         Blame::Firmware,
-        "modules of TDX 1.0 up to 1.0.01 insist on TSX being on, and the kernel turned it off in IA32_TSX_CTRL; later \
-         modules do not look",
+        "modules of TDX 1.0 up to 1.0.01 insist on TSX being on, and the kernel turned it off in \
+         IA32_TSX_CTRL; later modules do not look",
         "Boot with TSX on (`tsx=on`), or use a BIOS with module 1.0.03 or later.",
     ),
     msr(
         MsrIndex::IA32_ARCH_CAPABILITIES,
         Blame::Firmware,
-        "a mitigation bit that the module insists on is missing from IA32_ARCH_CAPABILITIES, or RSBA or FB_CLEAR_CTRL is set",
+        "a mitigation bit that the module insists on is missing from IA32_ARCH_CAPABILITIES, or RSBA or \
+         FB_CLEAR_CTRL is set",
         "Update the microcode (BIOS or early loading).",
     ),
     msr(
@@ -147,23 +148,26 @@ static SITUATIONS: &[Situation] = &[
         Leaf::SYS_INIT,
         Code::INCORRECT_CPUID_VALUE,
         Blame::Firmware,
-        "a CPUID value is not what this module was built for: usually an old module or BIOS on a newer CPU or \
-         microcode, or a feature switched off in the BIOS",
-        "Update the BIOS (and with it module and microcode), and set CPU features in the BIOS back to their defaults.",
+        "a CPUID value is not what this module was built for: usually an old module or BIOS on a newer CPU \
+         or microcode, or a feature switched off in the BIOS",
+        "Update the BIOS (and with it module and microcode), and set CPU features in the BIOS back to \
+         their defaults.",
     ),
     at(
         Leaf::SYS_INIT,
         Code::SYS_INIT_NOT_PENDING,
         Blame::Caller,
         "another kernel or an earlier attempt has initialised the module since it was loaded, as after kexec",
-        "Reboot through the BIOS, which loads the module anew; a kernel that calls SYS.DISABLE before kexec avoids it.",
+        "Reboot through the BIOS, which loads the module anew; a kernel that calls SYS.DISABLE before \
+         kexec avoids it.",
     ),
     at(
         Leaf::SYS_INIT,
         Code::SEAMCALL_VMFAILINVALID,
         Blame::Firmware,
         "the BIOS has not loaded a TDX module, or the module was disabled since (kexec after SYS.DISABLE)",
-        "Turn on the SEAM loader in the BIOS, update the BIOS, and reboot; some BIOSes need the module file on the ESP.",
+        "Turn on the SEAM loader in the BIOS, update the BIOS, and reboot; some BIOSes need the module \
+         file on the ESP.",
     ),
     // TDH.SYS.LP.INIT.
     at(
@@ -171,7 +175,8 @@ static SITUATIONS: &[Situation] = &[
         Code::SYS_LP_INIT_NOT_PENDING,
         Blame::Caller,
         "the LP came after TDH.SYS.CONFIG, or before TDH.SYS.INIT",
-        "Bring all CPUs online before TDX bring-up; one that missed it cannot catch up until the module is loaded again.",
+        "Bring all CPUs online before TDX bring-up; one that missed it cannot catch up until the module is \
+         loaded again.",
     ),
     at(
         Leaf::SYS_LP_INIT,
@@ -185,8 +190,8 @@ static SITUATIONS: &[Situation] = &[
         Code::INCONSISTENT_MSR,
         Blame::Firmware,
         "this LP has another value of the MSR than the LP that ran TDH.SYS.INIT",
-        "Use equal CPUs with equal microcode in all sockets and update the BIOS; for 0x3b (TSC_ADJUST) boot without tools \
-         that write the TSC.",
+        "Use equal CPUs with equal microcode in all sockets and update the BIOS; for 0x3b (TSC_ADJUST) \
+         boot without tools that write the TSC.",
     ),
     // TDH.SYS.CONFIG.
     at(
@@ -200,9 +205,10 @@ static SITUATIONS: &[Situation] = &[
         Leaf::SYS_CONFIG,
         Code::TDMR_OUTSIDE_CMRS,
         Blame::Caller,
-        "memory that the kernel wants to use for TDs is not convertible: it lies outside the CMRs, as hotplugged, CXL \
-         and persistent memory do",
-        "Compare the memory map with the CMRs; keep such memory out of the page allocator (`memmap=`, dax mode) or offline.",
+        "memory that the kernel wants to use for TDs is not convertible: it lies outside the CMRs, as \
+         hotplugged, CXL and persistent memory do",
+        "Compare the memory map with the CMRs; keep such memory out of the page allocator (`memmap=`, dax \
+         mode) or offline.",
     ),
     at(
         Leaf::SYS_CONFIG,
@@ -222,7 +228,8 @@ static SITUATIONS: &[Situation] = &[
         Leaf::SYS_CONFIG,
         OperandId::R8,
         Blame::Caller,
-        "the global KeyID is not a private one, or dynamic PAMT was asked for on a platform that cannot have it",
+        "the global KeyID is not a private one, or dynamic PAMT was asked for on a platform that cannot \
+         have it",
         "Take the first private KeyID from MSR 0x87.",
     ),
     operand(
@@ -253,8 +260,8 @@ static SITUATIONS: &[Situation] = &[
         Code::METADATA_FIELD_ID_INCORRECT,
         Blame::Firmware,
         "this module does not know the field: the kernel is newer than the module, or the id is wrong",
-        "Update the module (BIOS), or use a kernel that treats the field as optional; `tdxhost explain field ID` tells \
-         what the field is.",
+        "Update the module (BIOS), or use a kernel that treats the field as optional; `tdxhost explain \
+         field ID` tells what the field is.",
     ),
     at(
         Leaf::SYS_RD,
@@ -267,21 +274,23 @@ static SITUATIONS: &[Situation] = &[
     td_params(
         OperandId::CPUID_CONFIG,
         Blame::Caller,
-        "a CPUID value in TD_PARAMS has a bit set that a TD may not configure (or HLE and RTM differ, or CPUID.1 EAX is \
-         neither 0 nor the platform's); RCX of the call names leaf and subleaf",
-        "Let the VMM take the configurable bits from the module (CPUID_CONFIG fields, KVM_TDX_CAPABILITIES) and clear all \
-         others; newer CPU models need a newer VMM.",
+        "a CPUID value in TD_PARAMS has a bit set that a TD may not configure (or HLE and RTM differ, or \
+         CPUID.1 EAX is neither 0 nor the platform's); RCX of the call names leaf and subleaf",
+        "Let the VMM take the configurable bits from the module (CPUID_CONFIG fields, \
+         KVM_TDX_CAPABILITIES) and clear all others; newer CPU models need a newer VMM.",
     ),
     td_params(
         OperandId::ATTRIBUTES,
         Blame::Caller,
-        "an ATTRIBUTES bit is not supported, or one that must be 1 is 0, or MIGRATABLE stands beside DEBUG or PERFMON",
+        "an ATTRIBUTES bit is not supported, or one that must be 1 is 0, or MIGRATABLE stands beside DEBUG \
+         or PERFMON",
         "Choose bits within ATTRIBUTES_FIXED0 and FIXED1 of the module.",
     ),
     td_params(
         OperandId::XFAM,
         Blame::Caller,
-        "an XFAM bit is not supported, one that must be 1 is 0, or bits that belong together differ (AVX-512, CET, AMX)",
+        "an XFAM bit is not supported, one that must be 1 is 0, or bits that belong together differ \
+         (AVX-512, CET, AMX)",
         "Choose bits within XFAM_FIXED0 and FIXED1 of the module.",
     ),
     td_params(
@@ -299,7 +308,8 @@ static SITUATIONS: &[Situation] = &[
     td_params(
         OperandId::EPTP_CONTROLS,
         Blame::Caller,
-        "memory type must be write-back, and four or five levels must fit the guest address width and the CPU",
+        "memory type must be write-back, and four or five levels must fit the guest address width and the \
+         CPU",
         "Use five levels only with a 52-bit guest width and a CPU that has them.",
     ),
     at(
@@ -314,9 +324,10 @@ static SITUATIONS: &[Situation] = &[
         Leaf::PHYMEM_PAGE_RECLAIM,
         Code::PAGE_METADATA_INCORRECT,
         Blame::Caller,
-        "the page in RCX is not in use (page type NDA) or reserved: it was reclaimed or removed before, so the host asks \
-         for it twice",
-        "A host kernel bug at TD teardown, often with large pages: update the kernel. The page itself is not lost.",
+        "the page in RCX is not in use (page type NDA) or reserved: it was reclaimed or removed before, so \
+         the host asks for it twice",
+        "A host kernel bug at TD teardown, often with large pages: update the kernel. The page itself is \
+         not lost.",
     ),
     at(
         Leaf::PHYMEM_PAGE_RECLAIM,

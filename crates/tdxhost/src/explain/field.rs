@@ -27,8 +27,8 @@ pub fn explain_id(id: FieldId) -> Explanation {
         let mut explanation = Explanation::new(
             Interface::Field,
             format!("null field id ({})", Word(id.raw())),
-            "Asks for the first readable field of a context; as a result it says that there is no further field, or that \
-             the call failed.",
+            "Asks for the first readable field of a context; as a result it says that there is no further \
+             field, or that the call failed.",
         );
         explanation.value = Some(Word(id.raw()));
         return explanation;

@@ -93,8 +93,8 @@ pub fn explain_vmcall(leaf: Option<VmcallLeaf>, r10: u64) -> Explanation {
         let mut explanation = Explanation::new(
             Interface::Vmcall,
             format!("unknown result {}{from}", Word(r10)),
-            "The GHCI does not define this value of R10. After a vendor call (R10 other than 0 at the call) it is that \
-             vendor's result.",
+            "The GHCI does not define this value of R10. After a vendor call (R10 other than 0 at the \
+             call) it is that vendor's result.",
         );
         explanation.known = false;
         explanation

@@ -101,8 +101,8 @@ fn cpuid(explanation: &mut Explanation, status: Status, registers: &CallRegister
     let (Some(rcx), Some(rdx), Some(r8)) = (registers.rcx, registers.rdx, registers.r8) else {
         explanation.fact(
             "registers",
-            "not given; RCX would tell CPUID leaf and subleaf, RDX and R8 the bits that matter, R9 and R10 what they \
-             should be",
+            "not given; RCX would tell CPUID leaf and subleaf, RDX and R8 the bits that matter, R9 and R10 \
+             what they should be",
         );
         return;
     };

@@ -51,20 +51,25 @@ pub(super) fn explain(leaf: Option<LeafWord>, rax: u64, registers: &CallRegister
     if code == SeamldrStatus::EBADCALL && call == Some(SeamldrLeaf::INSTALL) {
         explanation.fact(
             "here",
-            "if every LP called INSTALL once and in one session, no update is left (num_remaining_updates is 0); only a \
-             platform reset refills the counter",
+            "if every LP called INSTALL once and in one session, no update is left (num_remaining_updates \
+             is 0); only a platform reset refills the counter",
         );
     }
     if call == Some(SeamldrLeaf::INSTALL) && rax != 0 {
         explanation.fact(
             "registers",
             match registers.rdx {
-                Some(0) => "RDX = 0: the old module is still there and reachable, but after SYS.SHUTDOWN it only answers \
-                            SYS_SHUTDOWN; a successful INSTALL still saves the TDs"
+                Some(0) => "RDX = 0: the old module is still there and reachable, but after SYS.SHUTDOWN \
+                            it only answers SYS_SHUTDOWN; a successful INSTALL still saves the TDs"
                     .to_owned(),
-                Some(1) => "RDX = 1: the old module is gone; all TDs are lost and a LOAD is needed".to_owned(),
-                Some(value) => format!("RDX = {value:#x}, where 0 (old module still there) or 1 (gone) is expected"),
-                None => "not given; RDX would tell whether the old module is still there (0) or gone (1)".to_owned(),
+                Some(1) => {
+                    "RDX = 1: the old module is gone; all TDs are lost and a LOAD is needed".to_owned()
+                }
+                Some(value) => {
+                    format!("RDX = {value:#x}, where 0 (old module still there) or 1 (gone) is expected")
+                }
+                None => "not given; RDX would tell whether the old module is still there (0) or gone (1)"
+                    .to_owned(),
             },
         );
     }

@@ -14,7 +14,8 @@ const CALLER: &str = "the host kernel or VMM that made the SEAMCALL";
 
 /// Explains `rax` of the call `leaf`, if the call is known, with the other registers that it returned.
 ///
-/// A leaf with bit 63, and a status whose class and code are 0 but whose error bit is set, belong to the P-SEAMLDR.
+/// A leaf with bit 63, and a status whose class and code are 0 but whose error bit is set, belong to the
+/// P-SEAMLDR.
 pub fn explain(leaf: Option<LeafWord>, rax: u64, registers: &CallRegisters) -> Explanation {
     let to_seamldr = match leaf {
         Some(leaf) => leaf.is_seamldr(),

@@ -193,7 +193,8 @@ mod tests {
     #[test]
     fn registers_of_the_same_line_belong_to_the_call() {
         let call = parse(
-            "[  261.2] SEAMCALL (0x000000000000001c) failed: 0xc000030000000001 RCX 0x1 RDX 0x2 R8 0x3 R9 0x4 R10 0x5 R11 0x6",
+            "[  261.2] SEAMCALL (0x000000000000001c) failed: 0xc000030000000001 RCX 0x1 RDX 0x2 R8 0x3 R9 \
+             0x4 R10 0x5 R11 0x6",
         )
         .expect("a call");
         assert_eq!(call.registers, CallRegisters::in_order(&[1, 2, 3, 4, 5, 6]));

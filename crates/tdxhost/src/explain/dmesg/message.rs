@@ -76,12 +76,12 @@ impl Message {
     }
 }
 
-const OFF_IN_BIOS: &str = "Turn on TDX and the SEAM loader in the BIOS; MSR 0x1401 bit 11 must be 1 on every package \
-                           (`tdxhost doctor`). Memory channels must be filled symmetrically.";
-const NOT_LOADED: &str = "SEAMCALL found no TDX module (VMfailInvalid): the BIOS has not loaded one, or it was disabled \
-                          before a kexec.";
-const LOAD_IT: &str = "Turn on the SEAM loader in the BIOS and update the BIOS; some BIOSes take the module from the EFI \
-                       system partition. After kexec, reboot through the BIOS.";
+const OFF_IN_BIOS: &str = "Turn on TDX and the SEAM loader in the BIOS; MSR 0x1401 bit 11 must be 1 on \
+                           every package (`tdxhost doctor`). Memory channels must be filled symmetrically.";
+const NOT_LOADED: &str = "SEAMCALL found no TDX module (VMfailInvalid): the BIOS has not loaded one, or it \
+                          was disabled before a kexec.";
+const LOAD_IT: &str = "Turn on the SEAM loader in the BIOS and update the BIOS; some BIOSes take the \
+                       module from the EFI system partition. After kexec, reboot through the BIOS.";
 const VERSION: &str = "Which release of the TDX module is loaded.";
 
 /// From the special to the general.
@@ -108,8 +108,8 @@ static MESSAGES: &[Message] = &[
         ..info(
             &["bios enabled: private keyid range"],
             "the BIOS offers TDX",
-            "MSR 0x87 splits off private KeyIDs: the first is the module's own, the others are for TDs. It does not say \
-             that SEAM is enabled or a module loaded.",
+            "MSR 0x87 splits off private KeyIDs: the first is the module's own, the others are for TDs. It \
+             does not say that SEAM is enabled or a module loaded.",
         )
     }
     .with_numbers(keyid_range),
@@ -125,7 +125,8 @@ static MESSAGES: &[Message] = &[
         "no private KeyIDs",
         Blame::Firmware,
         "The kernel found no usable private KeyIDs at boot, or refused TDX then.",
-        "Turn on TDX and raise its share of the KeyIDs in the BIOS; look for earlier lines about hibernation.",
+        "Turn on TDX and raise its share of the KeyIDs in the BIOS; look for earlier lines about \
+         hibernation.",
     ),
     problem(
         &["hibernation support is enabled"],
@@ -150,9 +151,10 @@ static MESSAGES: &[Message] = &[
         &["tdx not supported by the host platform"],
         "no TDX on this platform",
         Blame::Platform,
-        "At boot the kernel found no private KeyIDs in MSR 0x87, or refused TDX for a reason logged before. On a machine \
-         without TDX the line is harmless.",
-        "On a machine with TDX turn it on in the BIOS, and look for earlier `virt/tdx` lines; `tdxhost doctor` checks both.",
+        "At boot the kernel found no private KeyIDs in MSR 0x87, or refused TDX for a reason logged \
+         before. On a machine without TDX the line is harmless.",
+        "On a machine with TDX turn it on in the BIOS, and look for earlier `virt/tdx` lines; `tdxhost \
+         doctor` checks both.",
     ),
     // CPU features and KVM's own conditions.
     problem(
@@ -208,7 +210,8 @@ static MESSAGES: &[Message] = &[
         &["max_vcpu", "smaller"],
         "too many CPUs for one TD",
         Blame::Firmware,
-        "KVM insists that one TD could have as many VCPUs as the machine has CPUs, and the module allows fewer.",
+        "KVM insists that one TD could have as many VCPUs as the machine has CPUs, and the module allows \
+         fewer.",
         "Use a module with a higher MAX_VCPUS_PER_TD (576 in 1.5.05, 1376 in 2.0), or fewer CPUs (`nosmt`).",
     ),
     problem(
@@ -236,8 +239,8 @@ static MESSAGES: &[Message] = &[
         &["vm-type tdx not supported by kvm"],
         "KVM without TDX",
         Blame::Caller,
-        "QEMU found that KVM does not offer TDs: the module is not initialised, KVM's TDX support is off, or kernel and \
-         QEMU use different versions of the interface.",
+        "QEMU found that KVM does not offer TDs: the module is not initialised, KVM's TDX support is off, \
+         or kernel and QEMU use different versions of the interface.",
         "Look for `module initialized` in the kernel log. If it is there, use a QEMU that fits the kernel.",
     ),
     // Module.
@@ -263,7 +266,8 @@ static MESSAGES: &[Message] = &[
         "too many TDMRs",
         Blame::Caller,
         "Memory is cut into more pieces than the module takes TDMRs (64).",
-        "Use a kernel that merges neighbouring ranges, or a BIOS setting with fewer holes (NUMA clustering off).",
+        "Use a kernel that merges neighbouring ranges, or a BIOS setting with fewer holes (NUMA clustering \
+         off).",
     ),
     info(
         &["consumed tdmrs reaching limit"],
@@ -274,10 +278,10 @@ static MESSAGES: &[Message] = &[
         &["reserved areas exhausted"],
         "too many holes in a TDMR",
         Blame::Caller,
-        "One TDMR has more than 16 holes. Linux counts every hole of the page allocator, also those in convertible \
-         memory, which need not be reserved.",
-        "Use a kernel that reserves only what lies outside the CMRs (`tdxhost run` with the machine's platform file shows \
-         that it comes up), or a BIOS that leaves fewer holes in that range.",
+        "One TDMR has more than 16 holes. Linux counts every hole of the page allocator, also those in \
+         convertible memory, which need not be reserved.",
+        "Use a kernel that reserves only what lies outside the CMRs (`tdxhost run` with the machine's \
+         platform file shows that it comes up), or a BIOS that leaves fewer holes in that range.",
     )
     .with_numbers(tdmr_range),
     info(
@@ -287,7 +291,11 @@ static MESSAGES: &[Message] = &[
     ),
     Message {
         mood: Mood::Good,
-        ..info(&["allocated for pamt"], "PAMT allocated", "Memory that the module uses to keep track of every page.")
+        ..info(
+            &["allocated for pamt"],
+            "PAMT allocated",
+            "Memory that the module uses to keep track of every page.",
+        )
     }
     .with_numbers(pamt_size),
     // Outcome.
@@ -349,8 +357,8 @@ static MESSAGES: &[Message] = &[
         &["tdx private memory error"],
         "machine check on private memory",
         Blame::Caller,
-        "The host read or partly wrote memory that belongs to the module or a TD; on Sapphire and Emerald Rapids one \
-         partial write is enough (erratum).",
+        "The host read or partly wrote memory that belongs to the module or a TD; on Sapphire and Emerald \
+         Rapids one partial write is enough (erratum).",
         "Report it as a kernel bug, with the address; the memory itself is sound.",
     ),
     // Not of a host.

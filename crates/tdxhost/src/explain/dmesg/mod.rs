@@ -313,10 +313,12 @@ impl Progress {
             (true, _, _) => Outcome::Initialized,
             (false, Some((sentence, advice)), _) => Outcome::Failed { sentence, advice },
             (false, None, true) => Outcome::Unfinished {
-                sentence: "The BIOS offers private KeyIDs, but the log tells neither success nor failure of bring-up.".to_owned(),
-                advice: "Kernels before 7.0 bring TDX up when kvm_intel is loaded with `tdx=1`: check that. A SEAMCALL that \
-                         raises #GP or #UD leaves no line in the log of 6.8 and later, so check MSR 0x1401 bit 11 too \
-                         (`tdxhost doctor`)."
+                sentence: "The BIOS offers private KeyIDs, but the log tells neither success nor failure \
+                           of bring-up."
+                    .to_owned(),
+                advice: "Older kernels bring TDX up when kvm_intel is loaded with `tdx=1`: check that. A \
+                         SEAMCALL that raises #GP or #UD leaves no line in the log of 6.8 and later, so \
+                         check MSR 0x1401 bit 11 too (`tdxhost doctor`)."
                     .to_owned(),
             },
             (false, None, false) => Outcome::Silent,
