@@ -14,7 +14,7 @@ use crate::tdmr::TdmrLimits;
 use crate::traits::{CpuNumber, CpuPin, PackageId, Platform, first_online};
 
 /// Most calls for one GiB: a module that needs more makes no progress. 256 are usual.
-const MAX_CALLS_PER_GIB: u64 = 1 << 18;
+const MAX_CALLS_PER_GIB: u64 = 1 << 12;
 
 /// How far the TDMRs are.
 struct Reached {

@@ -1,0 +1,569 @@
+//! A machine made of the host's own traits: enough of a module to walk through, and a script of failures.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+
+use tdx_abi::features::Features0;
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
+use tdx_abi::metadata::{FieldId, sys};
+use tdx_abi::msr::MsrIndex;
+use tdx_abi::status::{OperandId, Status, StatusCode};
+use tdx_abi::{PhysAddr, PhysRange, Registers};
+use tdx_host::cpu::CpuSlot;
+use tdx_host::memory::MemoryBlock;
+use tdx_host::sync::Spin;
+use tdx_host::traits::{
+    AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, LeakCounter, Log, LogLevel, MemoryFault,
+    MsrFault, NodeId, OwnedPages, PackageId, Pages, PerCpu, Processor, Seam, SeamcallFault, Vmx, VmxFault,
+};
+use tdx_host::{BringUpOptions, BringUpReport, HostError, HostMemory, HostState};
+
+pub(crate) const GIB: u64 = 1 << 30;
+pub(crate) const MIB: u64 = 1 << 20;
+
+pub(crate) fn range(start: u64, end: u64) -> PhysRange {
+    PhysRange::new(PhysAddr::new(start), PhysAddr::new(end)).unwrap()
+}
+
+/// What a scripted call does instead of its work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome {
+    Status(Status),
+    Fault(SeamcallFault),
+}
+
+impl From<Status> for Outcome {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<StatusCode> for Outcome {
+    fn from(code: StatusCode) -> Self {
+        Self::Status(code.plain())
+    }
+}
+
+/// Calls of one leaf: from the `from`-th on (0 = first), `times` of them.
+#[derive(Clone, Copy, Debug)]
+struct Scripted {
+    leaf: LeafWord,
+    from: u64,
+    times: u64,
+    outcome: Outcome,
+    rcx: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct LeakCount(AtomicU64);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leaks(Arc<LeakCount>);
+
+impl LeakCounter for Leaks {
+    fn leaked(&self, range: PhysRange) {
+        self.0.0.fetch_add(range.size() / 4096, Ordering::Relaxed);
+    }
+}
+
+/// State of the fake. Public: tests bend it.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) online: Vec<bool>,
+    pub(crate) vmxe: Vec<bool>,
+    pub(crate) in_vmx: Vec<bool>,
+    pub(crate) wbinvd: Vec<u64>,
+    pub(crate) memory: Vec<(PhysRange, NodeId)>,
+    pub(crate) cmrs: Vec<PhysRange>,
+    pub(crate) free: BTreeMap<u64, u64>,
+    pub(crate) bytes: HashMap<u64, u8>,
+    pub(crate) cleared: Vec<PhysRange>,
+    pub(crate) msrs: BTreeMap<u32, Option<u64>>,
+    pub(crate) cpuid: BTreeMap<u32, CpuidLeaf>,
+    pub(crate) fields: BTreeMap<u64, u64>,
+    pub(crate) calls: Vec<(CpuNumber, LeafWord, Registers)>,
+    pub(crate) lines: Vec<(LogLevel, String)>,
+    pub(crate) tdmrs: BTreeMap<u64, (u64, u64)>,
+    pub(crate) hibernation: bool,
+    pub(crate) erratum: bool,
+    pub(crate) largest_allocation: u64,
+    pub(crate) allocations_left: u64,
+    pub(crate) vmxon_fault: Option<VmxFault>,
+    pub(crate) read_fault: bool,
+    pub(crate) crash_at: Option<LeafWord>,
+    made: HashMap<u64, u64>,
+    script: Vec<Scripted>,
+    step: u64,
+}
+
+pub(crate) struct Fake {
+    packages: u32,
+    threads: bool,
+    leaks: Leaks,
+    state: Mutex<State>,
+    on_crash: Mutex<Option<Box<dyn Fn() + Send>>>,
+}
+
+impl Fake {
+    /// `packages` packages of two CPUs and a node of 2 GiB each; CMRs as large as the RAM.
+    pub(crate) fn new(packages: u32) -> Self {
+        let cpus = packages as usize * 2;
+        let memory: Vec<_> = (0..packages)
+            .map(|i| (range(u64::from(i) * 2 * GIB, (u64::from(i) + 1) * 2 * GIB), NodeId(i)))
+            .collect();
+        let mut fields: BTreeMap<u64, u64> = [
+            (sys::MAJOR_VERSION, 1),
+            (sys::MINOR_VERSION, 5),
+            (sys::UPDATE_VERSION, 6),
+            (sys::BUILD_NUM, 744),
+            (sys::TDX_FEATURES0, 0xF_0FBF),
+            (sys::MAX_TDMRS, 64),
+            (sys::MAX_RESERVED_PER_TDMR, 16),
+            (sys::PAMT_4K_ENTRY_SIZE, 16),
+            (sys::PAMT_2M_ENTRY_SIZE, 16),
+            (sys::PAMT_1G_ENTRY_SIZE, 16),
+            (sys::TDR_BASE_SIZE, 4096),
+            (sys::TDCS_BASE_SIZE, 24576),
+            (sys::TDVPS_BASE_SIZE, 24576),
+            (sys::ATTRIBUTES_FIXED0, 0x8000_0000_7000_0001),
+            (sys::ATTRIBUTES_FIXED1, 0),
+            (sys::XFAM_FIXED0, 0x6_DBE7),
+            (sys::XFAM_FIXED1, 3),
+            (sys::NUM_CPUID_CONFIG, 1),
+            (sys::CPUID_CONFIG_LEAVES, 0xFFFF_FFFF_0000_0001),
+            (sys::CPUID_CONFIG_VALUES, 0x10),
+            (sys::CPUID_CONFIG_VALUES.element(1), 0x20),
+            (sys::NUM_CMRS, 4),
+        ]
+        .into_iter()
+        .map(|(field, value)| (field.0, value))
+        .collect();
+        for k in 0..4 {
+            fields.insert(sys::CMR_BASE.element(k).0, 0);
+            fields.insert(sys::CMR_SIZE.element(k).0, 0);
+        }
+        let fake = Self {
+            packages,
+            threads: false,
+            leaks: Leaks::default(),
+            on_crash: Mutex::new(None),
+            state: Mutex::new(State {
+                online: vec![true; cpus],
+                vmxe: vec![false; cpus],
+                in_vmx: vec![false; cpus],
+                wbinvd: vec![0; cpus],
+                memory: Vec::new(),
+                cmrs: Vec::new(),
+                free: BTreeMap::new(),
+                bytes: HashMap::new(),
+                cleared: Vec::new(),
+                msrs: [
+                    (0x87, Some(31 | 32 << 32)),
+                    (0x480, Some(1 << 60 | 0x400 << 32 | 0x12)),
+                    (0x3A, Some(5)),
+                ]
+                .into(),
+                cpuid: [
+                    (1, CpuidLeaf { ecx: 1 << 5 | 1 << 26, edx: 1 << 27, ..CpuidLeaf::default() }),
+                    (7, CpuidLeaf { ecx: 1 << 28, ..CpuidLeaf::default() }),
+                ]
+                .into(),
+                fields,
+                calls: Vec::new(),
+                lines: Vec::new(),
+                tdmrs: BTreeMap::new(),
+                hibernation: false,
+                erratum: false,
+                largest_allocation: u64::MAX,
+                allocations_left: u64::MAX,
+                vmxon_fault: None,
+                read_fault: false,
+                crash_at: None,
+                made: HashMap::new(),
+                script: Vec::new(),
+                step: 64 * MIB,
+            }),
+        };
+        fake.set_memory(memory);
+        fake
+    }
+
+    /// Runs visitors on threads of their own.
+    pub(crate) fn threaded(mut self) -> Self {
+        self.threads = true;
+        self
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// New RAM, all of it in CMRs, all of it free.
+    pub(crate) fn set_memory(&self, memory: Vec<(PhysRange, NodeId)>) {
+        self.set_cmrs(memory.iter().map(|(range, _)| *range).collect());
+        let mut state = self.state();
+        state.free = memory
+            .iter()
+            .map(|(range, _)| (range.start().as_u64().max(16 * MIB), range.end().as_u64()))
+            .filter(|(start, end)| start < end)
+            .collect();
+        state.memory = memory;
+    }
+
+    pub(crate) fn set_cmrs(&self, cmrs: Vec<PhysRange>) {
+        let mut state = self.state();
+        state.fields.insert(sys::NUM_CMRS.0, cmrs.len().max(1) as u64);
+        for (k, cmr) in (0..).zip(&cmrs) {
+            state.fields.insert(sys::CMR_BASE.element(k).0, cmr.start().as_u64());
+            state.fields.insert(sys::CMR_SIZE.element(k).0, cmr.size());
+        }
+        state.cmrs = cmrs;
+    }
+
+    pub(crate) fn set_field(&self, field: FieldId, value: u64) {
+        self.state().fields.insert(field.0, value);
+    }
+
+    /// `leaf` ends in `outcome` for `times` calls from the `from`-th on.
+    pub(crate) fn script(&self, leaf: SeamcallLeaf, from: u64, times: u64, outcome: impl Into<Outcome>) {
+        self.script_word(LeafWord::module(leaf, 0), from, times, outcome, 0);
+    }
+
+    pub(crate) fn script_word(
+        &self,
+        leaf: LeafWord,
+        from: u64,
+        times: u64,
+        outcome: impl Into<Outcome>,
+        rcx: u64,
+    ) {
+        self.state().script.push(Scripted { leaf, from, times, outcome: outcome.into(), rcx });
+    }
+
+    /// Calls `crash` from inside the next call of `leaf`.
+    pub(crate) fn crash_in(&self, leaf: SeamcallLeaf, crash: impl Fn() + Send + 'static) {
+        self.state().crash_at = Some(LeafWord::module(leaf, 0));
+        *self.on_crash.lock().unwrap() = Some(Box::new(crash));
+    }
+
+    pub(crate) fn calls_of(&self, leaf: SeamcallLeaf) -> usize {
+        self.state().calls.iter().filter(|(_, word, _)| word.leaf() == leaf.0 && !word.is_seamldr()).count()
+    }
+
+    /// Bytes that the allocator has.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.state().free.iter().map(|(start, end)| end - start).sum()
+    }
+
+    pub(crate) fn leaked_pages(&self) -> u64 {
+        self.leaks.0.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cpus_in_vmx(&self) -> usize {
+        self.state().in_vmx.iter().filter(|on| **on).count()
+    }
+
+    fn run(&self, cpus: &[CpuNumber], visitor: &PerCpu<'_>) -> Result<(), HostError> {
+        let visit = |cpu: CpuNumber| CpuPin::enter(cpu, |pin| visitor(pin));
+        if self.threads {
+            let results: Vec<_> = thread::scope(|scope| {
+                let threads: Vec<_> = cpus.iter().map(|&cpu| scope.spawn(move || visit(cpu))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            results.into_iter().collect()
+        } else {
+            cpus.iter().try_for_each(|&cpu| visit(cpu))
+        }
+    }
+}
+
+impl Cpus for Fake {
+    fn possible(&self) -> u32 {
+        self.packages * 2
+    }
+    fn packages(&self) -> u32 {
+        self.packages
+    }
+    fn is_online(&self, cpu: CpuNumber) -> bool {
+        self.state().online[cpu.0 as usize]
+    }
+    fn package_of(&self, cpu: CpuNumber) -> PackageId {
+        PackageId(cpu.0 / 2)
+    }
+    fn node_of(&self, cpu: CpuNumber) -> NodeId {
+        NodeId(cpu.0 / 2)
+    }
+    fn on_cpu(&self, cpu: CpuNumber, visitor: &PerCpu<'_>) -> Result<(), HostError> {
+        self.run(&[cpu], visitor)
+    }
+    fn on_each_cpu(&self, visitor: &PerCpu<'_>) -> Result<(), HostError> {
+        let online: Vec<_> = (0..self.possible()).map(CpuNumber).filter(|&cpu| self.is_online(cpu)).collect();
+        self.run(&online, visitor)
+    }
+    fn on_cpus(&self, cpus: &[CpuNumber], visitor: &PerCpu<'_>) -> Result<(), HostError> {
+        self.run(cpus, visitor)
+    }
+}
+
+impl Processor for Fake {
+    fn rdmsr(&self, _pin: &CpuPin<'_>, msr: MsrIndex) -> Result<u64, MsrFault> {
+        self.state().msrs.get(&msr.0).copied().flatten().ok_or(MsrFault(msr))
+    }
+    fn cpuid(&self, _pin: &CpuPin<'_>, leaf: u32, _subleaf: u32) -> CpuidLeaf {
+        self.state().cpuid.get(&leaf).copied().unwrap_or_default()
+    }
+    fn wbinvd(&self, pin: &CpuPin<'_>) {
+        self.state().wbinvd[pin.cpu().0 as usize] += 1;
+    }
+}
+
+impl Vmx for Fake {
+    fn vmxe(&self, pin: &CpuPin<'_>) -> bool {
+        self.state().vmxe[pin.cpu().0 as usize]
+    }
+    fn set_vmxe(&self, pin: &CpuPin<'_>, on: bool) {
+        self.state().vmxe[pin.cpu().0 as usize] = on;
+    }
+    fn vmxon(&self, pin: &CpuPin<'_>, revision: u32) -> Result<(), VmxFault> {
+        let mut state = self.state();
+        let cpu = pin.cpu().0 as usize;
+        assert_eq!(revision, 0x12);
+        assert!(state.vmxe[cpu] && !state.in_vmx[cpu]);
+        if let Some(fault) = state.vmxon_fault {
+            return Err(fault);
+        }
+        state.in_vmx[cpu] = true;
+        Ok(())
+    }
+    fn vmxoff(&self, pin: &CpuPin<'_>) -> Result<(), VmxFault> {
+        let was_on = std::mem::replace(&mut self.state().in_vmx[pin.cpu().0 as usize], false);
+        if was_on { Ok(()) } else { Err(VmxFault::InvalidOpcode) }
+    }
+}
+
+impl Firmware for Fake {
+    fn memory_ranges(&self, each: &mut dyn FnMut(PhysRange, NodeId) -> ControlFlow<()>) {
+        let memory = self.state().memory.clone();
+        let _ = memory.into_iter().try_for_each(|(range, node)| each(range, node));
+    }
+    fn hibernation_possible(&self) -> bool {
+        self.state().hibernation
+    }
+    fn partial_write_erratum(&self) -> bool {
+        self.state().erratum
+    }
+}
+
+impl Log for Fake {
+    fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
+        self.state().lines.push((level, line.to_string()));
+    }
+}
+
+impl Pages for Fake {
+    type Leaks = Leaks;
+
+    fn alloc_contiguous(&self, request: AllocRequest) -> Option<OwnedPages<Leaks>> {
+        let mut state = self.state();
+        let bytes = request.bytes.next_multiple_of(4096);
+        if bytes > state.largest_allocation || state.allocations_left == 0 {
+            return None;
+        }
+        state.allocations_left -= 1;
+        let near: Vec<PhysRange> =
+            state.memory.iter().filter(|(_, node)| *node == request.node).map(|(range, _)| *range).collect();
+        let fits = |&(start, end): &(u64, u64)| {
+            let from = start.next_multiple_of(request.align);
+            let found = (from + bytes <= end).then_some((start, end, from))?;
+            let taken = range(from, from + bytes);
+            request.avoid.is_none_or(|avoid| !avoid.overlaps(taken)).then_some(found)
+        };
+        let all: Vec<(u64, u64)> = state.free.iter().map(|(start, end)| (*start, *end)).collect();
+        let on_node = all.iter().filter(|(start, _)| near.iter().any(|r| r.contains(PhysAddr::new(*start))));
+        let (start, end, from) = on_node.clone().find_map(fits).or_else(|| all.iter().find_map(fits))?;
+        state.free.remove(&start);
+        if start < from {
+            state.free.insert(start, from);
+        }
+        if from + bytes < end {
+            state.free.insert(from + bytes, end);
+        }
+        Some(OwnedPages::from_allocator(range(from, from + bytes), self.leaks.clone()))
+    }
+
+    fn free(&self, pages: OwnedPages<Leaks>) {
+        let back = pages.into_allocator();
+        let (mut start, mut end) = (back.start().as_u64(), back.end().as_u64());
+        let mut state = self.state();
+        let before = state.free.range(..start).next_back().map(|(start, end)| (*start, *end));
+        if let Some((left, _)) = before.filter(|(_, left_end)| *left_end == start) {
+            state.free.remove(&left);
+            start = left;
+        }
+        if let Some(right_end) = state.free.remove(&end) {
+            end = right_end;
+        }
+        state.free.insert(start, end);
+    }
+
+    fn read(&self, pages: &OwnedPages<Leaks>, offset: u64, bytes: &mut [u8]) -> Result<(), MemoryFault> {
+        let state = self.state();
+        let start = pages.start().as_u64() + offset;
+        if state.read_fault {
+            return Err(MemoryFault::MachineCheck(PhysAddr::new(start)));
+        }
+        for (at, byte) in (start..).zip(bytes) {
+            *byte = state.bytes.get(&at).copied().unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn write(&self, pages: &OwnedPages<Leaks>, offset: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        let start = pages.start().as_u64() + offset;
+        self.state().bytes.extend((start..).zip(bytes.iter().copied()));
+        Ok(())
+    }
+
+    fn clear(&self, range: PhysRange) {
+        self.state().cleared.push(range);
+    }
+
+    fn flush(&self, _pages: &OwnedPages<Leaks>) {}
+}
+
+impl State {
+    fn word(&self, at: u64) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|i| self.bytes.get(&(at + i as u64)).copied().unwrap_or(0)))
+    }
+
+    fn scripted(&self, word: LeafWord) -> Option<Scripted> {
+        let made = self.made.get(&word.raw()).copied().unwrap_or(0) - 1;
+        let fits = |s: &&Scripted| s.leaf == word && (s.from..s.from.saturating_add(s.times)).contains(&made);
+        self.script.iter().find(fits).copied()
+    }
+
+    /// The work of a call that is not scripted.
+    fn work(&mut self, word: LeafWord, registers: &mut Registers) -> Status {
+        if word.is_seamldr() {
+            assert_eq!(word, LeafWord::seamldr(SeamldrLeaf::INFO));
+            let at = registers.rcx;
+            self.bytes.extend([(at + 16, 1), (at + 18, 5), (at + 20, 1), (at + 22, 2), (at + 28, 59)]);
+            return StatusCode::SUCCESS.plain();
+        }
+        match SeamcallLeaf(word.leaf()) {
+            SeamcallLeaf::SYS_RD => {
+                let value = self.fields.get(&registers.rdx).copied();
+                registers.r8 = value.unwrap_or(0);
+                if value.is_none() {
+                    return StatusCode::METADATA_FIELD_ID_INCORRECT.plain();
+                }
+            }
+            SeamcallLeaf::SYS_CONFIG => {
+                for i in 0..registers.rdx {
+                    let info = self.word(registers.rcx + 8 * i);
+                    self.tdmrs.insert(self.word(info), (self.word(info + 8), 0));
+                }
+            }
+            SeamcallLeaf::SYS_TDMR_INIT => {
+                let step = self.step;
+                let Some((size, done)) = self.tdmrs.get_mut(&registers.rcx) else {
+                    return StatusCode::OPERAND_INVALID.with_operand(OperandId::RCX);
+                };
+                *done = (*done + step).min(*size);
+                registers.rdx = registers.rcx + (*done & !(GIB - 1));
+            }
+            _ => {}
+        }
+        StatusCode::SUCCESS.plain()
+    }
+}
+
+impl Seam for Fake {
+    fn seamcall(&self, pin: &CpuPin<'_>, registers: &mut Registers) -> Result<(), SeamcallFault> {
+        let word = LeafWord::from_raw(registers.rax);
+        let mut state = self.state();
+        if !state.in_vmx[pin.cpu().0 as usize] {
+            return Err(SeamcallFault::InvalidOpcode);
+        }
+        state.calls.push((pin.cpu(), word, *registers));
+        *state.made.entry(word.raw()).or_default() += 1;
+        if state.crash_at == Some(word) {
+            state.crash_at = None;
+            drop(state);
+            if let Some(crash) = self.on_crash.lock().unwrap().take() {
+                crash();
+            }
+            state = self.state();
+        }
+        let status = match state.scripted(word) {
+            Some(Scripted { outcome: Outcome::Fault(fault), .. }) => return Err(fault),
+            Some(Scripted { outcome: Outcome::Status(status), rcx, .. }) => {
+                // Like real leaves: outputs are cleared before anything is checked.
+                (registers.rcx, registers.rdx) = (rcx, 0);
+                status
+            }
+            None => state.work(word, registers),
+        };
+        registers.rax = status.raw();
+        Ok(())
+    }
+}
+
+/// A host on a fake machine.
+pub(crate) struct Bench {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) host: Arc<HostState<Vec<CpuSlot>>>,
+    pub(crate) memory: HostMemory<Vec<MemoryBlock>, Leaks>,
+    pub(crate) free_at_start: u64,
+}
+
+impl Bench {
+    pub(crate) fn new(fake: Fake) -> Self {
+        let cpus = (0..fake.possible()).map(|_| CpuSlot::new()).collect();
+        Self {
+            free_at_start: fake.free_bytes(),
+            fake: Arc::new(fake),
+            host: Arc::new(HostState::new(cpus, Spin::default())),
+            memory: HostMemory::new(vec![MemoryBlock::default(); 4096]),
+        }
+    }
+
+    pub(crate) fn bring_up_with(&mut self, options: &BringUpOptions) -> Result<BringUpReport, HostError> {
+        self.host.early_init(&*self.fake)?;
+        self.host.bring_up(&*self.fake, &mut self.memory, options, &())
+    }
+
+    pub(crate) fn bring_up(&mut self) -> Result<BringUpReport, HostError> {
+        self.bring_up_with(&BringUpOptions::default())
+    }
+
+    /// A host that is up.
+    pub(crate) fn up(fake: Fake) -> Self {
+        let mut bench = Self::new(fake);
+        bench.bring_up().unwrap();
+        bench
+    }
+
+    /// All pages are back, none was lost, and TDX holds no CPU in VMX operation.
+    pub(crate) fn assert_unwound(&self, what: &str) {
+        assert_eq!(self.fake.free_bytes(), self.free_at_start, "{what}: pages missing");
+        assert_eq!(self.fake.leaked_pages(), 0, "{what}: pages leaked");
+        assert_eq!(self.fake.cpus_in_vmx(), 0, "{what}: CPUs still in VMX operation");
+        assert!(self.memory.tdmrs.is_empty() && self.memory.blocks.blocks().is_empty(), "{what}");
+    }
+}
+
+/// Something that bends a fake machine.
+pub(crate) type BendFake = fn(&Fake);
+
+/// Runs `visit` on `cpu`.
+pub(crate) fn on<R>(cpu: u32, visit: impl FnOnce(&CpuPin<'_>) -> R) -> R {
+    CpuPin::enter(CpuNumber(cpu), visit)
+}
+
+/// The bits of TDX_FEATURES0 that the fake module starts with.
+pub(crate) const FEATURES: Features0 = Features0::from_bits(0xF_0FBF);

@@ -1,0 +1,11 @@
+//! The host side on a fake machine.
+
+mod bring_up;
+mod device;
+mod errors;
+mod fake;
+mod life;
+mod memory;
+mod seamcall;
+mod tdmr;
+mod vmx;

@@ -1,0 +1,150 @@
+//! Retry and resumption.
+
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
+use tdx_abi::metadata::sys;
+use tdx_abi::status::{OperandId, SeamldrStatus, Status, StatusCode};
+use tdx_host::seamcall::{BUSY_TRIES, ENTROPY_TRIES, KeyConfigured, SeamcallCause};
+use tdx_host::traits::SeamcallFault;
+use tdx_host::{Errno, HostError};
+
+use crate::fake::{Bench, Fake, GIB, Outcome, on};
+
+#[test]
+fn a_call_without_entropy_is_tried_ten_times() {
+    for (failures, works) in [(9, true), (10, false)] {
+        let bench = Bench::up(Fake::new(1));
+        let before = bench.fake.calls_of(SeamcallLeaf::SYS_RD) as u64;
+        bench.fake.script(SeamcallLeaf::SYS_RD, before, failures, StatusCode::RND_NO_ENTROPY);
+        let port = bench.host.port(&*bench.fake);
+        let result = on(0, |pin| port.sys_rd(pin, sys::MINOR_VERSION));
+        if works {
+            assert_eq!(result, Ok(5));
+        } else {
+            assert!(result.unwrap_err().is(StatusCode::RND_NO_ENTROPY));
+        }
+        let calls = bench.fake.calls_of(SeamcallLeaf::SYS_RD) as u64 - before;
+        assert_eq!(calls, u64::from(ENTROPY_TRIES));
+    }
+}
+
+#[test]
+fn a_repeated_call_has_the_registers_of_its_start() {
+    let bench = Bench::up(Fake::new(1));
+    let before = bench.fake.state().calls.len();
+    let made = bench.fake.calls_of(SeamcallLeaf::SYS_RD) as u64;
+    // The fake clears RDX on failure, as real leaves do.
+    bench.fake.script(SeamcallLeaf::SYS_RD, made, 3, StatusCode::SYS_BUSY);
+    let port = bench.host.port(&*bench.fake);
+    assert_eq!(on(0, |pin| port.sys_rd(pin, sys::MINOR_VERSION)), Ok(5));
+    let calls = &bench.fake.state().calls[before..];
+    assert_eq!(calls.len(), 4);
+    assert!(calls.iter().all(|(_, _, registers)| registers.rdx == sys::MINOR_VERSION.0));
+}
+
+#[test]
+fn busy_is_tried_again_but_not_for_ever() {
+    let busy = [StatusCode::SYS_BUSY.plain(), StatusCode::OPERAND_BUSY.with_operand(OperandId::RCX)];
+    for status in busy {
+        let bench = Bench::up(Fake::new(1));
+        let made = bench.fake.calls_of(SeamcallLeaf::SYS_TDMR_INIT) as u64;
+        bench.fake.script(SeamcallLeaf::SYS_TDMR_INIT, made, u64::MAX, status);
+        let port = bench.host.port(&*bench.fake);
+        let error = on(0, |pin| port.sys_tdmr_init(pin, tdx_abi::PhysAddr::new(0))).unwrap_err();
+        assert_eq!(error.status(), Some(status));
+        let calls = bench.fake.calls_of(SeamcallLeaf::SYS_TDMR_INIT) as u64 - made;
+        assert_eq!(calls, u64::from(BUSY_TRIES));
+    }
+}
+
+#[test]
+fn an_interrupted_call_goes_on_with_the_registers_as_returned() {
+    let bench = Bench::up(Fake::new(1));
+    let word = LeafWord::module(SeamcallLeaf::SYS_DISABLE, 0);
+    bench.fake.script_word(word, 0, 5, StatusCode::INTERRUPTED_RESUMABLE, 0x77);
+    let port = bench.host.port(&*bench.fake);
+    assert_eq!(on(0, |pin| port.sys_disable(pin)), Ok(()));
+    let state = bench.fake.state();
+    let calls: Vec<u64> =
+        state.calls.iter().filter(|call| call.1 == word).map(|(_, _, registers)| registers.rcx).collect();
+    assert_eq!(calls, [0, 0x77, 0x77, 0x77, 0x77, 0x77]);
+}
+
+#[test]
+fn no_other_status_is_tried_again() {
+    let bench = Bench::up(Fake::new(1));
+    let made = bench.fake.calls_of(SeamcallLeaf::SYS_RD) as u64;
+    let unknown = Status::from_raw(0x8000_7777_0000_0000);
+    bench.fake.script(SeamcallLeaf::SYS_RD, made, u64::MAX, unknown);
+    let port = bench.host.port(&*bench.fake);
+    let error = on(0, |pin| port.sys_rd(pin, sys::MINOR_VERSION)).unwrap_err();
+    assert_eq!(error.status(), Some(unknown));
+    assert_eq!(bench.fake.calls_of(SeamcallLeaf::SYS_RD) as u64, made + 1);
+}
+
+#[test]
+fn information_is_told_apart_from_success() {
+    let bench = Bench::up(Fake::new(1));
+    let port = bench.host.port(&*bench.fake);
+    bench.fake.script(SeamcallLeaf::SYS_KEY_CONFIG, 1, 1, StatusCode::KEY_CONFIGURED);
+    assert_eq!(on(0, |pin| port.sys_key_config(pin)), Ok(KeyConfigured::Before));
+    assert_eq!(on(0, |pin| port.sys_key_config(pin)), Ok(KeyConfigured::Now));
+    let made = bench.fake.calls_of(SeamcallLeaf::SYS_TDMR_INIT) as u64;
+    bench.fake.script(SeamcallLeaf::SYS_TDMR_INIT, made, 1, StatusCode::TDMR_ALREADY_INITIALIZED);
+    let base = tdx_abi::PhysAddr::new(0);
+    assert_eq!(on(0, |pin| port.sys_tdmr_init(pin, base)), Ok(None));
+    assert_eq!(on(0, |pin| port.sys_tdmr_init(pin, base)), Ok(Some(tdx_abi::PhysAddr::new(2 * GIB))));
+    // A leaf that has no such information refuses it.
+    bench.fake.script(SeamcallLeaf::SYS_DISABLE, 0, 1, StatusCode::KEY_CONFIGURED);
+    let error = on(0, |pin| port.sys_disable(pin)).unwrap_err();
+    assert!(error.is(StatusCode::KEY_CONFIGURED));
+}
+
+#[test]
+fn the_loader_is_asked_again_when_it_has_no_entropy() {
+    let word = LeafWord::seamldr(SeamldrLeaf::INFO);
+    for (failures, works) in [(9, true), (10, false)] {
+        let bench = Bench::up(Fake::new(1));
+        let status = Status::from_raw(SeamldrStatus::ENOENTROPY.0);
+        bench.fake.script_word(word, 0, failures, status, 0);
+        let info = bench.host.seamldr().info(&*bench.fake, &bench.host.port(&*bench.fake));
+        match info {
+            Ok(info) => assert!(works && info.num_remaining_updates.get() == 59),
+            Err(HostError::SeamldrInfoFailed { error }) => {
+                assert!(!works);
+                assert_eq!(error.cause, SeamcallCause::Loader(SeamldrStatus::ENOENTROPY));
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(bench.fake.leaked_pages(), 0);
+    }
+}
+
+#[test]
+fn errors_map_to_numbers_as_in_linux() {
+    let causes = [
+        (Outcome::Fault(SeamcallFault::VmFailInvalid), Errno::ENODEV),
+        (Outcome::Fault(SeamcallFault::GeneralProtection), Errno::EOPNOTSUPP),
+        (Outcome::Fault(SeamcallFault::InvalidOpcode), Errno::EACCES),
+        (Outcome::Status(StatusCode::SYS_SHUTDOWN.plain()), Errno::EIO),
+    ];
+    for (outcome, errno) in causes {
+        let bench = Bench::up(Fake::new(1));
+        let made = bench.fake.calls_of(SeamcallLeaf::SYS_RD) as u64;
+        bench.fake.script(SeamcallLeaf::SYS_RD, made, 1, outcome);
+        let port = bench.host.port(&*bench.fake);
+        let error = on(0, |pin| port.sys_rd(pin, sys::MINOR_VERSION)).unwrap_err();
+        assert_eq!(error.errno(), errno);
+    }
+}
+
+#[test]
+fn every_call_marks_the_caches_of_its_cpu() {
+    let bench = Bench::new(Fake::new(1));
+    assert!(bench.host.cpus().iter().all(|slot| !slot.cache_incoherent()));
+    let port = bench.host.port(&*bench.fake);
+    // Even a call that does not get there.
+    let error = on(1, |pin| port.sys_rd(pin, sys::MINOR_VERSION)).unwrap_err();
+    assert_eq!(error.cause, SeamcallCause::Fault(SeamcallFault::InvalidOpcode));
+    assert!(!bench.host.cpus()[0].cache_incoherent());
+    assert!(bench.host.cpus()[1].cache_incoherent());
+}
