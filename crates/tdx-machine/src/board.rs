@@ -1,0 +1,407 @@
+//! The hardware below the SEAM software.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use tdx_abi::msr::MsrIndex;
+use tdx_abi::{AddressLayout, KeyId, PhysAddr, PhysRange};
+use tdx_module::hardware::{
+    CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo, PconfigError,
+};
+
+use crate::chaos::{Chance, Chaos};
+use crate::cpu::{CpuFacts, LpState};
+use crate::event::{DropReason, Event, EventLog};
+use crate::fault::{Fault, FaultError, TakesEffect};
+use crate::firmware::layout::Layout;
+use crate::memory::{Memory, Rules, Store};
+use crate::spec::{AllocatorSpec, EmbedderSpec, PlatformSpec, Size, SpecError, SpecIssue};
+
+/// Largest free run with the fault `no-contiguous-pamt`: less than the PAMT of any TDMR.
+const TINY_RUN: Size = Size(64 << 10);
+/// CPUID.7.0 EBX: HLE and RTM, hidden by TSX_CPUID_CLEAR.
+const TSX: u32 = 1 << 4 | 1 << 11;
+const TSX_CPUID_CLEAR: u64 = 2;
+/// SEAMOPS: capabilities, SEAMREPORT, and SEAMDB clear, insert, get reference, report.
+const SEAMOPS: u64 = 0x3F;
+
+/// A value that changes only when power is cycled, so that references to it may be handed out:
+/// older values live on until the machine is dropped.
+struct PowerOnHistory<T> {
+    value: T,
+    next: OnceLock<Box<PowerOnHistory<T>>>,
+}
+
+impl<T: PartialEq> PowerOnHistory<T> {
+    fn new(value: T) -> Self {
+        Self { value, next: OnceLock::new() }
+    }
+
+    fn last(&self) -> &Self {
+        let mut last = self;
+        while let Some(next) = last.next.get() {
+            last = next;
+        }
+        last
+    }
+
+    fn current(&self) -> &T {
+        &self.last().value
+    }
+
+    /// Only one thread at a time cycles power, so the slot of the last value is free.
+    fn push(&self, value: T) {
+        let last = self.last();
+        if last.value != value {
+            last.next.get_or_init(|| Box::new(Self::new(value)));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Faults {
+    active: Vec<Fault>,
+    pending: Vec<Fault>,
+}
+
+/// Counts down to something.
+#[derive(Default)]
+struct Countdown(AtomicU32);
+
+impl Countdown {
+    const FOREVER: u32 = u32::MAX;
+
+    fn set(&self, count: u32) {
+        self.0.store(count, Ordering::Release);
+    }
+
+    /// True as long as the count was not used up.
+    fn take(&self) -> bool {
+        let step = |left: u32| match left {
+            0 => None,
+            Self::FOREVER => Some(Self::FOREVER),
+            left => Some(left - 1),
+        };
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).is_ok()
+    }
+}
+
+/// Everything of a machine but its SEAM software.
+pub(crate) struct Board {
+    spec: PlatformSpec,
+    address_layout: AddressLayout,
+    chaos: Chaos,
+    events: Arc<EventLog>,
+    memory: Memory,
+    layouts: PowerOnHistory<Layout>,
+    lps: Box<[LpState]>,
+    facts: RwLock<CpuFacts>,
+    faults: Mutex<Faults>,
+    seam_on: AtomicBool,
+    seam_loaded: AtomicBool,
+    entropy_failures: Countdown,
+    /// TDMR lock tries that still go well, if the fault is active.
+    tdmr_tries: Countdown,
+    tdmr_lock_jams: AtomicBool,
+}
+
+impl Board {
+    pub(crate) fn new(spec: PlatformSpec, seed: u64) -> Result<Self, SpecError> {
+        spec.validate()?;
+        let bits = spec.keyids.bits;
+        // validate() has checked the width.
+        let address_layout = AddressLayout::new(spec.cpu.kind.maxpa(), bits).ok_or_else(|| {
+            SpecError::Invalid { platform: spec.name.clone(), issue: SpecIssue::KeyIdBits { bits } }
+        })?;
+        let chaos = Chaos::new(seed, &spec.chaos);
+        let events = Arc::new(EventLog::default());
+        let rules = Rules {
+            integrity: spec.keyids.integrity,
+            partial_write_poison: spec.errata().pw_mce,
+            write_back_within: spec.chaos.write_back_within,
+            seed: chaos.seed(),
+        };
+        let memory = Memory::new(
+            rules,
+            spec.keyids.partitioning(),
+            1 << bits,
+            spec.cpu.packages as usize,
+            Arc::clone(&events),
+        );
+        let facts = CpuFacts::new(&spec, &spec.faults);
+        let layout = Layout::new(&spec, &spec.faults, facts.package_fms());
+        let lps = layout.lps.iter().map(|_| LpState::new()).collect();
+        let board = Self {
+            address_layout,
+            chaos,
+            events,
+            memory,
+            layouts: PowerOnHistory::new(layout),
+            lps,
+            seam_on: AtomicBool::new(false),
+            seam_loaded: AtomicBool::new(false),
+            facts: RwLock::new(facts),
+            faults: Mutex::new(Faults { active: spec.faults.clone(), pending: Vec::new() }),
+            entropy_failures: Countdown::default(),
+            tdmr_tries: Countdown::default(),
+            tdmr_lock_jams: AtomicBool::new(false),
+            spec,
+        };
+        board.start();
+        Ok(board)
+    }
+
+    pub(crate) fn power_cycle(&self) {
+        let active = {
+            let mut faults = self.faults.lock();
+            let mut active = self.spec.faults.clone();
+            active.append(&mut faults.pending);
+            faults.active.clone_from(&active);
+            active
+        };
+        self.memory.reset();
+        self.events.clear();
+        self.lps.iter().for_each(LpState::reset);
+        let facts = CpuFacts::new(&self.spec, &active);
+        self.layouts.push(Layout::new(&self.spec, &active, facts.package_fms()));
+        *self.facts.write() = facts;
+        self.start();
+        self.events.push(Event::PowerCycled);
+    }
+
+    /// What follows from facts and faults at power-on.
+    fn start(&self) {
+        self.entropy_failures.set(0);
+        self.tdmr_lock_jams.store(false, Ordering::Release);
+        let faults = self.active_faults();
+        let refused = !self.spec.seamrr.locked || faults.contains(&Fault::SeamrrUnlocked);
+        let seam_on = self.facts.read().seam_on;
+        self.seam_on.store(seam_on, Ordering::Release);
+        self.seam_loaded.store(seam_on && !refused, Ordering::Release);
+        for fault in &faults {
+            self.arm(fault);
+        }
+    }
+
+    /// Sets what a fault changes outside CPU facts and firmware.
+    fn arm(&self, fault: &Fault) {
+        match *fault {
+            Fault::KeyConfigEntropy { times } => {
+                self.entropy_failures.set(times.min(Countdown::FOREVER - 1));
+            }
+            Fault::KeyConfigEntropyForever => self.entropy_failures.set(Countdown::FOREVER),
+            Fault::TdmrInitFails { after } => {
+                self.tdmr_tries.set(after.min(Countdown::FOREVER - 1));
+                self.tdmr_lock_jams.store(true, Ordering::Release);
+            }
+            Fault::VmxeAlreadySet => self.lps.iter().for_each(LpState::occupy_vmx),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn inject(&self, fault: Fault) -> Result<(), FaultError> {
+        fault.check(&self.spec)?;
+        let mut faults = self.faults.lock();
+        if fault.info().takes_effect == TakesEffect::AtPowerOn {
+            faults.pending.push(fault);
+            return Ok(());
+        }
+        faults.active.push(fault.clone());
+        *self.facts.write() = CpuFacts::new(&self.spec, &faults.active);
+        drop(faults);
+        self.arm(&fault);
+        Ok(())
+    }
+
+    pub(crate) fn active_faults(&self) -> Vec<Fault> {
+        self.faults.lock().active.clone()
+    }
+
+    pub(crate) fn pending_faults(&self) -> Vec<Fault> {
+        self.faults.lock().pending.clone()
+    }
+
+    pub(crate) fn has_fault(&self, fault: &Fault) -> bool {
+        self.faults.lock().active.contains(fault)
+    }
+
+    pub(crate) fn spec(&self) -> &PlatformSpec {
+        &self.spec
+    }
+
+    pub(crate) fn address_layout(&self) -> AddressLayout {
+        self.address_layout
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        self.layouts.current()
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(crate) fn events(&self) -> &EventLog {
+        &self.events
+    }
+
+    pub(crate) fn lp_state(&self, lp: LpIndex) -> Option<&LpState> {
+        self.lps.get(lp.0 as usize)
+    }
+
+    pub(crate) fn seam_on(&self) -> bool {
+        self.seam_on.load(Ordering::Acquire)
+    }
+
+    /// False if MCHECK refused, or SEAM software met a machine check.
+    pub(crate) fn seam_loaded(&self) -> bool {
+        self.seam_loaded.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_vmx(&self) -> bool {
+        self.facts.read().has_vmx
+    }
+
+    /// The SEAM range that keeps others out; empty where it is not valid.
+    pub(crate) fn seamrr(&self) -> PhysRange {
+        if self.seam_on() { self.spec.seamrr.range() } else { PhysRange::default() }
+    }
+
+    /// True if software outside SEAM may use the KeyID.
+    pub(crate) fn is_shared(&self, key: KeyId) -> bool {
+        let room = 1u32 << self.spec.keyids.bits;
+        u32::from(key.number()) < room && !self.spec.keyids.partitioning().is_private(key)
+    }
+
+    pub(crate) fn allocator(&self) -> AllocatorSpec {
+        let mut allocator = self.spec.allocator;
+        if self.has_fault(&Fault::NoContiguousPamt) {
+            allocator.largest_free_run = Some(TINY_RUN);
+        }
+        allocator
+    }
+
+    pub(crate) fn embedder(&self) -> EmbedderSpec {
+        let possible = self.spec.embedder.hibernation_possible || self.has_fault(&Fault::HibernationPossible);
+        EmbedderSpec { hibernation_possible: possible }
+    }
+
+    pub(crate) fn wrmsr(&self, lp: LpIndex, msr: MsrIndex, value: u64) -> bool {
+        let writable = matches!(msr, MsrIndex::IA32_TSC_ADJUST | MsrIndex::IA32_TSX_CTRL);
+        let Some(state) = self.lp_state(lp).filter(|_| writable && self.rdmsr(lp, msr).is_some()) else {
+            return false;
+        };
+        state.write_msr(msr.0, value);
+        true
+    }
+}
+
+impl Hardware for Board {
+    fn mcheck(&self) -> &McheckInfo {
+        &self.layout().mcheck
+    }
+
+    fn lp(&self, lp: LpIndex) -> Option<LpIdentity> {
+        let lp = self.layout().lps.get(lp.0 as usize)?;
+        Some(LpIdentity { package: lp.package, x2apic_id: lp.x2apic_id })
+    }
+
+    fn rdmsr(&self, lp: LpIndex, msr: MsrIndex) -> Option<u64> {
+        let identity = self.lp(lp)?;
+        let fact = self.facts.read().msr(identity.package.0, msr.0)?;
+        Some(self.lp_state(lp)?.written_msr(msr.0).unwrap_or(fact))
+    }
+
+    fn cpuid(&self, lp: LpIndex, leaf: u32, subleaf: u32) -> CpuidRegs {
+        let Some(identity) = self.lp(lp) else { return CpuidRegs::default() };
+        let mut answer = self.facts.read().cpuid(identity.package.0, leaf, subleaf, identity.x2apic_id);
+        let hidden =
+            || self.rdmsr(lp, MsrIndex::IA32_TSX_CTRL).is_some_and(|value| value & TSX_CPUID_CLEAR != 0);
+        if (leaf, subleaf) == (7, 0) && hidden() {
+            answer.ebx &= !TSX;
+        }
+        answer
+    }
+
+    fn seamops_capabilities(&self, _lp: LpIndex) -> u64 {
+        SEAMOPS
+    }
+
+    fn read(&self, pa: PhysAddr, key: KeyId, bytes: &mut [u8]) -> Result<(), MachineCheck> {
+        let backed =
+            PhysRange::from_size(pa, bytes.len() as u64).is_some_and(|range| self.layout().is_backed(range));
+        if !backed {
+            bytes.fill(0xFF);
+            return Ok(());
+        }
+        self.memory.read(pa, key, bytes).map_err(|pa| {
+            self.events.push(Event::SeamMachineCheck { line: pa });
+            self.seam_loaded.store(false, Ordering::Release);
+            MachineCheck { pa }
+        })
+    }
+
+    fn write(&self, pa: PhysAddr, key: KeyId, bytes: &[u8]) {
+        let backed =
+            PhysRange::from_size(pa, bytes.len() as u64).is_some_and(|range| self.layout().is_backed(range));
+        if backed {
+            self.memory.write(pa, key, bytes, Store::Cached);
+        } else {
+            self.events.push(Event::DroppedWrite { pa, reason: DropReason::NotRam });
+        }
+    }
+
+    fn initialise(&self, range: PhysRange, key: KeyId) {
+        self.memory.initialise(range, key);
+    }
+
+    fn random(&self, lp: LpIndex) -> Option<u64> {
+        let draws = &self.lp_state(lp)?.draws;
+        if self.chaos.strikes(Chance::Entropy, lp.0, draws) {
+            return None;
+        }
+        Some(self.chaos.number(lp.0, draws))
+    }
+
+    fn program_random_key(
+        &self,
+        lp: LpIndex,
+        key: KeyId,
+        algorithm: KeyAlgorithm,
+    ) -> Result<(), PconfigError> {
+        let active = self.rdmsr(lp, MsrIndex::IA32_TME_ACTIVATE).unwrap_or(0) >> 48;
+        let bit = match algorithm {
+            KeyAlgorithm::AesXts128 => 0,
+            KeyAlgorithm::AesXts128Integrity => 1,
+            KeyAlgorithm::AesXts256 => 2,
+            KeyAlgorithm::AesXts256Integrity => 3,
+        };
+        if key == KeyId::TME || u32::from(key.number()) >> self.spec.keyids.bits != 0 {
+            return Err(PconfigError::InvalidKeyId);
+        }
+        if active >> bit & 1 == 0 {
+            return Err(PconfigError::InvalidAlgorithm);
+        }
+        if self.contended(lp, LockName::KeyTable) {
+            return Err(PconfigError::DeviceBusy);
+        }
+        if self.entropy_failures.take() || self.random(lp).is_none() {
+            return Err(PconfigError::Entropy);
+        }
+        if self.memory.program_key(key) { Ok(()) } else { Err(PconfigError::InvalidKeyId) }
+    }
+
+    fn contended(&self, lp: LpIndex, lock: LockName) -> bool {
+        if lock == LockName::Tdmr && self.tdmr_lock_jams.load(Ordering::Relaxed) && !self.tdmr_tries.take() {
+            return true;
+        }
+        let Some(state) = self.lp_state(lp) else { return false };
+        self.chaos.strikes(Chance::Busy(lock), lp.0, &state.draws)
+    }
+
+    fn interrupt_pending(&self, lp: LpIndex) -> bool {
+        self.lp_state(lp).is_some_and(|state| self.chaos.strikes(Chance::Interrupt, lp.0, &state.draws))
+    }
+}

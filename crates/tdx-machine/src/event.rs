@@ -1,0 +1,127 @@
+//! What happened on the machine that no register shows.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use parking_lot::Mutex;
+use tdx_abi::{KeyId, PhysAddr};
+use tdx_module::hardware::LpIndex;
+
+use crate::memory::PoisonRecord;
+
+/// One thing that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A line became poisoned. Nobody has noticed yet.
+    Poisoned(PoisonRecord),
+    /// The host read poisoned memory.
+    HostMachineCheck {
+        /// The line.
+        line: PhysAddr,
+    },
+    /// SEAM software read poisoned memory: its LP shuts down and TDX is off until power is cycled.
+    SeamMachineCheck {
+        /// The line.
+        line: PhysAddr,
+    },
+    /// A cache wrote back a line after somebody else had written the memory below it.
+    LateWriteBack {
+        /// The line.
+        line: PhysAddr,
+        /// KeyID of the line in the cache.
+        key: KeyId,
+    },
+    /// A write went nowhere.
+    DroppedWrite {
+        /// First byte.
+        pa: PhysAddr,
+        /// Why.
+        reason: DropReason,
+    },
+    /// An LP left SEAM mode for good.
+    LpShutdown {
+        /// The LP.
+        lp: LpIndex,
+    },
+    /// CR4.VMXE kept its value: the write would have faulted.
+    Cr4WriteFaulted {
+        /// The LP.
+        lp: LpIndex,
+    },
+    /// Power was cycled.
+    PowerCycled,
+}
+
+/// Why a write was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// A device used a private KeyID without being trusted.
+    UntrustedDma,
+    /// Nothing answers at that address.
+    NotRam,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poisoned(record) => write!(f, "{record}"),
+            Self::HostMachineCheck { line } => write!(f, "machine check in the host at {line}"),
+            Self::SeamMachineCheck { line } => {
+                write!(f, "machine check in SEAM mode at {line}: TDX is off until power is cycled")
+            }
+            Self::LateWriteBack { line, key } => {
+                write!(f, "a cache wrote line {line} back with KeyID {key} after its memory had a new owner")
+            }
+            Self::DroppedWrite { pa, reason: DropReason::UntrustedDma } => {
+                write!(f, "write of an untrusted device to {pa} with a private KeyID dropped")
+            }
+            Self::DroppedWrite { pa, reason: DropReason::NotRam } => {
+                write!(f, "write to {pa} dropped: no memory there")
+            }
+            Self::LpShutdown { lp } => write!(f, "{lp} shut down in SEAM mode"),
+            Self::Cr4WriteFaulted { lp } => write!(f, "write of CR4.VMXE on {lp} faulted"),
+            Self::PowerCycled => f.write_str("power cycled"),
+        }
+    }
+}
+
+/// Events kept; older ones fall out.
+const CAPACITY: usize = 4096;
+
+/// The newest events.
+#[derive(Debug, Default)]
+pub(crate) struct EventLog(Mutex<VecDeque<Event>>);
+
+impl EventLog {
+    pub(crate) fn push(&self, event: Event) {
+        let mut events = self.0.lock();
+        if events.len() == CAPACITY {
+            events.pop_front();
+        }
+        events.push_back(event);
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<Event> {
+        self.0.lock().iter().copied().collect()
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_keeps_the_newest_events() {
+        let log = EventLog::default();
+        for number in 0..=CAPACITY as u64 {
+            log.push(Event::HostMachineCheck { line: PhysAddr::new(number * 64) });
+        }
+        let events = log.snapshot();
+        assert_eq!(events.len(), CAPACITY);
+        assert_eq!(events[0], Event::HostMachineCheck { line: PhysAddr::new(64) });
+    }
+}

@@ -1,0 +1,307 @@
+//! The fault catalogue: the ways a real bring-up fails, each to be chosen by name.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Hex, PlatformSpec, SpecIssue};
+
+/// A fault of the machine. In a platform file: `faults = ["no-vmx", { msr-mismatch = { package =
+/// 1, msr = "0x122" } }]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Fault {
+    /// Reading MSR 0x87 faults: no TDX on this CPU or TDX is off in the BIOS.
+    #[serde(rename = "msr-0x87-faults")]
+    Msr0x87Faults,
+    /// CPUID shows no VMX.
+    NoVmx,
+    /// The BIOS gave no KeyID to TDX.
+    KeyidsZero,
+    /// The BIOS gave one KeyID to TDX: none is left for guests.
+    KeyidsOne,
+    /// The SEAM range is not enabled.
+    SeamrrDisabled,
+    /// The SEAM range is not locked, so that MCHECK refused the platform.
+    SeamrrUnlocked,
+    /// No module is loaded.
+    ModuleMissing,
+    /// The BIOS carries a module of TDX 1.0.
+    #[serde(rename = "module-1.0")]
+    Module10,
+    /// A host turned TSX off by IA32_TSX_CTRL; a 1.0 module refuses that.
+    TsxCtrlDisabled,
+    /// A CPUID field that must be equal everywhere differs on one package.
+    CpuidMismatch {
+        /// The package.
+        package: u32,
+    },
+    /// A CPUID value that a module insists on is wrong on one package.
+    CpuidIncorrect {
+        /// The package.
+        package: u32,
+    },
+    /// An MSR differs on one package (its lowest bit is inverted).
+    MsrMismatch {
+        /// The package.
+        package: u32,
+        /// Index of the MSR.
+        msr: Hex,
+    },
+    /// MCHECK counted one LP more than the operating system can see.
+    LpMissing,
+    /// The last convertible memory range ends before the RAM does.
+    RamOutsideCmrs,
+    /// RAM lies in more than 64 islands far from each other.
+    TooManyTdmrs,
+    /// One GiB of RAM has more holes than a TDMR has reserved areas.
+    TooManyReservedAreas,
+    /// The page allocator has no contiguous run large enough for a PAMT.
+    NoContiguousPamt,
+    /// PCONFIG has no entropy the first times.
+    KeyConfigEntropy {
+        /// How often.
+        times: u32,
+    },
+    /// PCONFIG never has entropy.
+    KeyConfigEntropyForever,
+    /// Somebody holds the TDMR lock for good after a number of TDH.SYS.TDMR.INIT calls.
+    TdmrInitFails {
+        /// Calls that still go well.
+        after: u32,
+    },
+    /// The module does not offer NO_RBP_MOD.
+    NoRbpModMissing,
+    /// CPUID shows no XSAVE.
+    NoXsave,
+    /// CPUID shows no MOVDIR64B.
+    #[serde(rename = "no-movdir64b")]
+    NoMovdir64b,
+    /// CPUID shows no self-snoop.
+    NoSelfsnoop,
+    /// Some other hypervisor has set CR4.VMXE and runs VMX on every LP.
+    VmxeAlreadySet,
+    /// Nothing forbids hibernation.
+    HibernationPossible,
+}
+
+/// When a fault shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakesEffect {
+    /// As soon as it is injected.
+    AtOnce,
+    /// When power is cycled next: it is something that firmware or MCHECK decides.
+    AtPowerOn,
+}
+
+/// An entry of the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultInfo {
+    /// Name in files and on the command line.
+    pub name: &'static str,
+    /// One line: what is wrong, and what a host sees.
+    pub description: &'static str,
+    /// When it shows.
+    pub takes_effect: TakesEffect,
+}
+
+/// Every fault by name, in the order in which a bring-up meets them.
+pub const CATALOGUE: &[FaultInfo] = {
+    use TakesEffect::{AtOnce, AtPowerOn};
+    const fn entry(name: &'static str, takes_effect: TakesEffect, description: &'static str) -> FaultInfo {
+        FaultInfo { name, description, takes_effect }
+    }
+    &[
+        entry(
+            "msr-0x87-faults",
+            AtPowerOn,
+            "reading MSR 0x87 faults: TDX is off or absent, SEAMCALL gives #GP",
+        ),
+        entry("no-vmx", AtPowerOn, "CPUID shows no VMX and CR4.VMXE cannot be set"),
+        entry("keyids-zero", AtPowerOn, "MSR 0x87 shows no TDX KeyIDs"),
+        entry("keyids-one", AtPowerOn, "MSR 0x87 shows one TDX KeyID: none is left for guests"),
+        entry(
+            "seamrr-disabled",
+            AtPowerOn,
+            "the SEAM range is not valid (MSR 0x1401 bit 11): SEAMCALL gives #GP",
+        ),
+        entry(
+            "seamrr-unlocked",
+            AtPowerOn,
+            "the SEAM range is not locked (MSR 0x1401 bit 10): MCHECK refuses, no SEAM software is loaded",
+        ),
+        entry("module-missing", AtPowerOn, "no TDX module is loaded: SEAMCALL gives VMfailInvalid"),
+        entry("module-1.0", AtPowerOn, "the module is TDX 1.0: TDH.SYS.RD answers SYS_NOT_READY"),
+        entry(
+            "tsx-ctrl-disabled",
+            AtOnce,
+            "IA32_TSX_CTRL is 3 on every LP: a 1.0 module answers INCORRECT_MSR_VALUE 0x122",
+        ),
+        entry(
+            "cpuid-mismatch",
+            AtOnce,
+            "CPUID 7.1 EAX differs on one package: TDH.SYS.LP.INIT answers INCONSISTENT_CPUID_FIELD",
+        ),
+        entry(
+            "cpuid-incorrect",
+            AtOnce,
+            "WBNOINVD is missing on one package: INCORRECT_CPUID_VALUE in TDH.SYS.INIT there, INCONSISTENT_CPUID_FIELD in TDH.SYS.LP.INIT elsewhere",
+        ),
+        entry(
+            "msr-mismatch",
+            AtOnce,
+            "the lowest bit of an MSR is inverted on one package: INCONSISTENT_MSR or INCORRECT_MSR_VALUE",
+        ),
+        entry(
+            "lp-missing",
+            AtPowerOn,
+            "MCHECK counted one LP more than the OS sees: TDH.SYS.CONFIG answers SYS_CONFIG_NOT_PENDING",
+        ),
+        entry(
+            "ram-outside-cmrs",
+            AtPowerOn,
+            "the last CMR ends before the RAM: TDH.SYS.CONFIG answers TDMR_OUTSIDE_CMRS",
+        ),
+        entry(
+            "too-many-tdmrs",
+            AtPowerOn,
+            "65 islands of 64 MiB of RAM, 256 GiB apart, inside one CMR: more than 64 TDMRs are needed",
+        ),
+        entry(
+            "too-many-reserved-areas",
+            AtPowerOn,
+            "18 pieces of RAM in one GiB, each a CMR of its own: more than 16 reserved areas are needed",
+        ),
+        entry("no-contiguous-pamt", AtOnce, "the largest free run of memory is 64 KiB: no PAMT fits"),
+        entry(
+            "key-config-entropy",
+            AtOnce,
+            "PCONFIG lacks entropy the first times: TDH.SYS.KEY.CONFIG answers KEY_GENERATION_FAILED, then goes well",
+        ),
+        entry(
+            "key-config-entropy-forever",
+            AtOnce,
+            "PCONFIG always lacks entropy: TDH.SYS.KEY.CONFIG never goes well",
+        ),
+        entry(
+            "tdmr-init-fails",
+            AtOnce,
+            "the TDMR lock stays held after some calls: TDH.SYS.TDMR.INIT answers OPERAND_BUSY RCX for good",
+        ),
+        entry("no-rbp-mod-missing", AtPowerOn, "TDX_FEATURES0 bit 18 (NO_RBP_MOD) is 0"),
+        entry("no-xsave", AtOnce, "CPUID shows no XSAVE"),
+        entry("no-movdir64b", AtOnce, "CPUID shows no MOVDIR64B"),
+        entry("no-selfsnoop", AtOnce, "CPUID shows no self-snoop"),
+        entry("vmxe-already-set", AtOnce, "CR4.VMXE is set and VMX is on on every LP before the host begins"),
+        entry("hibernation-possible", AtOnce, "no boot option forbids hibernation"),
+    ]
+};
+
+impl Fault {
+    /// Name in files and on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Msr0x87Faults => "msr-0x87-faults",
+            Self::NoVmx => "no-vmx",
+            Self::KeyidsZero => "keyids-zero",
+            Self::KeyidsOne => "keyids-one",
+            Self::SeamrrDisabled => "seamrr-disabled",
+            Self::SeamrrUnlocked => "seamrr-unlocked",
+            Self::ModuleMissing => "module-missing",
+            Self::Module10 => "module-1.0",
+            Self::TsxCtrlDisabled => "tsx-ctrl-disabled",
+            Self::CpuidMismatch { .. } => "cpuid-mismatch",
+            Self::CpuidIncorrect { .. } => "cpuid-incorrect",
+            Self::MsrMismatch { .. } => "msr-mismatch",
+            Self::LpMissing => "lp-missing",
+            Self::RamOutsideCmrs => "ram-outside-cmrs",
+            Self::TooManyTdmrs => "too-many-tdmrs",
+            Self::TooManyReservedAreas => "too-many-reserved-areas",
+            Self::NoContiguousPamt => "no-contiguous-pamt",
+            Self::KeyConfigEntropy { .. } => "key-config-entropy",
+            Self::KeyConfigEntropyForever => "key-config-entropy-forever",
+            Self::TdmrInitFails { .. } => "tdmr-init-fails",
+            Self::NoRbpModMissing => "no-rbp-mod-missing",
+            Self::NoXsave => "no-xsave",
+            Self::NoMovdir64b => "no-movdir64b",
+            Self::NoSelfsnoop => "no-selfsnoop",
+            Self::VmxeAlreadySet => "vmxe-already-set",
+            Self::HibernationPossible => "hibernation-possible",
+        }
+    }
+
+    /// The catalogue entry.
+    pub fn info(&self) -> &'static FaultInfo {
+        let name = self.name();
+        // Every name is in the catalogue; a test says so.
+        CATALOGUE.iter().find(|info| info.name == name).unwrap_or(&CATALOGUE[0])
+    }
+
+    /// A fault by its name, parameters at their defaults (the last package, two failures, after
+    /// 100 calls). `None` for an unknown name.
+    pub fn by_name(name: &str, spec: &PlatformSpec) -> Option<Self> {
+        let package = spec.cpu.packages.saturating_sub(1);
+        [
+            Self::Msr0x87Faults,
+            Self::NoVmx,
+            Self::KeyidsZero,
+            Self::KeyidsOne,
+            Self::SeamrrDisabled,
+            Self::SeamrrUnlocked,
+            Self::ModuleMissing,
+            Self::Module10,
+            Self::TsxCtrlDisabled,
+            Self::CpuidMismatch { package },
+            Self::CpuidIncorrect { package },
+            Self::MsrMismatch { package, msr: Hex(0x10A) },
+            Self::LpMissing,
+            Self::RamOutsideCmrs,
+            Self::TooManyTdmrs,
+            Self::TooManyReservedAreas,
+            Self::NoContiguousPamt,
+            Self::KeyConfigEntropy { times: 2 },
+            Self::KeyConfigEntropyForever,
+            Self::TdmrInitFails { after: 100 },
+            Self::NoRbpModMissing,
+            Self::NoXsave,
+            Self::NoMovdir64b,
+            Self::NoSelfsnoop,
+            Self::VmxeAlreadySet,
+            Self::HibernationPossible,
+        ]
+        .into_iter()
+        .find(|fault| fault.name() == name)
+    }
+
+    /// Refuses a fault that this platform cannot have.
+    pub(crate) fn check(&self, spec: &PlatformSpec) -> Result<(), SpecIssue> {
+        let impossible = |reason| Err(SpecIssue::FaultNotPossible { fault: self.name(), reason });
+        match self {
+            Self::CpuidMismatch { package }
+            | Self::CpuidIncorrect { package }
+            | Self::MsrMismatch { package, .. }
+                if *package >= spec.cpu.packages =>
+            {
+                Err(SpecIssue::NoSuchPackage {
+                    key: "faults",
+                    package: *package,
+                    packages: spec.cpu.packages,
+                })
+            }
+            Self::MsrMismatch { msr, .. } if u32::try_from(msr.0).is_err() => {
+                Err(SpecIssue::BadMsrIndex { index: msr.0 })
+            }
+            Self::KeyidsOne if spec.keyids.tdx == 0 => impossible("it has no TDX KeyIDs"),
+            Self::TooManyTdmrs | Self::TooManyReservedAreas => {
+                crate::firmware::layout::Memory::of(spec).check_fault(self, spec)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a fault could not be injected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FaultError {
+    /// The platform cannot have it.
+    #[error("{0}")]
+    NotPossible(#[from] SpecIssue),
+}

@@ -1,0 +1,76 @@
+//! Loads the SEAM software that a platform file names.
+
+use tdx_abi::seamldr::Version;
+use tdx_module::{LoaderConfig, ModuleConfig, SeamConfig, SeamSoftware, profile};
+
+use crate::board::Board;
+use crate::fault::Fault;
+use crate::spec::{ModuleSpec, PlatformSpec, SeamldrSpec, SpecIssue, parse_version};
+
+/// Profile of the fault `module-1.0`.
+const PROFILE_1_0: &str = "1.0";
+
+/// Refuses a profile or a switch that the module crate does not know.
+pub(crate) fn check_module(spec: &ModuleSpec) -> Result<(), SpecIssue> {
+    configure(spec, &spec.profile).map(drop)
+}
+
+fn configure(spec: &ModuleSpec, name: &str) -> Result<ModuleConfig, SpecIssue> {
+    let profile = profile::find(name).ok_or_else(|| SpecIssue::UnknownProfile {
+        profile: name.to_owned(),
+        known: profile::all().map(|profile| profile.name).collect::<Vec<_>>().join(", "),
+    })?;
+    let mut config = ModuleConfig::new(profile);
+    config.real_features = spec.real_features;
+    for (row, &on) in &spec.switches {
+        config.set_switch(row, on).map_err(|unknown| SpecIssue::UnknownSwitch { row: unknown.id })?;
+    }
+    Ok(config)
+}
+
+/// P-SEAMLDR and module as they are after power-on.
+pub(crate) fn load(board: &Board) -> SeamSoftware {
+    let spec = board.spec();
+    SeamSoftware::new(SeamConfig { module: module(board, spec), loader: loader(spec) })
+}
+
+fn module(board: &Board, spec: &PlatformSpec) -> Option<ModuleConfig> {
+    if !spec.module.present || board.has_fault(&Fault::ModuleMissing) {
+        return None;
+    }
+    let old = board.has_fault(&Fault::Module10);
+    let name = if old { PROFILE_1_0 } else { spec.module.profile.as_str() };
+    let mut config = configure(&spec.module, name).ok()?;
+    if board.has_fault(&Fault::NoRbpModMissing) {
+        config.withheld = tdx_abi::features::Features0::NO_RBP_MOD;
+    }
+    Some(config)
+}
+
+fn loader(spec: &PlatformSpec) -> LoaderConfig {
+    let SeamldrSpec { version, build, build_date, remaining_updates, x2apic_limit } = &spec.seamldr;
+    let (major, minor, update) = parse_version(version).unwrap_or_default();
+    LoaderConfig {
+        version: Version::new(major, minor, update),
+        build: *build,
+        build_date: bcd(*build_date),
+        remaining_updates: *remaining_updates,
+        x2apic_limit: *x2apic_limit,
+        acm_x2apic_id: spec.cpu.x2apic_id(0, 0, 0).unwrap_or(0),
+    }
+}
+
+/// Decimal digits as binary coded decimal, the form of dates in SEAMLDR_INFO.
+fn bcd(number: u32) -> u32 {
+    (0..8).fold(0, |all, digit| all | (number / 10u32.pow(digit) % 10) << (4 * digit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_coded_digit_by_digit() {
+        assert_eq!(bcd(20250131), 0x2025_0131);
+    }
+}

@@ -1,0 +1,134 @@
+//! Why a platform file is refused.
+
+use tdx_abi::PhysRange;
+
+/// Why a platform file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Not TOML, an unknown key, or a value of the wrong form.
+    #[error("platform file{}: {reason}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    Syntax {
+        /// Line, 1-based.
+        line: Option<usize>,
+        /// What is wrong, with the key and what is allowed.
+        reason: String,
+    },
+    /// Well formed but not a machine.
+    #[error("platform `{platform}`: {issue}")]
+    Invalid {
+        /// Name of the platform.
+        platform: String,
+        /// What is wrong.
+        issue: SpecIssue,
+    },
+    /// The platform could not be written as TOML.
+    #[error("platform file could not be written: {reason}")]
+    Write {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl SpecError {
+    pub(super) fn syntax(text: &str, error: &toml::de::Error) -> Self {
+        let line = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map(|before| before.matches('\n').count() + 1);
+        Self::Syntax { line, reason: error.message().replace('\n', " ") }
+    }
+
+    /// What is wrong with a well-formed file.
+    pub fn issue(&self) -> Option<&SpecIssue> {
+        match self {
+            Self::Invalid { issue, .. } => Some(issue),
+            Self::Syntax { .. } | Self::Write { .. } => None,
+        }
+    }
+}
+
+/// What is wrong with a well-formed platform file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The message of each variant says it, its fields are the numbers in it.
+pub enum SpecIssue {
+    #[error("`cpu.packages` is {packages}; a TDX platform has 1 to 8")]
+    PackageCount { packages: u32 },
+    #[error("`cpu.cores` is {cores}; allowed are 1 to 512")]
+    CoreCount { cores: u32 },
+    #[error("`cpu.threads` is {threads}; allowed are 1 and 2")]
+    ThreadCount { threads: u32 },
+    #[error("x2APIC id {id} is given twice, to packages {first} and {second}")]
+    DuplicateX2apicId { id: u32, first: u32, second: u32 },
+    #[error("x2APIC id of package {package} does not fit 32 bits")]
+    X2apicIdOverflow { package: u32 },
+    #[error("`cpu.x2apic.package_stride` is {stride}; it must be a power of two that holds {needed} ids")]
+    BadPackageStride { stride: u32, needed: u32 },
+    #[error("`cpu.x2apic.package_bases` has {given} entries for {packages} packages")]
+    PackageBaseCount { given: usize, packages: u32 },
+    #[error("x2APIC base {base} of package {package} is not a multiple of {stride}")]
+    UnalignedPackageBase { package: u32, base: u32, stride: u32 },
+    #[error("{count} CMRs; MCHECK reports at most 32")]
+    TooManyCmrs { count: usize },
+    #[error("CMR {index} {range} is not 4 KiB aligned")]
+    UnalignedCmr { index: usize, range: PhysRange },
+    #[error("CMR {index} {range} overlaps the one before or is not in ascending order")]
+    OverlappingCmr { index: usize, range: PhysRange },
+    #[error("CMR {index} is empty or inverted")]
+    EmptyCmr { index: usize },
+    #[error("`{key}` entry {index} is empty or inverted")]
+    EmptyRange { key: &'static str, index: usize },
+    #[error("e820 entry {index} {range} overlaps the one before or is not in ascending order")]
+    OverlappingE820 { index: usize, range: PhysRange },
+    #[error("usable memory {range} belongs to no NUMA node")]
+    MemoryOutsideNodes { range: PhysRange },
+    #[error("memory of node {node} {range} overlaps memory of node {other}")]
+    OverlappingNodes { node: u32, other: u32, range: PhysRange },
+    #[error("NUMA node {node} is given twice")]
+    DuplicateNode { node: u32 },
+    #[error("NUMA node {node} belongs to package {package}, the machine has {packages}")]
+    NodeWithoutPackage { node: u32, package: u32, packages: u32 },
+    #[error("`{what}` ends at {end:#x}, above the {bits} address bits that the KeyIDs leave")]
+    BeyondAddressWidth { what: &'static str, end: u64, bits: u8 },
+    #[error("neither `memory.size` nor an `e820` list is given")]
+    NoMemory,
+    #[error("`memory.size` is {size} bytes; it must be a multiple of 2 MiB and at least 4 GiB")]
+    BadMemorySize { size: u64 },
+    #[error("`e820` is listed but no `[[node]]` gives its memory to a package")]
+    MapWithoutNodes,
+    #[error("`keyids.bits` is {bits}; allowed are 0 to 15")]
+    KeyIdBits { bits: u8 },
+    #[error("{mktme} MKTME and {tdx} TDX KeyIDs do not fit {bits} KeyID bits ({room} KeyIDs beside 0)")]
+    KeyIdSplit { mktme: u32, tdx: u32, bits: u8, room: u32 },
+    #[error("`keyids.mktme` is {mktme}; the split is by address bits, so it must be a power of two less one")]
+    KeyIdSplitNotByBits { mktme: u32 },
+    #[error("`seamrr.size` is {size}; it must be a power of two of at least 32 MiB")]
+    SeamrrSize { size: u64 },
+    #[error("`seamrr.base` {base:#x} is not a multiple of its size {size:#x}")]
+    SeamrrAlignment { base: u64, size: u64 },
+    #[error("SEAMRR {seamrr} overlaps {what} {range}")]
+    SeamrrOverlap { seamrr: PhysRange, what: &'static str, range: PhysRange },
+    #[error("`{key}` names package {package}, the machine has {packages}")]
+    NoSuchPackage { key: &'static str, package: u32, packages: u32 },
+    #[error("`module.profile` is `{profile}`; known are {known}")]
+    UnknownProfile { profile: String, known: String },
+    #[error("`module.switches` names `{row}`, which is no check row that can be switched")]
+    UnknownSwitch { row: String },
+    #[error("`seamldr.version` is `{version}`; it must be major.minor.update")]
+    BadSeamldrVersion { version: String },
+    #[error("`{key}` register base {base:#x} is not 4 KiB aligned")]
+    UnalignedRegisters { key: &'static str, base: u64 },
+    #[error("IOMMU register base {base:#x} is given twice")]
+    DuplicateIommu { base: u64 },
+    #[error("PCI function {device}.{function} in the scope of an IOMMU; devices go to 31, functions to 7")]
+    BadFunction { device: u8, function: u8 },
+    #[error("MSR index {index:#x} of `package.msr_absent` does not fit 32 bits")]
+    BadMsrIndex { index: u64 },
+    #[error("CPUID {what} {value:#x} of `package.cpuid` does not fit 32 bits")]
+    BadCpuidValue { what: &'static str, value: u64 },
+    #[error("`chaos.{key}` is {rate}; rates are per million")]
+    BadRate { key: &'static str, rate: u32 },
+    #[error("fault `{fault}` cannot be built on this platform: {reason}")]
+    FaultNotPossible { fault: &'static str, reason: &'static str },
+    #[error("a CPU of kind `laptop` has no TDX: `module.present` must be false")]
+    ModuleWithoutTdx,
+}

@@ -1,0 +1,111 @@
+//! Every preset with a module gets through TDH.SYS.INIT and TDH.SYS.LP.INIT on all LPs.
+
+use crate::common::{self, call, enter_vmx, ready};
+use tdx_abi::leaf::SeamcallLeaf;
+use tdx_abi::status::StatusCode;
+use tdx_machine::{Fault, Machine, presets};
+
+/// Presets whose owners reported a module that refuses the machine.
+const REFUSED: [(&str, SeamcallLeaf, u64); 2] = [
+    ("canonical-tdx-25", SeamcallLeaf::SYS_INIT, 0xC000_0921_0000_0122),
+    ("canonical-tdx-161", SeamcallLeaf::SYS_INIT, 0xC000_0900_0000_0000),
+];
+
+#[test]
+fn every_tdx_preset_passes_sys_init_and_lp_init_on_all_lps() {
+    let refused: Vec<_> = REFUSED.iter().map(|row| row.0).collect();
+    for preset in presets::all().filter(|preset| !refused.contains(&preset.name)) {
+        let spec = preset.spec().expect(preset.name);
+        if !spec.module.present {
+            continue;
+        }
+        let machine = ready(spec);
+        for lp in machine.lps() {
+            let status = call(&machine, lp.index, SeamcallLeaf::SYS_LP_INIT);
+            assert_eq!(status, StatusCode::SUCCESS.plain(), "{} {}", preset.name, lp.index);
+        }
+    }
+}
+
+#[test]
+fn every_profile_accepts_a_healthy_machine() {
+    for profile in tdx_module::profile::all() {
+        let mut spec = presets::find("tiny").expect("a preset").spec().expect("valid");
+        profile.name.clone_into(&mut spec.module.profile);
+        let machine = ready(spec);
+        for lp in machine.lps() {
+            let status = call(&machine, lp.index, SeamcallLeaf::SYS_LP_INIT);
+            assert_eq!(status, StatusCode::SUCCESS.plain(), "{} {}", profile.name, lp.index);
+        }
+    }
+}
+
+#[test]
+fn every_cpu_kind_with_tdx_is_accepted_in_both_memory_modes() {
+    for kind in ["sapphire-rapids", "emerald-rapids", "granite-rapids", "sierra-forest"] {
+        for integrity in [true, false] {
+            let preset = presets::find("tiny").expect("a preset");
+            let text = preset.toml.replace("granite-rapids", kind);
+            let mut spec = tdx_machine::PlatformSpec::from_toml(&text).expect(kind);
+            spec.keyids.integrity = integrity;
+            let machine = ready(spec);
+            for lp in machine.lps() {
+                let status = call(&machine, lp.index, SeamcallLeaf::SYS_LP_INIT);
+                assert_eq!(status, StatusCode::SUCCESS.plain(), "{kind} {integrity}");
+            }
+        }
+    }
+}
+
+#[test]
+fn reported_refusals_are_reproduced_bit_by_bit() {
+    for (name, leaf, raw) in REFUSED {
+        let Some(preset) = presets::find(name) else { continue };
+        let machine = Machine::power_on(common::quiet(preset.spec().expect(name)), 1).expect(name);
+        enter_vmx(&machine);
+        assert_eq!(call(&machine, machine.lps()[0].index, leaf).raw(), raw, "{name}");
+    }
+}
+
+#[test]
+fn faults_of_cpu_facts_end_in_the_status_that_the_catalogue_promises() {
+    let spec = || common::quiet(presets::find("default").expect("a preset").spec().expect("valid"));
+    let last_package_first_lp = |machine: &Machine| machine.lps()[16].index;
+    for (fault, code) in [
+        (Fault::CpuidMismatch { package: 1 }, StatusCode::INCONSISTENT_CPUID_FIELD),
+        (Fault::CpuidIncorrect { package: 1 }, StatusCode::INCONSISTENT_CPUID_FIELD),
+        (Fault::MsrMismatch { package: 1, msr: tdx_machine::spec::Hex(0xCF) }, StatusCode::INCONSISTENT_MSR),
+    ] {
+        let machine = ready(spec());
+        machine.inject(fault.clone()).expect("possible");
+        let status = call(&machine, last_package_first_lp(&machine), SeamcallLeaf::SYS_LP_INIT);
+        assert!(status.is(code), "{}: {status:?}", fault.name());
+    }
+    for (fault, code) in [
+        (Fault::CpuidIncorrect { package: 0 }, StatusCode::INCORRECT_CPUID_VALUE),
+        (
+            Fault::MsrMismatch { package: 0, msr: tdx_machine::spec::Hex(0x10A) },
+            StatusCode::INCORRECT_MSR_VALUE,
+        ),
+    ] {
+        let machine = Machine::power_on(spec(), 1).expect("valid");
+        enter_vmx(&machine);
+        machine.inject(fault.clone()).expect("possible");
+        let status = call(&machine, machine.lps()[0].index, SeamcallLeaf::SYS_INIT);
+        assert!(status.is(code), "{}: {status:?}", fault.name());
+    }
+}
+
+#[test]
+fn an_old_module_refuses_tsx_turned_off_and_a_newer_one_does_not() {
+    let tsx_off = |profile: &str| {
+        let mut spec = common::quiet(presets::find("tiny").expect("a preset").spec().expect("valid"));
+        profile.clone_into(&mut spec.module.profile);
+        spec.faults = vec![Fault::TsxCtrlDisabled];
+        let machine = Machine::power_on(spec, 1).expect("valid");
+        enter_vmx(&machine);
+        call(&machine, machine.lps()[0].index, SeamcallLeaf::SYS_INIT)
+    };
+    assert_eq!(tsx_off("1.0").raw(), 0xC000_0921_0000_0122);
+    assert_eq!(tsx_off("1.5.05"), StatusCode::SUCCESS.plain());
+}

@@ -1,0 +1,5 @@
+//! A machine as a caller sees it.
+
+mod bring_up;
+mod common;
+mod instructions;
