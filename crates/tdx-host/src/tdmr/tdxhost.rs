@@ -55,7 +55,8 @@ pub(super) fn build<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
 /// Makes TDMRs of the blocks, without PAMTs.
 ///
 /// Blocks whose GiB touch share a TDMR unless their nodes differ. If there are too many TDMRs, the
-/// narrowest gaps are bridged: a bridged gap costs PAMT for memory that is not there.
+/// narrowest gaps are bridged: a bridged gap costs PAMT for memory that is not there, so that all of them
+/// together may be as large as the memory itself and no larger.
 fn lay_out<L: LeakCounter>(
     table: &mut TdmrTable<L>,
     blocks: &[MemoryBlock],
@@ -64,41 +65,79 @@ fn lay_out<L: LeakCounter>(
     let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
         return Err(HostError::NoTdxMemory);
     };
-    // A quarter stays free for splits.
+    let memory: u64 = blocks.iter().map(|block| block.range.size()).sum();
     let max = usize::from(limits.max_tdmrs).min(MAX_TDMRS);
-    let budget = max - 1 - max / 4;
-    let mut kept = [Border::default(); MAX_TDMRS];
-    let mut count = 0;
-    let mut before = *first;
-    for &block in blocks.iter().skip(1) {
-        let border = border_between(before, block);
-        if border.is_none() && gib_around(block.range).end() == gib_around(before.range).end() {
-            // The block ends in the GiB where the one before ends, and belongs to that one's TDMR.
-            before = MemoryBlock { range: block.range, node: before.node };
-            continue;
-        }
-        before = block;
-        let Some(border) = border else { continue };
-        if count < budget {
-            if let Some(place) = kept.get_mut(count) {
-                *place = border;
-            }
-            count += 1;
-            continue;
-        }
-        let narrowest = kept.iter_mut().take(count).min_by_key(|kept| kept.gap());
-        if let Some(narrowest) = narrowest.filter(|kept| kept.gap() < border.gap()) {
-            *narrowest = border;
-        }
+    // A quarter stays free for splits, if the memory does not need it.
+    let mut borders = Borders::choose(blocks, max - 1 - max / 4);
+    if borders.bridged > memory {
+        borders = Borders::choose(blocks, max - 1);
     }
-    let kept = kept.get_mut(..count).unwrap_or_default();
-    kept.sort_unstable_by_key(|border| border.start);
+    if borders.bridged > memory {
+        return Err(HostError::TooManyTdmrs { limit: limits.max_tdmrs, at: borders.highest_bridged });
+    }
     let mut start = gib_around(first.range).start();
-    for border in kept.iter() {
+    for border in borders.ascending() {
         push(table, blocks, start, border.end, limits)?;
         start = border.start;
     }
     push(table, blocks, start, gib_around(last.range).end(), limits)
+}
+
+/// The borders between TDMRs, chosen by the width of their gaps.
+struct Borders {
+    kept: [Border; MAX_TDMRS],
+    count: usize,
+    /// Bytes of all gaps that are no border.
+    bridged: u64,
+    /// Where the memory behind the highest of them begins.
+    highest_bridged: PhysAddr,
+}
+
+impl Borders {
+    /// Keeps the `budget` widest.
+    fn choose(blocks: &[MemoryBlock], budget: usize) -> Self {
+        let mut borders = Self {
+            kept: [Border::default(); MAX_TDMRS],
+            count: 0,
+            bridged: 0,
+            highest_bridged: PhysAddr::default(),
+        };
+        let Some((&first, rest)) = blocks.split_first() else { return borders };
+        let mut before = first;
+        for &block in rest {
+            let border = border_between(before, block);
+            // A block that ends in the GiB where the one before ends belongs to that one's TDMR.
+            let inside = gib_around(block.range).end() == gib_around(before.range).end();
+            before = if inside { MemoryBlock { range: block.range, node: before.node } } else { block };
+            if let Some(border) = border {
+                borders.offer(border, budget);
+            }
+        }
+        borders
+    }
+
+    fn offer(&mut self, border: Border, budget: usize) {
+        if self.count < budget {
+            if let Some(place) = self.kept.get_mut(self.count) {
+                *place = border;
+                self.count += 1;
+            }
+            return;
+        }
+        let narrowest = self.kept.iter_mut().take(self.count).min_by_key(|kept| kept.gap());
+        let dropped = match narrowest.filter(|kept| kept.gap() < border.gap()) {
+            Some(narrowest) => core::mem::replace(narrowest, border),
+            None => border,
+        };
+        self.bridged = self.bridged.saturating_add(dropped.gap());
+        self.highest_bridged = self.highest_bridged.max(dropped.start);
+    }
+
+    fn ascending(&mut self) -> &[Border] {
+        let kept = self.kept.get_mut(..self.count).unwrap_or_default();
+        kept.sort_unstable_by_key(|border| border.start);
+        kept
+    }
 }
 
 fn border_between(before: MemoryBlock, behind: MemoryBlock) -> Option<Border> {

@@ -290,6 +290,19 @@ fn too_many_ranges_end_in_the_limit_of_linux_and_are_bridged_by_the_default_rule
 }
 
 #[test]
+fn gaps_that_would_cost_more_than_the_memory_are_not_bridged() {
+    let blocks =
+        blocks_of(&(0..65).map(|i| (i * 256 * GIB + GIB, i * 256 * GIB + 2 * GIB)).collect::<Vec<_>>());
+    let cmrs = [range(MIB, 65 * 256 * GIB)];
+    let error = build(Tdxhost, &blocks, &cmrs, &LIMITS, &fake_with(&blocks)).err().unwrap();
+    let HostError::TooManyTdmrs { limit: 64, at } = error else { panic!("{error}") };
+    assert!(blocks.iter().any(|block| block.range.start() == at));
+    // One block less, and each has a TDMR of its own.
+    let built = build(Tdxhost, &blocks[..64], &cmrs, &LIMITS, &fake_with(&blocks)).unwrap();
+    assert_eq!(built.tdmrs.len(), 64);
+}
+
+#[test]
 fn bridging_takes_the_narrowest_gaps() {
     // Gaps of 1, 9 and 2 GiB; two TDMRs.
     let blocks = blocks_of(&[(GIB, 2 * GIB), (3 * GIB, 4 * GIB), (13 * GIB, 14 * GIB), (16 * GIB, 17 * GIB)]);
