@@ -1,0 +1,98 @@
+//! Asking a running server.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::problem::Problem;
+
+/// A server that takes longer than this to answer is not answering.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No server is there.
+    #[error("nothing listens on {0}; start one with: tdxhost serve --platform NAME")]
+    NobodyListens(PathBuf),
+    /// The socket cannot be used.
+    #[error("cannot connect to {path}: {source}")]
+    Connect {
+        /// The socket file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The server answered with a problem.
+    #[error("the server answered {} {}: {}", .0.status, .0.title, .0.detail)]
+    Problem(Problem),
+    /// What listens there does not speak this API.
+    #[error("what listens on {path} is not a tdxhost server: {reason}")]
+    Foreign {
+        /// The socket file.
+        path: PathBuf,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The server is there and does not answer.
+    #[error("the server on {0} does not answer")]
+    Timeout(PathBuf),
+}
+
+/// The JSON documents at `routes`, asked of the server on the socket file `path`, in one
+/// connection.
+pub fn get(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
+    runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, ask(path, routes))
+            .await
+            .unwrap_or_else(|_| Err(ClientError::Timeout(path.to_owned())))
+    })
+}
+
+async fn ask(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, ClientError> {
+    let foreign = |reason: String| ClientError::Foreign { path: path.to_owned(), reason };
+    let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NobodyListens(path.to_owned())
+        }
+        _ => ClientError::Connect { path: path.to_owned(), source },
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| foreign(error.to_string()))?;
+    // It ends with the sender, and its errors come out of the requests.
+    let connection = tokio::spawn(connection);
+
+    let mut answers = Vec::with_capacity(routes.len());
+    for route in routes {
+        let request = Request::get(*route)
+            .header("host", "tdxhost")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| foreign(error.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|error| foreign(error.to_string()))?;
+        let status = response.status();
+        let body =
+            response.into_body().collect().await.map_err(|error| foreign(error.to_string()))?.to_bytes();
+        let answer = if status.is_success() {
+            serde_json::from_slice(&body).map(Ok)
+        } else {
+            serde_json::from_slice(&body).map(Err)
+        };
+        answers.push(answer.map_err(|error| foreign(error.to_string()))?);
+    }
+    drop(sender);
+    connection.abort();
+    Ok(answers)
+}

@@ -1,0 +1,21 @@
+//! The read-only JSON API over a unix socket.
+//!
+//! Its contract is `api/openapi.json`, which the server also hands out at `/v1/openapi.json`.
+
+mod client;
+mod facts;
+mod problem;
+mod routes;
+mod server;
+mod socket;
+
+pub use client::{ClientError, get};
+pub use facts::{
+    CpuFacts, CpusFacts, DeviceAttributeFacts, DeviceFacts, ErrorFacts, HostFacts, HostSource, HostState,
+    KeyIdFacts, KeyRangeFacts, LogFacts, LogLine, ModuleFacts, PhaseFacts, PhaseState, PlatformFacts,
+    ServiceFacts, StatusFacts, TdmrFacts,
+};
+pub use problem::Problem;
+pub use routes::{OPENAPI, ROUTES};
+pub use server::{ApiError, ApiServer};
+pub use socket::{SocketError, default_socket};

@@ -1,0 +1,129 @@
+//! Directories, attribute files and links, asked anew at each look.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::Errno;
+
+/// Size that `stat` shows for every attribute file: one page, as sysfs does.
+pub const ATTRIBUTE_SIZE: u64 = 4096;
+
+/// A file whose text is made when it is read.
+pub trait Attribute: Send + Sync {
+    /// Permission bits, such as `0o444`.
+    fn mode(&self) -> u16;
+
+    /// The whole text, newline included.
+    fn read(&self) -> Result<String, Errno>;
+
+    /// Takes one write. Read-only attributes keep this default: opening them for writing is
+    /// refused already, by their mode.
+    fn write(&self, _bytes: &[u8]) -> Result<(), Errno> {
+        Err(Errno::EIO)
+    }
+
+    /// Whether the object that the file belongs to is still there. Reads and writes through files
+    /// opened earlier fail with `ENODEV` once this is false.
+    fn is_live(&self) -> bool {
+        true
+    }
+}
+
+/// A directory whose entries may differ from one look to the next.
+pub trait Directory: Send + Sync {
+    /// The entries that exist now.
+    fn entries(&self) -> Vec<Entry>;
+}
+
+/// A name in a directory.
+pub struct Entry {
+    /// Name without slashes.
+    pub name: Cow<'static, str>,
+    /// What the name stands for.
+    pub node: Node,
+}
+
+impl Entry {
+    /// A directory by name.
+    pub fn directory(name: &'static str, directory: impl Directory + 'static) -> Self {
+        Self { name: name.into(), node: Node::Directory(Arc::new(directory)) }
+    }
+
+    /// An attribute file by name.
+    pub fn file(name: impl Into<Cow<'static, str>>, attribute: impl Attribute + 'static) -> Self {
+        Self { name: name.into(), node: Node::File(Arc::new(attribute)) }
+    }
+
+    /// A symbolic link by name.
+    pub fn symlink(name: &'static str, target: impl Into<Cow<'static, str>>) -> Self {
+        Self { name: name.into(), node: Node::Symlink(target.into()) }
+    }
+}
+
+/// What stands at a path.
+#[derive(Clone)]
+pub enum Node {
+    /// Mode 0755.
+    Directory(Arc<dyn Directory>),
+    /// Mode as the attribute says.
+    File(Arc<dyn Attribute>),
+    /// Mode 0777; the target is relative to the directory of the link.
+    Symlink(Cow<'static, str>),
+}
+
+impl Node {
+    /// Permission bits that `stat` shows.
+    pub fn mode(&self) -> u16 {
+        match self {
+            Self::Directory(_) => 0o755,
+            Self::File(attribute) => attribute.mode(),
+            Self::Symlink(_) => 0o777,
+        }
+    }
+}
+
+/// A root directory with look-up by path.
+#[derive(Clone)]
+pub struct Tree {
+    root: Arc<dyn Directory>,
+}
+
+impl Tree {
+    /// A tree under `root`.
+    pub fn new(root: impl Directory + 'static) -> Self {
+        Self { root: Arc::new(root) }
+    }
+
+    /// What stands at `path` now; components are separated by `/`, the root is the empty path.
+    pub fn resolve(&self, path: &str) -> Option<Node> {
+        let mut node = Node::Directory(Arc::clone(&self.root));
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let Node::Directory(directory) = node else {
+                return None;
+            };
+            node = directory.entries().into_iter().find(|entry| entry.name == name)?.node;
+        }
+        Some(node)
+    }
+
+    /// Every path with its node, depth first: directories before what they hold.
+    pub fn walk(&self) -> Vec<(String, Node)> {
+        let mut found = Vec::new();
+        let mut pending = vec![(String::new(), Arc::clone(&self.root))];
+        while let Some((prefix, directory)) = pending.pop() {
+            for entry in directory.entries() {
+                let path = if prefix.is_empty() {
+                    entry.name.into_owned()
+                } else {
+                    format!("{prefix}/{}", entry.name)
+                };
+                if let Node::Directory(below) = &entry.node {
+                    pending.push((path.clone(), Arc::clone(below)));
+                }
+                found.push((path, entry.node));
+            }
+        }
+        found.sort_by(|left, right| left.0.cmp(&right.0));
+        found
+    }
+}

@@ -1,0 +1,40 @@
+//! What the tree needs to know of a host, and nothing more.
+
+use super::Errno;
+
+/// One registration of the `tdx_host` device.
+///
+/// A device that is removed and registered again is another instance: files opened on the first
+/// one stay dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceInstance(pub u64);
+
+/// An attribute that the `tdx_host` device offers on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferedAttribute {
+    /// Name in Linux 7.3: `version`, `seamldr_version`, `num_remaining_updates`.
+    pub name: String,
+    /// Permission bits in Linux 7.3, such as `0o444`.
+    pub mode: u16,
+}
+
+/// A host as its sysfs files see it.
+pub trait HostView: Send + Sync {
+    /// The device that is registered now; `None` before bring-up, after a failed one, and after
+    /// removal.
+    fn device(&self) -> Option<DeviceInstance>;
+
+    /// Attributes that the device offers now; empty without a device.
+    fn attributes(&self) -> Vec<OfferedAttribute>;
+
+    /// Value of an attribute by its Linux 7.3 name, without a newline.
+    ///
+    /// `ENODEV` once the device is gone; else whatever the device answers.
+    fn read_attribute(&self, name: &str) -> Result<String, Errno>;
+
+    /// CPUs that the machine has, in the kernel's list format (`0-3,8`).
+    fn cpus_present(&self) -> String;
+
+    /// CPUs that are online, in the kernel's list format.
+    fn cpus_online(&self) -> String;
+}

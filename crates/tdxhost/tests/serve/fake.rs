@@ -1,0 +1,177 @@
+//! A host whose device and values a test sets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use tdxhost::api::{
+    CpuFacts, ErrorFacts, HostFacts, HostSource, HostState, KeyIdFacts, KeyRangeFacts, LogLine, ModuleFacts,
+    PhaseFacts, PhaseState, PlatformFacts, TdmrFacts,
+};
+use tdxhost::sysfs::{DeviceInstance, Errno, HostView, OfferedAttribute};
+
+type Offer = (&'static str, u16, Result<&'static str, Errno>);
+
+/// What a module with runtime update offers.
+pub(crate) const UPDATABLE: [Offer; 3] = [
+    ("version", 0o444, Ok("1.5.06")),
+    ("seamldr_version", 0o400, Ok("1.5.02")),
+    ("num_remaining_updates", 0o400, Ok("63")),
+];
+
+/// What a module without runtime update offers.
+pub(crate) const FIXED: [Offer; 1] = [("version", 0o444, Ok("1.5.06"))];
+
+pub(crate) struct FakeHost {
+    device: Mutex<(u64, Option<Vec<Offer>>)>,
+    reads: AtomicU32,
+    pub(crate) facts: Mutex<HostFacts>,
+    pub(crate) has_module: bool,
+}
+
+impl FakeHost {
+    /// A host whose device offers `attributes`.
+    pub(crate) fn with_device(attributes: &[Offer]) -> Arc<Self> {
+        let host = Arc::new(Self::bare(HostState::Ready, None, true));
+        host.register(attributes);
+        host
+    }
+
+    /// A host on which bring-up failed and no module is loaded.
+    pub(crate) fn failed() -> Arc<Self> {
+        let error = ErrorFacts {
+            name: "seam-disabled".to_owned(),
+            message: "SEAMRR is not enabled".to_owned(),
+            blame: "platform".to_owned(),
+            advice: "enable TDX in the firmware setup".to_owned(),
+            status: Some("0xc000050500000000".to_owned()),
+        };
+        Arc::new(Self::bare(HostState::Failed, Some(error), false))
+    }
+
+    fn bare(state: HostState, error: Option<ErrorFacts>, has_module: bool) -> Self {
+        let phase = |name: &str, total| PhaseFacts {
+            name: name.to_owned(),
+            state: if error.is_some() { PhaseState::Failed } else { PhaseState::Done },
+            done: 4,
+            total,
+            milliseconds: 0.25,
+        };
+        let phases = vec![phase("lp-init", Some(4)), phase("metadata", None)];
+        Self {
+            device: Mutex::new((0, None)),
+            reads: AtomicU32::new(0),
+            facts: Mutex::new(HostFacts { state, phases, error }),
+            has_module,
+        }
+    }
+
+    pub(crate) fn register(&self, attributes: &[Offer]) {
+        let mut device = self.device.lock();
+        device.0 += 1;
+        device.1 = Some(attributes.to_vec());
+    }
+
+    pub(crate) fn remove_device(&self) {
+        self.device.lock().1 = None;
+    }
+
+    /// How often an attribute was asked of the device.
+    pub(crate) fn reads(&self) -> u32 {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+impl HostView for FakeHost {
+    fn device(&self) -> Option<DeviceInstance> {
+        let device = self.device.lock();
+        device.1.is_some().then_some(DeviceInstance(device.0))
+    }
+
+    fn attributes(&self) -> Vec<OfferedAttribute> {
+        let device = self.device.lock();
+        device
+            .1
+            .iter()
+            .flatten()
+            .map(|(name, mode, _)| OfferedAttribute { name: (*name).to_owned(), mode: *mode })
+            .collect()
+    }
+
+    fn read_attribute(&self, name: &str) -> Result<String, Errno> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let device = self.device.lock();
+        let offered = device.1.as_ref().ok_or(Errno::ENODEV)?;
+        let (_, _, value) = offered.iter().find(|offer| offer.0 == name).ok_or(Errno::ENOENT)?;
+        value.map(str::to_owned)
+    }
+
+    fn cpus_present(&self) -> String {
+        "0-3".to_owned()
+    }
+
+    fn cpus_online(&self) -> String {
+        "0,2-3".to_owned()
+    }
+}
+
+impl HostSource for FakeHost {
+    fn platform(&self) -> PlatformFacts {
+        PlatformFacts {
+            simulated: true,
+            name: "fake".to_owned(),
+            description: "a host for tests".to_owned(),
+            seed: 7,
+            packages: 1,
+            logical_processors: 4,
+            memory_bytes: 4 << 30,
+            keyids: KeyIdFacts { shared: 31, private: 32 },
+            faults: vec!["no-vmx".to_owned()],
+        }
+    }
+
+    fn host(&self) -> HostFacts {
+        self.facts.lock().clone()
+    }
+
+    fn module(&self) -> Option<ModuleFacts> {
+        self.has_module.then(|| ModuleFacts {
+            simulated: true,
+            profile: "1.5.06".to_owned(),
+            version: "1.5.06".to_owned(),
+            state: "ready".to_owned(),
+            initialised_processors: 4,
+            configured_packages: 1,
+            global_keyid: Some(32),
+            keyids: vec![KeyRangeFacts { first: 32, last: 32, state: "reserved".to_owned() }],
+            tdmrs: vec![TdmrFacts {
+                base: "0x40000000".to_owned(),
+                size_bytes: 1 << 30,
+                initialised_bytes: 1 << 30,
+                reserved_areas: 1,
+                pamt_bytes: 4_206_592,
+            }],
+            seamldr_version: "1.5.02".to_owned(),
+            remaining_updates: 63,
+            calls: BTreeMap::from([("TDH.SYS.INIT".to_owned(), 1)]),
+        })
+    }
+
+    fn cpus(&self) -> Vec<CpuFacts> {
+        vec![CpuFacts {
+            cpu: 0,
+            package: 0,
+            core: 0,
+            thread: 0,
+            x2apic_id: 0,
+            node: 0,
+            online: true,
+            vmx: true,
+        }]
+    }
+
+    fn log(&self) -> Vec<LogLine> {
+        vec![LogLine { level: "info".to_owned(), text: "TDX module initialized".to_owned() }]
+    }
+}
