@@ -43,3 +43,28 @@ fn the_one_to_blame_has_a_word() {
     let words: BTreeSet<_> = ERRORS.iter().map(|info| info.blame.name()).collect();
     assert_eq!(words, BTreeSet::from(["caller", "host", "module", "platform"]));
 }
+
+#[test]
+fn every_failure_is_named_by_a_test() {
+    let tests = [
+        include_str!("bring_up.rs"),
+        include_str!("device.rs"),
+        include_str!("life.rs"),
+        include_str!("memory.rs"),
+        include_str!("seamcall.rs"),
+        include_str!("tdmr.rs"),
+        include_str!("vmx.rs"),
+        include_str!("../../src/keyid.rs"),
+    ];
+    // A test names a failure by its name or by its variant.
+    let squeezed = tests.concat().to_lowercase();
+    let missing: Vec<_> = ERRORS
+        .iter()
+        .map(|info| info.name)
+        .filter(|name| {
+            let variant = format!("hosterror::{}", name.replace('-', ""));
+            !squeezed.contains(&format!("\"{name}\"")) && !squeezed.contains(&variant)
+        })
+        .collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
