@@ -140,12 +140,12 @@ struct Controls {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Values {
-    value: Vec<Value>,
+    value: Vec<Constant>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Value {
+struct Constant {
     name: String,
     value: Word,
     reported: Option<Word>,

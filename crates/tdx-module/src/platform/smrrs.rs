@@ -70,10 +70,10 @@ mod tests {
 
     #[test]
     fn a_mask_without_holes_gives_the_size() {
-        assert_eq!(range(0x7000_0000, 0xF800_0000).map(|range| range.size()), Some(0x800_0000));
+        assert_eq!(range(0x7000_0000, 0xF800_0000).map(PhysRange::size), Some(0x800_0000));
         assert_eq!(range(0x7000_0000, 0xF000_F000), None);
         assert_eq!(range(0x7000_1000, 0xF800_0000), None);
         assert_eq!(range(0, 0), None);
-        assert_eq!(range(0, 0xFFFF_F000).map(|range| range.size()), Some(0x1000));
+        assert_eq!(range(0, 0xFFFF_F000).map(PhysRange::size), Some(0x1000));
     }
 }

@@ -112,7 +112,7 @@ fn real_features_are_those_of_the_release() {
     config.real_features = true;
     let bench = Bench::with(Some(config));
     bench.advance(Stage::LpsInitialised);
-    assert_eq!(read(&bench, sys::TDX_FEATURES0), 0x15AD_9326_F3F1_FBF);
+    assert_eq!(read(&bench, sys::TDX_FEATURES0), 0x015A_D932_6F3F_1FBF);
     assert_eq!(read(&bench, sys::ATTRIBUTES_FIXED0), 0x8000_0000_7000_0001);
     assert_eq!(read(&bench, sys::CONFIG_FLAGS_FIXED0), 7);
 }

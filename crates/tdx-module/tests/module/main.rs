@@ -2,3 +2,12 @@
 
 mod bring_up;
 mod common;
+mod coverage;
+mod dispatch;
+mod keys_and_tdmrs;
+mod properties;
+mod reading;
+mod sys_config;
+mod sys_init;
+mod sys_lp_init;
+mod tdx_1_0;

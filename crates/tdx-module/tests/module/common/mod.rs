@@ -110,6 +110,16 @@ impl Bench {
         });
     }
 
+    /// Reserved areas of a TDMR_INFO: offset and size.
+    pub(crate) fn reserve(&self, index: u64, areas: &[(u64, u64)]) {
+        self.hw.set(|facts| {
+            for (area, &(offset, size)) in areas.iter().enumerate() {
+                facts.tdmr(index, 8 + 2 * area as u64, offset);
+                facts.tdmr(index, 9 + 2 * area as u64, size);
+            }
+        });
+    }
+
     /// Calls with RAX as it is.
     pub(crate) fn raw(&self, lp: u32, regs: Registers) -> Option<Registers> {
         let mut regs = regs;
@@ -141,6 +151,14 @@ impl Bench {
 
 pub(crate) fn with_leaf(leaf: SeamcallLeaf, version: u8, regs: Registers) -> Registers {
     Registers { rax: LeafWord::module(leaf, version).raw(), ..regs }
+}
+
+impl Facts {
+    /// Sets word `word` of TDMR_INFO `index`: base, size, then base and size of the PAMT for 1G, 2M
+    /// and 4K, then offset and size of each reserved area.
+    pub(crate) fn tdmr(&mut self, index: u64, word: u64, value: u64) {
+        self.memory.insert(TDMR_INFO + 512 * index + 8 * word, value);
+    }
 }
 
 /// Operands of SYS.CONFIG for both TDMRs.
