@@ -224,7 +224,7 @@ impl Service {
         match mounted.unmount()? {
             Unmounted::Clean => {}
             Unmounted::Detached => {
-                eprintln!("tdxhost: files under {} were still open; the mount is detached", point.display())
+                eprintln!("tdxhost: files under {} were still open; the mount is detached", point.display());
             }
             Unmounted::Already => {
                 eprintln!("tdxhost: {} had been unmounted already", point.display());

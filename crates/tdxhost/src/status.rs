@@ -118,7 +118,7 @@ fn summary(
     writeln!(out, "cpus      {} online of {}", or_none(&cpus.online), or_none(&cpus.present))?;
     match &status.service.mount {
         Some(mount) => {
-            writeln!(out, "sysfs     {} (layout {})", mount.display(), status.service.sysfs_layout)?
+            writeln!(out, "sysfs     {} (layout {})", mount.display(), status.service.sysfs_layout)?;
         }
         None => writeln!(out, "sysfs     not mounted")?,
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::problem::Problem;
+use crate::doctor::{Facts, Snapshot};
 
 /// A server that takes longer than this to answer is not answering.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +61,15 @@ pub fn get(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, 
             .await
             .unwrap_or_else(|_| Err(ClientError::Timeout(path.to_owned())))
     })
+}
+
+/// The facts of the host behind the socket file `path`, for `tdxhost doctor --api`.
+pub fn hardware(path: &Path) -> anyhow::Result<Box<dyn Facts>> {
+    const ROUTE: &str = "/v1/hardware";
+    let answer = get(path, &[ROUTE])?.pop().with_context(|| format!("the server did not answer {ROUTE}"))?;
+    let snapshot: Snapshot = serde_json::from_value(answer.map_err(ClientError::Problem)?)
+        .with_context(|| format!("the server's answer to {ROUTE} is of another version"))?;
+    Ok(Box::new(snapshot))
 }
 
 async fn ask(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, ClientError> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::doctor::Snapshot;
 use crate::sysfs::HostView;
 
 /// A host as the API sees it.
@@ -18,6 +19,8 @@ pub trait HostSource: HostView {
     fn module(&self) -> Option<ModuleFacts>;
     /// Every CPU of the machine.
     fn cpus(&self) -> Vec<CpuFacts>;
+    /// What software on the machine could find out: CPU identity and registers.
+    fn hardware(&self) -> Snapshot;
     /// Kernel-style log lines, oldest first.
     fn log(&self) -> Vec<LogLine>;
 }

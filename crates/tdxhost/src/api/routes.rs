@@ -12,18 +12,21 @@ use super::facts::{
     CpusFacts, DeviceAttributeFacts, DeviceFacts, HostSource, LogFacts, ServiceFacts, StatusFacts,
 };
 use super::problem::Problem;
+use crate::doctor::Snapshot;
+use crate::sysfs::{HostView, Layout, Node, sysfs};
 
 /// The contract, as it is checked in.
 pub const OPENAPI: &str = include_str!("../../api/openapi.json");
 
 /// Every path that the API answers.
-pub const ROUTES: [&str; 8] = [
+pub const ROUTES: [&str; 9] = [
     "/v1/status",
     "/v1/platform",
     "/v1/host",
     "/v1/module",
     "/v1/cpus",
     "/v1/device",
+    "/v1/hardware",
     "/v1/log",
     "/v1/openapi.json",
 ];
@@ -51,6 +54,7 @@ fn handler(path: &'static str) -> MethodRouter<Served> {
         "/v1/module" => get(module),
         "/v1/cpus" => get(async |State(served): State<Served>| Json(cpus(&*served.host))),
         "/v1/device" => get(async |State(served): State<Served>| Json(device(&*served.host))),
+        "/v1/hardware" => get(async |State(served): State<Served>| Json(hardware(&served.host))),
         "/v1/log" => get(async |State(served): State<Served>| Json(LogFacts { lines: served.host.log() })),
         "/v1/openapi.json" => get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
         _ => get(async |State(served): State<Served>| Json(status(&served))),
@@ -95,6 +99,22 @@ fn device(host: &dyn HostSource) -> DeviceFacts {
         })
         .collect();
     DeviceFacts { exists: host.device().is_some(), attributes }
+}
+
+/// The hardware, and the files that any user of the host may read, by their full path.
+fn hardware(host: &Arc<dyn HostSource>) -> Snapshot {
+    const OTHERS_READ: u16 = 0o004;
+    let view: Arc<dyn HostView> = host.clone();
+    let mut snapshot = host.hardware();
+    for (path, node) in sysfs(&view, Layout::Linux7_3).walk() {
+        let Node::File(attribute) = node else { continue };
+        if attribute.mode() & OTHERS_READ != 0
+            && let Ok(text) = attribute.read()
+        {
+            snapshot.files.insert(format!("/sys/{path}"), text);
+        }
+    }
+    snapshot
 }
 
 async fn not_found(uri: Uri) -> Problem {

@@ -1,5 +1,6 @@
 //! A software host as the tree and the API see it.
 
+mod hardware;
 mod phases;
 
 use std::sync::{Arc, OnceLock};
@@ -22,6 +23,7 @@ use crate::api::{
     PlatformFacts, TdmrFacts,
 };
 use crate::cmd::platform;
+use crate::doctor::Snapshot;
 use crate::serve::ServedHost;
 
 /// One boot of a software machine with its host side.
@@ -162,6 +164,10 @@ impl HostSource for SoftwareHost {
             vmx: self.machine.in_vmx(lp.index),
         };
         self.machine.lps().iter().map(facts).collect()
+    }
+
+    fn hardware(&self) -> Snapshot {
+        hardware::snapshot(&self.machine)
     }
 
     fn log(&self) -> Vec<LogLine> {

@@ -137,6 +137,19 @@ fn the_device_shows_modes_values_and_failed_reads() {
 }
 
 #[test]
+fn the_hardware_comes_with_the_files_that_any_user_may_read() {
+    let hardware = Served::new(FakeHost::with_device(&UPDATABLE)).get("/v1/hardware");
+    assert_eq!(
+        hardware["files"],
+        json!({
+            "/sys/devices/faux/tdx_host/version": "1.5.06\n",
+            "/sys/devices/system/cpu/online": "0,2-3\n",
+            "/sys/devices/system/cpu/present": "0-3\n",
+        })
+    );
+}
+
+#[test]
 fn a_failed_host_is_served_with_its_error_and_without_a_device() {
     let served = Served::new(FakeHost::failed());
     let status = served.get("/v1/status");

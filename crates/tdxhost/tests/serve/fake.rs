@@ -9,6 +9,7 @@ use tdxhost::api::{
     CpuFacts, ErrorFacts, HostFacts, HostSource, HostState, KeyIdFacts, KeyRangeFacts, LogLine, ModuleFacts,
     PhaseFacts, PhaseState, PlatformFacts, TdmrFacts,
 };
+use tdxhost::doctor::{MSRS, Snapshot};
 use tdxhost::sysfs::{DeviceInstance, Errno, HostView, OfferedAttribute};
 
 type Offer = (&'static str, u16, Result<&'static str, Errno>);
@@ -169,6 +170,13 @@ impl HostSource for FakeHost {
             online: true,
             vmx: true,
         }]
+    }
+
+    fn hardware(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.cpu.flags.insert("vmx".to_owned());
+        snapshot.set_msr(0, MSRS[0], 2);
+        snapshot
     }
 
     fn log(&self) -> Vec<LogLine> {

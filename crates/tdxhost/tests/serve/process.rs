@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tdxhost::doctor::{State, examine};
 use tempfile::TempDir;
 
 use crate::mount::{can_mount, is_mounted, mount_point};
@@ -186,6 +187,17 @@ fn status_asks_the_server_and_says_when_there_is_none() {
     assert!(text.contains("\nhost      ready\n"), "{text}");
     let json: Value = serde_json::from_slice(&places.status(&["--json"]).stdout).unwrap();
     assert_eq!((&json["state"], &json["device"]), (&"ready".into(), &true.into()));
+}
+
+#[test]
+fn the_checks_of_a_host_pass_on_a_served_one_and_fail_on_one_without_tdx() {
+    for (platform, ready) in [("default", true), ("laptop-no-tdx", false)] {
+        let places = Places::new();
+        let _server = places.serve(platform, &[]);
+        let report = examine(&*tdxhost::api::hardware(&places.socket()).unwrap());
+        let failed: Vec<_> = report.checks.iter().filter(|check| check.state != State::Ok).collect();
+        assert_eq!(report.ready, ready, "{platform}: {failed:?}");
+    }
 }
 
 #[test]
