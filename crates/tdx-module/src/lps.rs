@@ -22,7 +22,20 @@ const COUNTED: [SeamcallLeaf; 12] = [
     SeamcallLeaf::SYS_DISABLE,
 ];
 
-const OTHERS: usize = COUNTED.len();
+const OTHERS: u8 = 12;
+const COUNTERS: usize = COUNTED.len() + 1;
+const _: () = assert!(OTHERS as usize == COUNTED.len());
+
+/// Place of each leaf number below 128 in [`COUNTED`].
+const COUNTER: [u8; 128] = {
+    let mut table = [OTHERS; 128];
+    let mut place = 0;
+    while place < OTHERS {
+        table[COUNTED[place as usize].0 as usize] = place;
+        place += 1;
+    }
+    table
+};
 
 /// One LP. A cache line of its own: each is written by its LP alone.
 #[derive(Debug, Default)]
@@ -32,7 +45,7 @@ pub(crate) struct LpSlot {
     initialised: AtomicBool,
     /// TDX 1.0: the next SEAMCALL ends in the loader's shutdown stub.
     shut_down: AtomicBool,
-    calls: [AtomicU32; OTHERS + 1],
+    calls: [AtomicU32; COUNTERS],
 }
 
 const OUTSIDE: u8 = 0;
@@ -44,8 +57,8 @@ impl LpSlot {
     /// The store is sequentially consistent: a leaf that looks at a flag afterwards and
     /// SYS.DISABLE, which sets the flag and then looks at all LPs, cannot miss each other.
     pub(crate) fn enter(&self, leaf: SeamcallLeaf) -> Busy<'_> {
-        let counter = COUNTED.iter().position(|&counted| counted == leaf).unwrap_or(OTHERS);
-        if let Some(calls) = self.calls.get(counter) {
+        let counter = COUNTER.get(usize::from(leaf.0)).copied().unwrap_or(OTHERS);
+        if let Some(calls) = self.calls.get(usize::from(counter)) {
             // Only this LP writes its counter.
             calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }

@@ -22,8 +22,6 @@ pub(crate) struct Constant {
 /// A field and its values.
 #[derive(Debug)]
 struct Entry {
-    /// Class and field code, see [`key`].
-    key: u32,
     info: &'static FieldInfo,
     /// Only there once TDX Connect was opted into.
     opt_in: bool,
@@ -39,7 +37,11 @@ impl Entry {
 /// All fields of a module in table order, which is that of class and field code. Made by SYS.INIT;
 /// read without a lock afterwards.
 #[derive(Debug, Default)]
-pub(crate) struct MetadataTable(Box<[Entry]>);
+pub(crate) struct MetadataTable {
+    /// Class and field code of each entry, see [`key`]: what a look-up searches.
+    keys: Box<[u32]>,
+    entries: Box<[Entry]>,
+}
 
 /// A field that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,30 +68,28 @@ const fn key(id: FieldId) -> u32 {
 impl MetadataTable {
     /// The table of a module on a platform whose other facts are sampled.
     pub(crate) fn new(rules: &Rules, facts: &Facts<'_>) -> Self {
-        Self(
-            values::fields(rules)
-                .map(|info| Entry {
-                    key: key(info.id),
-                    info,
-                    opt_in: values::needs_opt_in(info, rules),
-                    values: values::of(info, rules, facts),
-                })
-                .collect(),
-        )
+        let entries: Box<[Entry]> = values::fields(rules)
+            .map(|info| Entry {
+                info,
+                opt_in: values::needs_opt_in(info, rules),
+                values: values::of(info, rules, facts),
+            })
+            .collect();
+        Self { keys: entries.iter().map(|entry| key(entry.info.id)).collect(), entries }
     }
 
     /// Index of the entry that holds the element, and its place in it.
     fn find(&self, id: FieldId, opted_in: Features0) -> Option<(usize, usize)> {
         let key = key(id);
-        let index = self.0.partition_point(|entry| entry.key <= key).checked_sub(1)?;
-        let entry = self.0.get(index)?;
-        let element = usize::try_from(key.checked_sub(entry.key)?).ok()?;
+        let index = self.keys.partition_point(|&first| first <= key).checked_sub(1)?;
+        let entry = self.entries.get(index)?;
+        let element = usize::try_from(key.checked_sub(*self.keys.get(index)?)?).ok()?;
         (element < entry.values.len() && entry.is_open(opted_in)).then_some((index, element))
     }
 
     /// The first field at or behind `index`.
     fn first_from(&self, index: usize, opted_in: Features0) -> FieldId {
-        self.0
+        self.entries
             .iter()
             .skip(index)
             .find(|entry| entry.is_open(opted_in))
@@ -104,7 +104,7 @@ impl MetadataTable {
     /// Looks one element up. Size bits, bit 63 and the context of the identifier do not matter.
     pub(crate) fn read(&self, id: FieldId, opted_in: Features0) -> Option<Found> {
         let (index, element) = self.find(id, opted_in)?;
-        let entry = self.0.get(index)?;
+        let entry = self.entries.get(index)?;
         let value = *entry.values.get(element)?;
         let next = if element + 1 < entry.values.len() {
             entry.info.id.element(u32::try_from(element + 1).ok()?)
@@ -125,10 +125,11 @@ impl MetadataTable {
             (0, 0)
         } else {
             let (index, element) = self.find(id.with_context(Context::SYS), opted_in)?;
-            let elements = usize::try_from(self.0.get(index)?.info.elements).ok()?;
+            let elements = usize::try_from(self.entries.get(index)?.info.elements).ok()?;
             (index, Some(element).filter(|element| element % elements == 0)?)
         };
-        let entries = self.0.iter().enumerate().skip(start).filter(move |(_, entry)| entry.is_open(opted_in));
+        let entries =
+            self.entries.iter().enumerate().skip(start).filter(move |(_, entry)| entry.is_open(opted_in));
         Some(entries.filter_map(move |(index, entry)| {
             let skipped = if index == start { element } else { 0 };
             let values = entry.values.get(skipped..)?;
