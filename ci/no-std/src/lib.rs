@@ -62,8 +62,6 @@ impl Pages for Bare {
     }
 
     fn clear(&self, _: PhysRange) {}
-
-    fn flush(&self, _: &OwnedPages<NoLeaks>) {}
 }
 
 impl Cpus for Bare {

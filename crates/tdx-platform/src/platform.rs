@@ -251,8 +251,4 @@ impl Pages for Platform {
         let cleared = self.machine.movdir64b_zero(range);
         debug_assert_eq!(cleared, Ok(()));
     }
-
-    fn flush(&self, pages: &OwnedPages<Leaks>) {
-        self.machine.clflush(pages.range());
-    }
 }

@@ -165,14 +165,17 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
     }
 
     /// A call to the module under the policy. `Ok` holds a status without the error bit.
+    ///
+    /// `input` makes the registers of the start, anew for each try: the common case copies nothing.
     #[inline]
     fn call(
         &self,
         pin: &CpuPin<'_>,
         leaf: LeafWord,
         registers: &mut Registers,
+        input: impl Fn() -> Registers,
     ) -> Result<Status, SeamcallError> {
-        let input = *registers;
+        *registers = input();
         let first = self.once(pin, leaf, registers).map(Status::from_raw);
         match first {
             Ok(status) if !status.is_error() => Ok(status),
@@ -186,7 +189,7 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         &self,
         pin: &CpuPin<'_>,
         leaf: LeafWord,
-        input: &Registers,
+        input: &dyn Fn() -> Registers,
         registers: &mut Registers,
         mut last: Result<Status, SeamcallCause>,
     ) -> Result<Status, SeamcallError> {
@@ -216,25 +219,27 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
             // A resumed call goes on with the registers as returned, a repeated one with those of its start:
             // some leaves clear registers before they check anything.
             if status.code() != StatusCode::INTERRUPTED_RESUMABLE {
-                *registers = *input;
+                *registers = input();
             }
             hint::spin_loop();
             last = self.once(pin, leaf, registers).map(Status::from_raw);
         }
     }
 
-    /// A call of a leaf for which only plain success will do.
+    /// A call of a leaf for which only plain success will do; the registers behind it.
+    #[inline]
     fn call_plain(
         &self,
         pin: &CpuPin<'_>,
         leaf: LeafWord,
-        registers: &mut Registers,
-    ) -> Result<(), SeamcallError> {
-        let status = self.call(pin, leaf, registers)?;
+        input: impl Fn() -> Registers,
+    ) -> Result<Registers, SeamcallError> {
+        let mut registers = Registers::default();
+        let status = self.call(pin, leaf, &mut registers, input)?;
         if status == StatusCode::SUCCESS.plain() {
-            return Ok(());
+            return Ok(registers);
         }
-        Err(unexpected(leaf, status, registers))
+        Err(unexpected(leaf, status, &registers))
     }
 }
 

@@ -35,28 +35,25 @@ pub type NextAddress = Option<PhysAddr>;
 impl<S: Seam + ?Sized> SeamPort<'_, S> {
     /// TDH.SYS.INIT: starts the module, once per machine, on any CPU.
     pub fn sys_init(&self, pin: &CpuPin<'_>) -> Result<(), SeamcallError> {
-        let mut registers = Registers::default();
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_INIT, 0), &mut registers)
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_INIT, 0), Registers::default).map(|_| ())
     }
 
     /// TDH.SYS.LP.INIT: makes this CPU known to the module, once per CPU.
     pub fn sys_lp_init(&self, pin: &CpuPin<'_>) -> Result<(), SeamcallError> {
-        let mut registers = Registers::default();
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_LP_INIT, 0), &mut registers)
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_LP_INIT, 0), Registers::default).map(|_| ())
     }
 
     /// TDH.SYS.RD: reads one global metadata field.
     #[inline]
     pub fn sys_rd(&self, pin: &CpuPin<'_>, field: FieldId) -> Result<u64, SeamcallError> {
-        let mut registers = Registers { rdx: field.0, ..Registers::default() };
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_RD, 0), &mut registers)?;
-        Ok(registers.r8)
+        let input = || Registers { rdx: field.0, ..Registers::default() };
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_RD, 0), input).map(|out| out.r8)
     }
 
     /// TDH.SYS.CONFIG version 0: gives the module its memory and its KeyID.
     pub fn sys_config(&self, pin: &CpuPin<'_>, request: ConfigRequest) -> Result<(), SeamcallError> {
-        let mut registers = config_registers(request);
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_CONFIG, 0), &mut registers)
+        let input = || config_registers(request);
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_CONFIG, 0), input).map(|_| ())
     }
 
     /// TDH.SYS.CONFIG version 1: as version 0, and switches on the add-on features of `opt_in`.
@@ -67,15 +64,15 @@ impl<S: Seam + ?Sized> SeamPort<'_, S> {
         opt_in: Features0,
     ) -> Result<(), SeamcallError> {
         // R10 and R11 stay 0: nothing is defined for them that this host would ask for.
-        let mut registers = Registers { r9: opt_in.bits(), ..config_registers(request) };
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_CONFIG, 1), &mut registers)
+        let input = || Registers { r9: opt_in.bits(), ..config_registers(request) };
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_CONFIG, 1), input).map(|_| ())
     }
 
     /// TDH.SYS.KEY.CONFIG: programs the global key on this CPU's package.
     pub fn sys_key_config(&self, pin: &CpuPin<'_>) -> Result<KeyConfigured, SeamcallError> {
         let leaf = LeafWord::module(SeamcallLeaf::SYS_KEY_CONFIG, 0);
         let mut registers = Registers::default();
-        let status = self.call(pin, leaf, &mut registers)?;
+        let status = self.call(pin, leaf, &mut registers, Registers::default)?;
         match status.code() {
             StatusCode::SUCCESS => Ok(KeyConfigured::Now),
             StatusCode::KEY_CONFIGURED => Ok(KeyConfigured::Before),
@@ -86,8 +83,9 @@ impl<S: Seam + ?Sized> SeamPort<'_, S> {
     /// TDH.SYS.TDMR.INIT: one step of the TDMR that begins at `base`.
     pub fn sys_tdmr_init(&self, pin: &CpuPin<'_>, base: PhysAddr) -> Result<NextAddress, SeamcallError> {
         let leaf = LeafWord::module(SeamcallLeaf::SYS_TDMR_INIT, 0);
-        let mut registers = Registers { rcx: base.as_u64(), ..Registers::default() };
-        let status = self.call(pin, leaf, &mut registers)?;
+        let mut registers = Registers::default();
+        let input = || Registers { rcx: base.as_u64(), ..Registers::default() };
+        let status = self.call(pin, leaf, &mut registers, input)?;
         match status.code() {
             StatusCode::SUCCESS => Ok(Some(PhysAddr::new(registers.rdx))),
             StatusCode::TDMR_ALREADY_INITIALIZED => Ok(None),
@@ -97,8 +95,7 @@ impl<S: Seam + ?Sized> SeamPort<'_, S> {
 
     /// TDH.SYS.DISABLE: ends the module until it is loaded again.
     pub fn sys_disable(&self, pin: &CpuPin<'_>) -> Result<(), SeamcallError> {
-        let mut registers = Registers::default();
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_DISABLE, 0), &mut registers)
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_DISABLE, 0), Registers::default).map(|_| ())
     }
 }
 

@@ -174,7 +174,4 @@ pub trait Pages {
 
     /// Zeroes `range` by MOVDIR64B with KeyID 0 and a full fence.
     fn clear(&self, range: PhysRange);
-
-    /// Writes the cache lines of KeyID 0 of `pages` back before the module gets them.
-    fn flush(&self, pages: &OwnedPages<Self::Leaks>);
 }

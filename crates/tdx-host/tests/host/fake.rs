@@ -431,8 +431,6 @@ impl Pages for Fake {
     fn clear(&self, range: PhysRange) {
         self.state().cleared.push(range);
     }
-
-    fn flush(&self, _pages: &OwnedPages<Leaks>) {}
 }
 
 impl State {

@@ -176,7 +176,6 @@ impl Pages for FarPages {
         Ok(())
     }
     fn clear(&self, _: PhysRange) {}
-    fn flush(&self, _: &OwnedPages<Leaks>) {}
 }
 
 #[test]
