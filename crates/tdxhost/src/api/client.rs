@@ -25,12 +25,12 @@ pub enum ClientError {
     #[error("nothing listens on {0}; start one with: tdxhost serve --platform NAME")]
     NobodyListens(PathBuf),
     /// The socket cannot be used.
-    #[error("cannot connect to {path}: {source}")]
+    #[error("cannot connect to {path}: {cause}")]
     Connect {
         /// The socket file.
         path: PathBuf,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The server answered with a problem.
     #[error("the server answered {} {}: {}", .0.status, .0.title, .0.detail)]
@@ -55,7 +55,7 @@ pub fn get(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, 
         .enable_io()
         .enable_time()
         .build()
-        .map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
+        .map_err(|cause| ClientError::Connect { path: path.to_owned(), cause })?;
     runtime.block_on(async {
         tokio::time::timeout(PATIENCE, ask(path, routes))
             .await
@@ -74,11 +74,11 @@ pub fn hardware(path: &Path) -> anyhow::Result<Box<dyn Facts>> {
 
 async fn ask(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, ClientError> {
     let foreign = |reason: String| ClientError::Foreign { path: path.to_owned(), reason };
-    let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
+    let stream = UnixStream::connect(path).await.map_err(|cause| match cause.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ClientError::NobodyListens(path.to_owned())
         }
-        _ => ClientError::Connect { path: path.to_owned(), source },
+        _ => ClientError::Connect { path: path.to_owned(), cause },
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await

@@ -23,7 +23,7 @@ pub enum ApiError {
     Socket(#[from] SocketError),
     /// The system gave no thread or event queue.
     #[error("cannot start the API server: {0}")]
-    Start(#[source] io::Error),
+    Start(io::Error),
 }
 
 /// A running server. Dropping it stops it and removes the socket file.

@@ -19,12 +19,12 @@ pub enum SocketError {
     #[error("cannot listen on {0}: it exists and is not a socket")]
     NotASocket(PathBuf),
     /// The system refused.
-    #[error("cannot listen on {path}: {source}")]
+    #[error("cannot listen on {path}: {cause}")]
     Io {
         /// The socket file.
         path: PathBuf,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Socket {
 impl Socket {
     /// Listens on `path`; a socket file that nobody answers on is replaced.
     pub(super) fn listen(path: &Path) -> Result<(Self, UnixListener), SocketError> {
-        let failed = |source| SocketError::Io { path: path.to_owned(), source };
+        let failed = |cause| SocketError::Io { path: path.to_owned(), cause };
         // The file gets its mode under another name and its own name by a link, which fails if the
         // name is taken: at no moment can anybody else connect, and of two servers one wins.
         let mut other = path.as_os_str().to_owned();
@@ -73,7 +73,7 @@ impl Socket {
 
 /// Gives the socket file `from` the name `path`, past a stale file.
 fn claim(from: &Path, path: &Path) -> Result<(), SocketError> {
-    let failed = |source| SocketError::Io { path: path.to_owned(), source };
+    let failed = |cause| SocketError::Io { path: path.to_owned(), cause };
     match fs::hard_link(from, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         result => return result.map_err(failed),

@@ -48,30 +48,30 @@ pub enum MountError {
     },
     /// The mount table cannot be read.
     #[error("cannot read /proc/self/mountinfo: {0}")]
-    MountTable(#[source] io::Error),
+    MountTable(io::Error),
     /// A stale mount could not be cleared.
-    #[error("cannot clear the stale mount on {point}: {source}")]
+    #[error("cannot clear the stale mount on {point}: {cause}")]
     Stale {
         /// The mount point.
         point: PathBuf,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The system refused the mount.
-    #[error("cannot mount on {point}: {source}")]
+    #[error("cannot mount on {point}: {cause}")]
     Mount {
         /// The directory that was asked for.
         point: PathBuf,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The system refused to unmount, even lazily.
-    #[error("cannot unmount {point}: {source}")]
+    #[error("cannot unmount {point}: {cause}")]
     Unmount {
         /// The mount point.
         point: PathBuf,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -115,7 +115,7 @@ pub fn mount(tree: Tree, point: &Path) -> Result<Mounted, MountError> {
     config.acl = if privileges.may_let_others_in() { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(THREADS);
 
-    let refused = |source| MountError::Mount { point: point.clone(), source };
+    let refused = |cause| MountError::Mount { point: point.clone(), cause };
     let session = Session::new(SysfsFilesystem::new(tree), &point, &config).map_err(refused)?;
     let session = session.spawn().map_err(refused)?;
     Ok(Mounted { point, source, session: Some(session) })
@@ -136,8 +136,7 @@ fn usable(point: &Path) -> Result<PathBuf, MountError> {
                 return Err(MountError::Point { point, reason: "not a directory".to_owned() });
             }
             (Err(error), Some(mount)) if mount.is_ours() && mounts::is_stale(&error) => {
-                mounts::detach(&point)
-                    .map_err(|source| MountError::Stale { point: point.clone(), source })?;
+                mounts::detach(&point).map_err(|cause| MountError::Stale { point: point.clone(), cause })?;
             }
             (Err(error), Some(mount)) if mounts::is_stale(&error) => {
                 let reason = format!("a stale mount of {} is there; clear it with umount -l", mount.source);
@@ -176,8 +175,8 @@ impl Mounted {
             Ok(()) => Ok(Unmounted::Clean),
             Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => mounts::detach(&self.point)
                 .map(|()| Unmounted::Detached)
-                .map_err(|source| MountError::Unmount { point: self.point.clone(), source }),
-            Err(source) => Err(MountError::Unmount { point: self.point.clone(), source }),
+                .map_err(|cause| MountError::Unmount { point: self.point.clone(), cause }),
+            Err(cause) => Err(MountError::Unmount { point: self.point.clone(), cause }),
         }
     }
 }

@@ -236,6 +236,20 @@ fn strict_ends_a_machine_without_tdx_with_its_error() {
 }
 
 #[test]
+fn a_failure_is_one_line_that_says_its_cause_once() {
+    let output = Command::new(BINARY)
+        .args(["serve", "--platform", "tiny", "--api", "/nonexistent/api"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let sentence = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        sentence,
+        "tdxhost: cannot listen on /nonexistent/api: No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
 fn a_platform_that_does_not_exist_is_named() {
     let places = Places::new();
     let output = places.command("no-such-platform", &[]).output().unwrap();
