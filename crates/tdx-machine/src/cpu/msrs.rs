@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use crate::firmware::layout;
 use crate::spec::{CpuKind, PlatformSpec};
 
 pub(super) const KEYID_PARTITIONING: u32 = 0x87;
@@ -23,12 +24,14 @@ const SEAMRR_ADDRESS: u64 = ((1 << 52) - 1) & !((1 << 25) - 1);
 /// VMX_BASIC: SEAMRET keeps the current VMCS.
 const BASIC_SEAMRET_KEEPS_VMCS: u64 = 1 << 60;
 
-/// SMRAM: 16 MiB each, below 2 GiB and above the convertible memory of every known machine.
-const SMRR_BASE: u64 = 0x7D00_0000;
-const SMRR2_BASE: u64 = 0x7E00_0000;
+/// Each SMRR has 16 MiB.
+const SMRR_SIZE: u64 = 16 << 20;
+/// Base registers: write-back.
+const SMRR_TYPE: u64 = 6;
 const SMRR_MASK: u64 = 0xFF00_0000 | 1 << 11 | 1 << 10;
 
 pub(super) fn healthy(spec: &PlatformSpec) -> BTreeMap<u32, u64> {
+    let smram = layout::smram(spec);
     let mut msrs = BTreeMap::from([
         // Feature control: locked, VMX outside SMX, LMCE.
         (0x3A, 1 << 20 | 0b101),
@@ -40,9 +43,9 @@ pub(super) fn healthy(spec: &PlatformSpec) -> BTreeMap<u32, u64> {
         // MTRR capabilities: 10 variable ranges, fixed ones, WC, SMRR, SMRR2, SMRR lock, SEAMRR.
         (0xFE, 0xED0A),
         (0x1A0, 0x85_0089),
-        (0x1F2, SMRR_BASE | 6),
+        (0x1F2, smram | SMRR_TYPE),
         (0x1F3, SMRR_MASK),
-        (0x1F6, SMRR2_BASE | 6),
+        (0x1F6, (smram + SMRR_SIZE) | SMRR_TYPE),
         (0x1F7, SMRR_MASK),
         // Perf capabilities: freeze while SMM (12), full-width writes (13).
         (0x345, 0x75C0),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tdx_abi::addr::SIZE_1G;
+use tdx_abi::addr::{PAGE_SIZE, SIZE_1G};
 use tdx_abi::cmr::MAX_CMRS;
 use tdx_abi::{PhysAddr, PhysRange};
 use tdx_module::hardware::{CmrEntry, LpIndex, McheckInfo, PackageIndex};
@@ -16,8 +16,12 @@ use crate::spec::{E820Kind, PlatformSpec, SpecIssue};
 const LOW_RAM_END: u64 = 2 << 30;
 /// Where the rest of the RAM begins.
 const HIGH_RAM_START: u64 = 4 << 30;
-/// What is convertible below 4 GiB in a generated map: from 1 MiB up to here, as on posted machines.
+/// Where convertible memory begins, as on posted machines.
+const CMR_START: u64 = 1 << 20;
+/// End of the last usable range below 4 GiB in a generated map, and so of the first CMR.
 const LOW_CMR_END: u64 = 0x7780_0000;
+/// Both SMRRs.
+const SMRAM_SIZE: u64 = 32 << 20;
 
 /// The generated map below 4 GiB: (first address behind, kind).
 const LOW_MAP: [(u64, E820Kind); 8] = [
@@ -195,15 +199,39 @@ fn node_of_package(spec: &PlatformSpec, package: u32) -> NodeId {
     NodeId(listed.map_or(package, |node| node.id))
 }
 
+/// All RAM from 1 MiB up: one range below 4 GiB, what is reserved in between included, and one for
+/// each node's share of an entry above.
 fn generated_cmrs(e820: &[E820Entry], nodes: &[(PhysRange, NodeId)]) -> Vec<PhysRange> {
-    let low = range(1 << 20, LOW_CMR_END);
-    let mut cmrs = vec![low];
-    for entry in e820.iter().filter(|entry| entry.kind == E820Kind::Usable) {
-        for (node, _) in nodes.iter().filter(|(node, _)| node.start().as_u64() >= HIGH_RAM_START) {
-            cmrs.extend(entry.range.intersection(*node));
+    let usable = || e820.iter().filter(|entry| entry.kind == E820Kind::Usable).map(|entry| entry.range);
+    let is_low = |range: &PhysRange| range.start().as_u64() < HIGH_RAM_START;
+    let low_end = usable().filter(is_low).map(|range| range.end().as_u64()).max().unwrap_or(0);
+    let low = range(CMR_START, low_end.min(HIGH_RAM_START) / PAGE_SIZE * PAGE_SIZE);
+    let mut cmrs: Vec<_> = Some(low).filter(|low| !low.is_empty()).into_iter().collect();
+    for entry in usable().filter(|range| !is_low(range)) {
+        for (node, _) in nodes {
+            let whole = entry.intersection(*node).and_then(|piece| {
+                PhysRange::new(piece.start().align_up(PAGE_SIZE)?, piece.end().align_down(PAGE_SIZE))
+            });
+            cmrs.extend(whole.filter(|piece| !piece.is_empty()));
         }
     }
+    cmrs.truncate(MAX_CMRS);
     cmrs
+}
+
+/// A place for both SMRRs: a window below 4 GiB that touches neither RAM nor the SEAM range.
+pub(crate) fn smram(spec: &PlatformSpec) -> u64 {
+    const FIRST: u64 = 0x7C00_0000;
+    let memory = Memory::of(spec);
+    let taken: Vec<_> =
+        memory.usable().chain(memory.cmrs.iter().copied()).chain([spec.seamrr.range()]).collect();
+    let upwards = FIRST / SMRAM_SIZE..HIGH_RAM_START / SMRAM_SIZE;
+    let downwards = (1..FIRST / SMRAM_SIZE).rev();
+    upwards
+        .chain(downwards)
+        .map(|window| window * SMRAM_SIZE)
+        .find(|&base| !taken.iter().any(|range| range.overlaps(self::range(base, base + SMRAM_SIZE))))
+        .unwrap_or(FIRST)
 }
 
 /// Everything firmware and MCHECK tell about a machine.

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use tdx_abi::{KeyIdPartitioning, PhysAddr, PhysRange};
 
 pub use error::{SpecError, SpecIssue};
+pub(crate) use number::parse_u64;
 pub use number::{Hex, Size};
 pub use topology::{CpuKind, CpuSpec, X2apicSpec};
+pub(crate) use validate::MIN_GENERATED;
 
 use crate::fault::Fault;
 

@@ -109,3 +109,15 @@ fn an_old_module_refuses_tsx_turned_off_and_a_newer_one_does_not() {
     assert_eq!(tsx_off("1.0").raw(), 0xC000_0921_0000_0122);
     assert_eq!(tsx_off("1.5.05"), StatusCode::SUCCESS.plain());
 }
+
+#[test]
+fn a_machine_captured_from_its_memory_map_alone_is_accepted() {
+    // RAM reaches up to 3 GiB: SEAM range and SMRAM must find another place than usual.
+    let log = "BIOS-e820: [mem 0x0-0x9ffff] usable\n\
+               BIOS-e820: [mem 0x100000-0xbfffffff] usable\n\
+               BIOS-e820: [mem 0x100000000-0x63fffffff] usable\n";
+    let (spec, _) = tdx_machine::capture::from_dmesg(log).expect("a machine");
+    let machine = ready(spec);
+    let status = call(&machine, machine.lps()[1].index, SeamcallLeaf::SYS_LP_INIT);
+    assert_eq!(status, StatusCode::SUCCESS.plain());
+}

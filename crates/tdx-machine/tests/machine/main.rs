@@ -3,3 +3,5 @@
 mod bring_up;
 mod common;
 mod instructions;
+mod posted;
+mod power;
