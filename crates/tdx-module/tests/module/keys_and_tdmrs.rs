@@ -186,6 +186,7 @@ fn disable_meets_leaves_that_run_and_locks_out_those_that_come() {
     let status = bench.status(1, SeamcallLeaf::SYS_TDMR_INIT, tdmr_init());
     assert_eq!(status, StatusCode::SYS_BUSY.plain());
     bench.hw.set(|facts| facts.contended.push(LockName::Global));
+    // "TDH.SYS.DISABLE-1 before TDH.SYS.DISABLE-2"
     assert_eq!(disable(&bench), StatusCode::SYS_BUSY.plain());
     bench.hw.set(|facts| facts.contended.clear());
     assert_eq!(disable(&bench), StatusCode::INTERRUPTED_RESUMABLE.plain(), "TDH.SYS.DISABLE-2");
@@ -244,4 +245,38 @@ fn the_leaf_of_disable_is_a_switch() {
     let unknown = StatusCode::OPERAND_INVALID.with_operand(OperandId::RAX);
     assert_eq!(disable(&Bench::at("2.0.18", Stage::Ready)), unknown);
     assert_eq!(disable(&Bench::new("2.0.18")), StatusCode::SYS_NOT_READY.plain());
+}
+
+#[test]
+fn lps_in_parallel_neither_lose_nor_repeat_a_step() {
+    let bench = Bench::at("1.5.05", Stage::Ready);
+    let successes: u64 = std::thread::scope(|scope| {
+        let run = |lp: u32| {
+            let bench = &bench;
+            move || {
+                let mut successes = 0;
+                for (base, _) in TDMRS {
+                    loop {
+                        let regs = Registers { rcx: base, ..Registers::default() };
+                        let status = bench.status(lp, SeamcallLeaf::SYS_TDMR_INIT, regs);
+                        if status == StatusCode::TDMR_ALREADY_INITIALIZED.plain() {
+                            break;
+                        }
+                        let busy = StatusCode::OPERAND_BUSY.with_operand(OperandId::RCX);
+                        assert!(status == Status::SUCCESS || status == busy, "{status}");
+                        successes += u64::from(status == Status::SUCCESS);
+                    }
+                }
+                successes
+            }
+        };
+        let threads: Vec<_> = (0..4).map(|lp| scope.spawn(run(lp))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+    });
+    assert_eq!(successes, 3 * 256);
+    let mut pieces: Vec<_> = bench.hw.initialised().into_iter().map(|(range, _)| range).collect();
+    pieces.sort_unstable();
+    let written = pieces.len();
+    pieces.dedup();
+    assert_eq!(pieces.len(), written);
 }
