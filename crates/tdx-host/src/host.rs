@@ -14,7 +14,9 @@ use crate::seamldr::Seamldr;
 use crate::sync::{Spin, SpinOnce};
 use crate::sysinfo::{SysInfo, SysInfoCell};
 use crate::tdmr::TdmrTable;
-use crate::traits::{CpuNumber, CpuPin, Cpus, Firmware, LeakCounter, Processor, Seam, Vmx, first_online};
+use crate::traits::{
+    CpuNumber, CpuPin, Cpus, Firmware, LeakCounter, PerCpu, Processor, Seam, Vmx, first_online,
+};
 use crate::vmx::{VmxClients, VmxPort, vmx_basic};
 
 /// Where in its life the host side is.
@@ -199,8 +201,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         if self.lifecycle() != Lifecycle::Off {
             return Ok(());
         }
-        let boot = boot_cpu(platform)?;
-        platform.on_cpu(boot, &|pin| self.check_platform(platform, pin))?;
+        on_boot_cpu(platform, &|pin| self.check_platform(platform, pin))?;
         self.partial_write_erratum.store(platform.partial_write_erratum(), Ordering::Relaxed);
         // Somebody else may have come first, with the same result.
         let _ = self.step(Lifecycle::Off, Lifecycle::Checked);
@@ -220,6 +221,18 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         }
         Ok(())
     }
+}
+
+/// Runs `visitor` on the lowest-numbered online CPU, whichever that is by the time it gets there.
+pub(crate) fn on_boot_cpu<P: Cpus + ?Sized>(platform: &P, visitor: &PerCpu<'_>) -> Result<(), HostError> {
+    for _ in 0..platform.possible() {
+        let boot = boot_cpu(platform)?;
+        match platform.on_cpu(boot, visitor) {
+            Err(HostError::CpuOffline { cpu }) if cpu == boot => {}
+            done => return done,
+        }
+    }
+    Err(HostError::NoCpuOnline)
 }
 
 /// The lowest-numbered online CPU.

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
-use crate::host::{HostMemory, HostState, Lifecycle, boot_cpu};
+use crate::host::{HostMemory, HostState, Lifecycle, on_boot_cpu};
 use crate::memory::MemoryBlock;
 use crate::tdmr::TdmrLimits;
 use crate::traits::{CpuPin, Cpus, LogLevel, Platform, Processor, Vmx};
@@ -71,10 +71,10 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
 
     /// TDH.SYS.DISABLE; false if the module does not take it, which does not stop a shutdown.
     fn disable_module<P: Platform + ?Sized>(&self, platform: &P) -> bool {
-        let Ok(cpu) = boot_cpu(platform) else { return false };
         let port = self.port(platform);
-        let disabled = platform
-            .on_cpu(cpu, &|pin| port.sys_disable(pin).map_err(|error| HostError::DisableFailed { error }));
+        let disabled = on_boot_cpu(platform, &|pin| {
+            port.sys_disable(pin).map_err(|error| HostError::DisableFailed { error })
+        });
         if let Err(error) = disabled {
             platform.log(LogLevel::Warning, format_args!("{error}"));
         }

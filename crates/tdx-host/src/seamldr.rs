@@ -5,10 +5,10 @@ use tdx_abi::seamldr::SeamldrInfo;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::HostError;
-use crate::host::boot_cpu;
+use crate::host::{boot_cpu, on_boot_cpu};
 use crate::seamcall::{SeamPort, SeamcallCause};
 use crate::sync::{RawLock, with_lock};
-use crate::traits::{AllocRequest, Cpus, Pages, Seam};
+use crate::traits::{AllocRequest, CpuPin, Cpus, Pages, Seam};
 
 /// Serialises the callers of P-SEAMLDR: a second CPU would be turned away.
 #[derive(Debug, Default)]
@@ -29,20 +29,19 @@ impl<K: RawLock + Sync> Seamldr<K> {
     where
         P: Seam + Pages + Cpus + ?Sized,
     {
-        let cpu = boot_cpu(platform)?;
-        let node = platform.node_of(cpu);
+        let node = platform.node_of(boot_cpu(platform)?);
         let request = AllocRequest { bytes: PAGE_SIZE, align: PAGE_SIZE, node, avoid: None };
         let buffer = platform.alloc_contiguous(request).ok_or(HostError::NoMemory { bytes: PAGE_SIZE })?;
         let start = buffer.start();
         let mut info = SeamldrInfo::new_zeroed();
-        let asked = platform
-            .on_cpu(cpu, &|pin| {
-                with_lock(&self.lock, || port.seamldr_info(pin, start)).map_err(|error| match error.cause {
-                    SeamcallCause::GoingDown => HostError::GoingDown,
-                    _ => HostError::SeamldrInfoFailed { error },
-                })
+        let ask = |pin: &CpuPin<'_>| {
+            with_lock(&self.lock, || port.seamldr_info(pin, start)).map_err(|error| match error.cause {
+                SeamcallCause::GoingDown => HostError::GoingDown,
+                _ => HostError::SeamldrInfoFailed { error },
             })
-            .and_then(|()| Ok(platform.read(&buffer, 0, info.as_mut_bytes())?));
+        };
+        let asked =
+            on_boot_cpu(platform, &ask).and_then(|()| Ok(platform.read(&buffer, 0, info.as_mut_bytes())?));
         platform.free(buffer);
         asked.map(|()| info)
     }

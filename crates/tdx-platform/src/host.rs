@@ -151,6 +151,7 @@ impl TdxHost {
         self.early_init()?;
         let options = BringUpOptions { tdmr_rules: self.options.tdmr_rules, opt_in: self.options.opt_in };
         let result = {
+            let _no_hotplug = self.platform.hotplug.read();
             let mut memory = self.memory.lock();
             self.state.bring_up(&*self.platform, &mut memory, &options, progress)
         };

@@ -140,6 +140,8 @@ where
     ///
     /// After an error all CPUs are out of VMX operation (as far as TDX is concerned) and all pages are
     /// given back. Once the module was called it cannot be tried again in this boot.
+    ///
+    /// The embedder lets no CPU come or go meanwhile.
     pub fn bring_up<P, B>(
         &self,
         platform: &P,

@@ -89,7 +89,7 @@ pub trait Cpus: Sync {
     /// Memory node of `cpu`.
     fn node_of(&self, cpu: CpuNumber) -> NodeId;
 
-    /// Runs `visitor` on `cpu`.
+    /// Runs `visitor` on `cpu`; [`HostError::CpuOffline`] if it is not online.
     fn on_cpu(&self, cpu: CpuNumber, visitor: &PerCpu<'_>) -> Result<(), HostError>;
 
     /// Runs `visitor` on every online CPU, one after the other or together.

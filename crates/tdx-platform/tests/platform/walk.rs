@@ -126,9 +126,9 @@ fn metadata_can_be_read_while_cpus_come_and_go() {
     let (host, _) = up(two_packages());
     std::thread::scope(|scope| {
         let flips = scope.spawn(|| {
-            for _ in 0..50 {
-                host.cpu_offline(CpuNumber(3)).unwrap();
-                host.cpu_online(CpuNumber(3)).unwrap();
+            for cpu in (0..4).cycle().take(200).map(CpuNumber) {
+                host.cpu_offline(cpu).unwrap();
+                host.cpu_online(cpu).unwrap();
             }
         });
         let device = host.device().unwrap();
@@ -169,4 +169,28 @@ fn every_call_of_bring_up_is_counted_by_the_module() {
     assert_eq!(of(SeamcallLeaf::SYS_CONFIG), 1);
     assert_eq!(of(SeamcallLeaf::SYS_KEY_CONFIG), report.packages);
     assert_eq!(of(SeamcallLeaf::SYS_TDMR_INIT), report.tdmr_init_calls);
+}
+
+#[test]
+fn posted_machines_give_the_posted_kilobytes() {
+    for (name, rules, kb) in [
+        ("ubuntu-256g", TdmrRules::Linux73, 1_050_644),
+        ("ubuntu-256g", TdmrRules::Tdxhost, 1_050_644),
+        ("lkml-252g", TdmrRules::Linux73, 1_034_220),
+        ("lkml-992g", TdmrRules::Linux73, 4_071_192),
+    ] {
+        let options = HostOptions { tdmr_rules: rules, ..HostOptions::default() };
+        let host = TdxHost::new(switch_on(quiet(name), CpuMode::Sequential), options);
+        assert_eq!(host.bring_up(&()).unwrap().pamt_kb(), kb, "{name}");
+    }
+}
+
+#[test]
+fn a_machine_whose_reserved_areas_were_exhausted_comes_up() {
+    let options = HostOptions { tdmr_rules: TdmrRules::Linux73, ..HostOptions::default() };
+    let host = TdxHost::new(switch_on(quiet("canonical-tdx-415"), CpuMode::Sequential), options);
+    let error = host.bring_up(&()).unwrap_err();
+    assert!(error.to_string().starts_with("TDMR [0x40000000, 0x80000000): reserved areas exhausted"));
+    let (_, report) = up(quiet("canonical-tdx-415"));
+    assert!(report.reserved_areas < 16);
 }
