@@ -289,6 +289,9 @@ impl Fault {
             Self::MsrMismatch { msr, .. } if u32::try_from(msr.0).is_err() => {
                 Err(SpecIssue::BadMsrIndex { index: msr.0 })
             }
+            Self::TsxCtrlDisabled if !spec.cpu.kind.has_tsx_ctrl() => {
+                impossible("its CPU has no IA32_TSX_CTRL")
+            }
             Self::KeyidsOne if spec.keyids.tdx == 0 => impossible("it has no TDX KeyIDs"),
             Self::TooManyTdmrs | Self::TooManyReservedAreas => {
                 crate::firmware::layout::Memory::of(spec).check_fault(self, spec)

@@ -66,8 +66,7 @@ pub(super) fn healthy(spec: &PlatformSpec) -> BTreeMap<u32, u64> {
         (TSX_CTRL, 0),
     ]);
     encryption(spec, &mut msrs);
-    if spec.cpu.kind == CpuKind::SierraForest {
-        // No TSX: TSX_CTRL is absent.
+    if !spec.cpu.kind.has_tsx_ctrl() {
         msrs.remove(&TSX_CTRL);
         msrs.entry(0x10A).and_modify(|value| *value &= !(1 << 7));
     }

@@ -105,3 +105,23 @@ fn chance_follows_the_seed() {
     assert_eq!(run(5), run(5));
     assert_ne!(run(5), run(6));
 }
+
+#[test]
+fn rows_19_and_20_untrusted_dma_is_a_host_access_past_the_caches() {
+    for pw_mce in [true, false] {
+        let mut spec = presets::find("tiny").expect("a preset").spec().expect("valid");
+        spec.errata = Some(ErrataSpec { pw_mce, seamret_invd_vmcs: false });
+        let machine = Machine::power_on(spec, 1).expect("valid");
+        let line = PhysAddr::new(0x1_0000_0000);
+        machine.board.initialise(PhysRange::from_size(line, 64).expect("a line"), KEY);
+        machine.board.write(line, KEY, &[3; 64]);
+        let mut bytes = [9; 64];
+        assert_eq!(machine.dma_read(line, KeyId::TME, &mut bytes), Ok(()));
+        assert_eq!(bytes, [0; 64]);
+        machine.dma_write(line, KeyId::TME, &[1; 8]);
+        assert_eq!(machine.poisoned_by(line).is_some(), pw_mce);
+        machine.dma_write(line, KeyId::TME, &[2; 64]);
+        assert_eq!(machine.dma_read(line, KeyId::TME, &mut bytes), Ok(()));
+        assert_eq!(bytes, [2; 64], "a whole line takes the memory");
+    }
+}

@@ -14,7 +14,7 @@
 //! | 17, 18 | late write-back of a shared line; of a private line | other owner |
 //! | 21 | DMA with a private KeyID | – |
 //!
-//! Rows 7 and 21 are refused above memory: `tests/machine.rs` has them.
+//! Rows 7 and 19 to 21 are decided above memory: `machine/tests.rs` and `tests/machine/` have them.
 
 use std::sync::Arc;
 

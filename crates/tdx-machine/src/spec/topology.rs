@@ -70,6 +70,11 @@ impl CpuKind {
         self != Self::Laptop
     }
 
+    /// True if IA32_TSX_CTRL exists.
+    pub(crate) fn has_tsx_ctrl(self) -> bool {
+        !matches!(self, Self::SierraForest | Self::Laptop)
+    }
+
     /// Width of a physical address, CPUID 0x80000008 EAX[7:0].
     pub fn maxpa(self) -> u8 {
         if self == Self::Laptop { 46 } else { 52 }

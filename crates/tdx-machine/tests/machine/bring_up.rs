@@ -1,9 +1,12 @@
 //! Every preset with a module gets through TDH.SYS.INIT and TDH.SYS.LP.INIT on all LPs.
 
 use crate::common::{self, call, enter_vmx, ready};
+use tdx_abi::Registers;
+use tdx_abi::features::Features0;
 use tdx_abi::leaf::SeamcallLeaf;
+use tdx_abi::metadata::sys;
 use tdx_abi::status::StatusCode;
-use tdx_machine::{Fault, Machine, presets};
+use tdx_machine::{Fault, LpIndex, Machine, PlatformSpec, presets};
 
 /// Presets whose owners reported a module that refuses the machine.
 const REFUSED: [(&str, SeamcallLeaf, u64); 2] = [
@@ -120,4 +123,52 @@ fn a_machine_captured_from_its_memory_map_alone_is_accepted() {
     let machine = ready(spec);
     let status = call(&machine, machine.lps()[1].index, SeamcallLeaf::SYS_LP_INIT);
     assert_eq!(status, StatusCode::SUCCESS.plain());
+}
+
+/// A quiet machine on which every LP ran TDH.SYS.LP.INIT.
+fn initialised(spec: PlatformSpec) -> Machine {
+    let machine = ready(spec);
+    for lp in machine.lps() {
+        assert_eq!(call(&machine, lp.index, SeamcallLeaf::SYS_LP_INIT), StatusCode::SUCCESS.plain());
+    }
+    machine
+}
+
+#[test]
+fn a_missing_lp_keeps_the_module_waiting() {
+    let with = |faults: Vec<Fault>| {
+        let mut spec = presets::find("tiny").expect("a preset").spec().expect("valid");
+        spec.faults = faults;
+        call(&initialised(spec), LpIndex(0), SeamcallLeaf::SYS_CONFIG)
+    };
+    assert_eq!(with(vec![Fault::LpMissing]), StatusCode::SYS_CONFIG_NOT_PENDING.plain());
+    assert!(with(vec![]).is(StatusCode::OPERAND_INVALID), "all LPs are there: the operands are looked at");
+}
+
+#[test]
+fn old_modules_refuse_metadata_as_their_owners_reported() {
+    let mut fault = presets::find("tiny").expect("a preset").spec().expect("valid");
+    fault.faults = vec![Fault::Module10];
+    let posted = ["canonical-tdx-331", "canonical-tdx-83"]
+        .map(|name| presets::find(name).expect(name).spec().expect(name));
+    for spec in posted.into_iter().chain([fault]) {
+        let machine = initialised(spec);
+        assert_eq!(call(&machine, LpIndex(0), SeamcallLeaf::SYS_RD).raw(), 0xC000_0505_0000_0000);
+    }
+}
+
+#[test]
+fn a_withheld_feature_is_not_reported() {
+    let features = |faults: Vec<Fault>| {
+        let mut spec = presets::find("tiny").expect("a preset").spec().expect("valid");
+        spec.faults = faults;
+        let machine = initialised(spec);
+        let rax = u64::from(SeamcallLeaf::SYS_RD.0);
+        let mut regs = Registers { rax, rdx: sys::TDX_FEATURES0.raw(), ..Registers::default() };
+        machine.seamcall(LpIndex(0), &mut regs).expect("an answer");
+        assert_eq!(regs.rax, 0);
+        Features0::from_bits(regs.r8)
+    };
+    assert!(features(vec![]).contains(Features0::NO_RBP_MOD));
+    assert!(!features(vec![Fault::NoRbpModMissing]).contains(Features0::NO_RBP_MOD));
 }

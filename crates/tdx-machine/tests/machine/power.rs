@@ -100,6 +100,7 @@ fn the_catalogue_names_every_fault_once_and_by_its_file_name() {
 fn a_fault_that_the_platform_cannot_have_is_refused() {
     let machine = Machine::power_on(spec("laptop-no-tdx"), 1).expect("valid");
     assert!(machine.inject(Fault::KeyidsOne).is_err());
+    assert!(machine.inject(Fault::TsxCtrlDisabled).is_err());
     assert!(machine.inject(Fault::CpuidMismatch { package: 1 }).is_err());
     assert!(machine.inject(Fault::MsrMismatch { package: 0, msr: Hex(1 << 32) }).is_err());
     assert_eq!((machine.faults(), machine.pending_faults()), (vec![], vec![]));
