@@ -75,7 +75,7 @@ impl CpuKind {
         !matches!(self, Self::SierraForest | Self::Laptop)
     }
 
-    /// Width of a physical address, CPUID 0x80000008 EAX[7:0].
+    /// Width of a physical address, CPUID 0x80000008 EAX bits 7:0.
     pub fn maxpa(self) -> u8 {
         if self == Self::Laptop { 46 } else { 52 }
     }
