@@ -67,7 +67,6 @@ const WORDS: usize = PRESENT_AT + 1;
 
 /// A CPUID leaf of which a TD may be given bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // Register names are the hardware's own.
 pub struct CpuidConfigEntry {
     /// Leaf.
     pub leaf: u32,
