@@ -1,0 +1,7 @@
+//! The `tdxhost` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tdxhost::cli::main()
+}

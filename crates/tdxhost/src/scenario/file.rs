@@ -1,0 +1,247 @@
+//! The scenario file: what is done to a machine, step by step, and what must come of it.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use tdx_host::tdmr::TdmrRules;
+
+/// Why a scenario file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// The file cannot be read.
+    #[error("scenario {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no scenario; the message names the key and the place.
+    #[error("scenario {path}: {source}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Box<toml::de::Error>,
+    },
+    /// The file has no case: nothing would be shown.
+    #[error("scenario {0}: it has no [[case]], so it shows nothing; add one")]
+    Empty(String),
+}
+
+/// A scenario: cases that run one after the other, each on a machine of its own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Name, shown in reports.
+    pub name: String,
+    /// What the scenario is about.
+    #[serde(default)]
+    pub description: String,
+    /// Seed of the machines unless the command line gives one.
+    #[serde(default)]
+    pub seed: u64,
+    /// Preset or file of the machine, unless a case names another.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// The cases.
+    #[serde(default, rename = "case")]
+    pub cases: Vec<Case>,
+}
+
+/// One machine and what happens to it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// Name, shown in reports.
+    pub name: String,
+    /// Preset or file of the machine.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// Faults of the catalogue that the machine has from power-on.
+    #[serde(default)]
+    pub faults: Vec<toml::Value>,
+    /// How TDMRs are built.
+    #[serde(default, rename = "tdmr-rules")]
+    pub tdmr_rules: Option<RulesName>,
+    /// The steps; without any, the machine is powered on and brought up.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    /// What the whole case may cost.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Name of a set of TDMR rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+pub enum RulesName {
+    /// CMRs decide what is reserved; neighbours merge, TDMRs split.
+    #[serde(rename = "tdxhost")]
+    #[value(name = "tdxhost")]
+    Tdxhost,
+    /// As Linux 7.3 builds them, with its limits.
+    #[serde(rename = "linux-7.3")]
+    #[value(name = "linux-7.3")]
+    Linux73,
+}
+
+impl From<RulesName> for TdmrRules {
+    fn from(name: RulesName) -> Self {
+        match name {
+            RulesName::Tdxhost => Self::Tdxhost,
+            RulesName::Linux73 => Self::Linux73,
+        }
+    }
+}
+
+/// Absolute limits of a case, checked in release builds only.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Seconds from power-on to the end of the case.
+    pub seconds: Option<f64>,
+    /// Peak resident memory of the process in MiB at the end of the case.
+    pub peak_rss_mib: Option<u64>,
+}
+
+/// How a machine is put to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SleepMode {
+    /// ACPI S3.
+    S3,
+    /// Suspend to idle.
+    S2idle,
+    /// Suspend to disk.
+    Hibernate,
+}
+
+/// One step. `expect` is the name of the error in which it must end; without it the step must
+/// succeed.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(missing_docs)] // The fields are explained at their variants.
+pub enum Step {
+    /// Power the machine on.
+    PowerOn { expect: Option<String> },
+    /// Bring the TDX module up. `opt-in` names add-on features (FEATURES0 bits).
+    BringUp {
+        expect: Option<String>,
+        #[serde(default, rename = "opt-in")]
+        opt_in: Vec<String>,
+    },
+    /// Take a CPU offline.
+    Offline { cpu: u32, expect: Option<String> },
+    /// Take a CPU online.
+    Online { cpu: u32, expect: Option<String> },
+    /// Allocate a guest KeyID, as the creation of a TD would.
+    AllocateKeyid { expect: Option<String> },
+    /// Give the KeyID back that was allocated last.
+    FreeKeyid { expect: Option<String> },
+    /// Suspend.
+    Suspend { mode: SleepMode, expect: Option<String> },
+    /// Wake up.
+    Resume { expect: Option<String> },
+    /// Offer hotplugged memory: `start` and `size` in bytes.
+    HotplugMemory { start: u64, size: u64, expect: Option<String> },
+    /// Orderly shutdown.
+    ShutDown { expect: Option<String> },
+    /// The kernel crashes.
+    Crash { expect: Option<String> },
+    /// Power off and on again: the module is gone, the machine as new.
+    PowerCycle { expect: Option<String> },
+    /// Give the machine a fault of the catalogue.
+    Inject { fault: toml::Value, expect: Option<String> },
+    /// Remove the device, as unloading its driver would.
+    RemoveDevice { expect: Option<String> },
+    /// Read an attribute of the device.
+    Read { attribute: String, value: Option<String>, expect: Option<String> },
+    /// Check what is seen; every key given must match.
+    Expect(Box<Expectation>),
+}
+
+/// What an `expect` step checks.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Expectation {
+    /// Where the host is in its life: `off`, `checked`, `ready`, `failed`, `shut-down`, `crashed`.
+    pub state: Option<String>,
+    /// Whether the `tdx_host` device exists.
+    pub device: Option<bool>,
+    /// Attribute names of the device, in order.
+    pub attributes: Option<Vec<String>>,
+    /// Calls of TDH.SYS.TDMR.INIT that bring-up needed.
+    pub tdmr_init_calls: Option<u64>,
+    /// Kilobytes of PAMT.
+    pub pamt_kb: Option<u64>,
+    /// TDMRs configured.
+    pub tdmrs: Option<u64>,
+    /// Pages that the host gave away and did not get back.
+    pub leaked_pages: Option<u64>,
+    /// CPUs online, as a kernel list (`0-3,8`).
+    pub online: Option<String>,
+}
+
+impl Scenario {
+    /// Reads a scenario file.
+    pub fn load(path: &Path) -> Result<Self, ScenarioError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ScenarioError::Read { path: name.clone(), source })?;
+        Self::parse(&name, &text)
+    }
+
+    /// Parses a scenario; `name` stands for the file in errors.
+    pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self = toml::from_str(text)
+            .map_err(|source| ScenarioError::Parse { path: name.into(), source: Box::new(source) })?;
+        if scenario.cases.is_empty() {
+            return Err(ScenarioError::Empty(name.into()));
+        }
+        Ok(scenario)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_names_its_cases_and_steps() {
+        let scenario = Scenario::parse(
+            "inline",
+            r#"
+            name = "one"
+            platform = "tiny"
+            [[case]]
+            name = "no TDX"
+            faults = ["msr-0x87-faults"]
+            steps = [{ do = "power-on" }, { do = "bring-up", expect = "no-tdx" }, { do = "expect", device = false }]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(scenario.cases.len(), 1);
+        assert!(
+            matches!(&scenario.cases[0].steps[1], Step::BringUp { expect: Some(name), .. } if name == "no-tdx")
+        );
+        assert!(matches!(&scenario.cases[0].steps[2], Step::Expect(what) if what.device == Some(false)));
+    }
+
+    #[test]
+    fn unknown_keys_and_steps_are_errors_that_name_them() {
+        for (text, word) in [
+            ("name = 'x'\nspeed = 1\n[[case]]\nname = 'y'", "speed"),
+            ("name = 'x'\n[[case]]\nname = 'y'\nsteps = [{ do = 'dance' }]", "dance"),
+            ("name = 'x'\n[[case]]\nname = 'y'\nsteps = [{ do = 'offline', cpu = 1, hard = true }]", "hard"),
+            ("name = 'x'\n[[case]]\nname = 'y'\nsteps = [{ do = 'expect', wheather = 'fine' }]", "wheather"),
+        ] {
+            let error = Scenario::parse("inline", text).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_scenario_without_a_case_is_refused() {
+        assert!(matches!(Scenario::parse("inline", "name = 'x'"), Err(ScenarioError::Empty(_))));
+    }
+}

@@ -1,0 +1,13 @@
+//! Scenarios: a machine, what happens to it, and what must come of it.
+
+mod file;
+mod phases;
+mod report;
+mod rig;
+mod run;
+
+pub use file::{Case, Expectation, Limits, RulesName, Scenario, ScenarioError, SleepMode, Step};
+pub use phases::PhaseClock;
+pub use report::{CaseReport, PhaseReport, RunReport, StepReport, peak_rss_kib};
+pub use rig::{Rig, RigError};
+pub use run::{RunOptions, Yield, run};

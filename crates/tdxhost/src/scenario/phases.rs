@@ -1,0 +1,76 @@
+//! How long the phases of a bring-up take, and a progress bar for who watches.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
+use tdx_host::{Phase, Progress};
+
+use super::report::PhaseReport;
+
+/// Times phases as they go by.
+pub struct PhaseClock {
+    running: Mutex<Option<Instant>>,
+    done: Mutex<Vec<PhaseReport>>,
+    bar: ProgressBar,
+    each: Option<fn(&PhaseReport)>,
+}
+
+impl PhaseClock {
+    /// A clock. `bar` shows a progress bar where standard error is a terminal; `each` is told of every
+    /// phase that ended.
+    pub fn new(bar: bool, each: Option<fn(&PhaseReport)>) -> Self {
+        let target = if bar { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        if let Ok(style) = ProgressStyle::with_template("  {msg:<16} [{bar:40}] {pos}/{len}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self { running: Mutex::new(None), done: Mutex::new(Vec::new()), bar, each }
+    }
+
+    /// The phases that ended, in order.
+    pub fn finish(self) -> Vec<PhaseReport> {
+        self.bar.finish_and_clear();
+        self.done.into_inner()
+    }
+}
+
+impl Progress for PhaseClock {
+    fn phase_started(&self, phase: Phase, total: u64) {
+        *self.running.lock() = Some(Instant::now());
+        self.bar.set_length(total);
+        self.bar.set_position(0);
+        self.bar.set_message(phase.name());
+    }
+
+    fn advanced(&self, _: Phase, steps: u64) {
+        self.bar.inc(steps);
+    }
+
+    fn phase_done(&self, phase: Phase, count: u64) {
+        let took = self.running.lock().take().map_or(Duration::ZERO, |since| since.elapsed());
+        let report = PhaseReport {
+            name: phase.name().into(),
+            count,
+            counts: counts(phase),
+            seconds: took.as_secs_f64(),
+        };
+        if let Some(each) = self.each {
+            self.bar.suspend(|| each(&report));
+        }
+        self.done.lock().push(report);
+    }
+}
+
+/// What a phase counts.
+const fn counts(phase: Phase) -> &'static str {
+    match phase {
+        Phase::PlatformChecks | Phase::CpuInit => "CPUs",
+        Phase::Metadata => "convertible memory ranges",
+        Phase::Memory => "memory blocks",
+        Phase::Tdmrs => "TDMRs",
+        Phase::Config => "calls",
+        Phase::KeyConfig => "packages",
+        Phase::TdmrInit => "GiB",
+    }
+}

@@ -1,0 +1,296 @@
+//! A machine and the host side on it, as a scenario handles them.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tdx_abi::features::Features0;
+use tdx_abi::{KeyId, PhysAddr, PhysRange};
+use tdx_host::traits::CpuNumber;
+use tdx_host::{HostError, SuspendKind, TdmrRules};
+use tdx_machine::{Fault, FaultError, Machine, PlatformSpec, SpecError};
+use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
+
+use super::file::SleepMode;
+use super::phases::PhaseClock;
+use super::report::PhaseReport;
+use super::run::Yield;
+use crate::sysfs::cpu_list;
+
+/// Why a step failed. Names are stable: scenarios expect them.
+#[derive(Debug, thiserror::Error)]
+pub enum RigError {
+    /// The host side says no.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The platform does not describe a machine.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The fault cannot be injected.
+    #[error(transparent)]
+    Fault(#[from] FaultError),
+    /// The step names a fault that is none.
+    #[error("fault {0}")]
+    UnknownFault(toml::de::Error),
+    /// The step names a feature that is none.
+    #[error("{0} is no TDX_FEATURES0 bit")]
+    UnknownFeature(String),
+    /// The machine is off.
+    #[error("the machine is off: power it on first")]
+    PoweredOff,
+    /// The machine is on.
+    #[error("the machine is on already: use power-cycle")]
+    PoweredOn,
+    /// No KeyID was allocated.
+    #[error("no KeyID was allocated by this scenario")]
+    NoKeyId,
+    /// The range leaves 64 bits.
+    #[error("no memory range has {size:#x} bytes from {start:#x}")]
+    BadRange {
+        /// First address.
+        start: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// What is seen is not what was expected.
+    #[error("{0}")]
+    Mismatch(String),
+}
+
+impl RigError {
+    /// Stable name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Host(error) => error.name(),
+            Self::Spec(_) => "bad-platform",
+            Self::Fault(_) => "fault-refused",
+            Self::UnknownFault(_) => "unknown-fault",
+            Self::UnknownFeature(_) => "unknown-feature",
+            Self::PoweredOff => "powered-off",
+            Self::PoweredOn => "powered-on",
+            Self::NoKeyId => "no-keyid",
+            Self::BadRange { .. } => "bad-range",
+            Self::Mismatch(_) => "mismatch",
+        }
+    }
+
+    /// What to try.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Host(error) => Some(error.advice()),
+            _ => None,
+        }
+    }
+}
+
+impl From<SleepMode> for SuspendKind {
+    fn from(mode: SleepMode) -> Self {
+        match mode {
+            SleepMode::S3 => Self::S3,
+            SleepMode::S2idle => Self::S2idle,
+            SleepMode::Hibernate => Self::Hibernate,
+        }
+    }
+}
+
+/// A machine that may be off, and the host side of its present boot.
+pub struct Rig {
+    spec: PlatformSpec,
+    seed: u64,
+    rules: TdmrRules,
+    bar: bool,
+    each_phase: Option<fn(&PhaseReport)>,
+    platform: Option<Arc<Platform>>,
+    host: Option<TdxHost>,
+    keys: Vec<KeyId>,
+}
+
+impl Rig {
+    /// A machine that is off.
+    pub fn new(
+        spec: PlatformSpec,
+        seed: u64,
+        rules: Option<TdmrRules>,
+        bar: bool,
+        each_phase: Option<fn(&PhaseReport)>,
+    ) -> Self {
+        let rules = rules.unwrap_or_default();
+        Self { spec, seed, rules, bar, each_phase, platform: None, host: None, keys: Vec::new() }
+    }
+
+    fn platform(&self) -> Result<&Arc<Platform>, RigError> {
+        self.platform.as_ref().ok_or(RigError::PoweredOff)
+    }
+
+    fn host(&self) -> Result<&TdxHost, RigError> {
+        self.host.as_ref().ok_or(RigError::PoweredOff)
+    }
+
+    fn boot(&mut self, opt_in: Features0) -> Result<(), RigError> {
+        let platform = Arc::clone(self.platform()?);
+        let options = HostOptions { tdmr_rules: self.rules, opt_in, ..HostOptions::default() };
+        self.host = Some(TdxHost::new(platform, options));
+        self.keys.clear();
+        Ok(())
+    }
+
+    /// Switches the machine on.
+    pub fn power_on(&mut self) -> Result<(), RigError> {
+        if self.platform.is_some() {
+            return Err(RigError::PoweredOn);
+        }
+        let machine = Machine::power_on(self.spec.clone(), self.seed)?;
+        self.platform = Some(Arc::new(Platform::new(Arc::new(machine), CpuMode::Sequential)));
+        self.boot(Features0::default())
+    }
+
+    /// Switches it off and on.
+    pub fn power_cycle(&mut self) -> Result<(), RigError> {
+        // The old boot's state goes first: its pages are part of the memory that is reset.
+        self.host = None;
+        self.platform()?.power_cycle();
+        self.boot(Features0::default())
+    }
+
+    /// Brings the module up.
+    pub fn bring_up(&mut self, opt_in: &[String], product: &mut Yield) -> Result<(), RigError> {
+        if !opt_in.is_empty() {
+            let mut features = Features0::default();
+            for name in opt_in {
+                let bit = Features0::from_name(name).ok_or_else(|| RigError::UnknownFeature(name.clone()))?;
+                features = features.union(bit);
+            }
+            self.boot(features)?;
+        }
+        let host = self.host()?;
+        let clock = PhaseClock::new(self.bar, self.each_phase);
+        let result = host.bring_up(&clock);
+        product.phases = clock.finish();
+        let report = result?;
+        for (name, value) in [
+            ("module_version", json!(report.version.to_string())),
+            ("cpus", json!(report.cpus)),
+            ("packages", json!(report.packages)),
+            ("memory_bytes", json!(report.memory_bytes)),
+            ("tdmrs", json!(report.tdmrs)),
+            ("reserved_areas", json!(report.reserved_areas)),
+            ("pamt_kb", json!(report.pamt_kb())),
+            ("tdmr_init_calls", json!(report.tdmr_init_calls)),
+            ("opted_in", json!(report.opted_in.names().collect::<Vec<_>>())),
+        ] {
+            product.facts.insert(name.to_owned(), value);
+        }
+        Ok(())
+    }
+
+    /// Takes a CPU offline.
+    pub fn offline(&self, cpu: u32) -> Result<(), RigError> {
+        Ok(self.host()?.cpu_offline(CpuNumber(cpu))?)
+    }
+
+    /// Brings a CPU online.
+    pub fn online(&self, cpu: u32) -> Result<(), RigError> {
+        Ok(self.host()?.cpu_online(CpuNumber(cpu))?)
+    }
+
+    /// Takes a guest KeyID, as the creation of a TD would.
+    pub fn allocate_keyid(&mut self, product: &mut Yield) -> Result<(), RigError> {
+        let key = self.host()?.state().keyids().allocate()?;
+        product.facts.insert("keyid".to_owned(), json!(key.number()));
+        self.keys.push(key);
+        Ok(())
+    }
+
+    /// Gives the KeyID back that was taken last.
+    pub fn free_keyid(&mut self) -> Result<(), RigError> {
+        let key = self.keys.pop().ok_or(RigError::NoKeyId)?;
+        Ok(self.host()?.state().keyids().free(key)?)
+    }
+
+    /// Puts the host to sleep.
+    pub fn suspend(&self, kind: SuspendKind) -> Result<(), RigError> {
+        Ok(self.host()?.suspend(kind)?)
+    }
+
+    /// Wakes it up.
+    pub fn resume(&self) -> Result<(), RigError> {
+        Ok(self.host()?.resume()?)
+    }
+
+    /// Offers memory.
+    pub fn hotplug_memory(&self, start: u64, size: u64) -> Result<(), RigError> {
+        let range = PhysRange::from_size(PhysAddr::new(start), size);
+        Ok(self.host()?.memory_may_go_online(range.ok_or(RigError::BadRange { start, size })?)?)
+    }
+
+    /// Shuts the host down.
+    pub fn shut_down(&self) -> Result<(), RigError> {
+        Ok(self.host()?.shutdown()?)
+    }
+
+    /// Crashes the host.
+    pub fn crash(&self) -> Result<(), RigError> {
+        self.host()?.crash();
+        Ok(())
+    }
+
+    /// Gives the machine a fault.
+    pub fn inject(&self, fault: &toml::Value) -> Result<(), RigError> {
+        let fault: Fault = fault.clone().try_into().map_err(RigError::UnknownFault)?;
+        Ok(self.platform()?.machine().inject(fault)?)
+    }
+
+    /// Takes the device away.
+    pub fn remove_device(&self) -> Result<(), RigError> {
+        self.host()?.remove_device();
+        Ok(())
+    }
+
+    /// Value of an attribute of the device, without a newline.
+    pub fn read_attribute(&self, name: &str) -> Result<String, RigError> {
+        let host = self.host()?;
+        let value = host.device().ok_or(HostError::DeviceGone)?.read(name)?;
+        Ok(value.trim_end().to_owned())
+    }
+
+    /// Where the host is in its life.
+    pub fn state(&self) -> &'static str {
+        self.host.as_ref().map_or("powered-off", |host| host.status().lifecycle.name())
+    }
+
+    /// True while the device is there.
+    pub fn device_exists(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.device().is_some())
+    }
+
+    /// Names of the device's attributes.
+    pub fn attributes(&self) -> Vec<&'static str> {
+        let device = self.host.as_ref().and_then(TdxHost::device);
+        device.map(|device| device.attributes().map(|attribute| attribute.name).collect()).unwrap_or_default()
+    }
+
+    /// Calls of TDH.SYS.TDMR.INIT that bring-up needed; those that met a busy lock and were repeated do
+    /// not count.
+    pub fn tdmr_init_calls(&self) -> Option<u64> {
+        Some(self.host.as_ref()?.status().report?.tdmr_init_calls)
+    }
+
+    /// Kilobytes of PAMT, once bring-up succeeded.
+    pub fn pamt_kb(&self) -> Option<u64> {
+        Some(self.host.as_ref()?.status().report?.pamt_kb())
+    }
+
+    /// TDMRs, once bring-up succeeded.
+    pub fn tdmrs(&self) -> Option<usize> {
+        Some(self.host.as_ref()?.status().report?.tdmrs)
+    }
+
+    /// 4 KiB pages that were lost.
+    pub fn leaked_pages(&self) -> Option<u64> {
+        Some(self.platform.as_ref()?.page_accounts().leaked / tdx_abi::PAGE_SIZE)
+    }
+
+    /// CPUs online in the kernel's list format.
+    pub fn online_cpus(&self) -> Option<String> {
+        Some(cpu_list(self.platform.as_ref()?.online_cpus().iter().map(|cpu| cpu.0)))
+    }
+}

@@ -1,0 +1,236 @@
+//! Runs the cases of a scenario and compares what comes of each step with what the file says.
+
+use std::io;
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use super::file::{Case, Expectation, Scenario, Step};
+use super::report::{CaseReport, PhaseReport, RunReport, StepReport, peak_rss_kib};
+use super::rig::{Rig, RigError};
+use crate::cmd::platform;
+
+/// How a scenario is run.
+pub struct RunOptions<'a> {
+    /// Seed instead of the file's.
+    pub seed: Option<u64>,
+    /// Show a progress bar where standard error is a terminal.
+    pub bar: bool,
+    /// Told of each case that ended.
+    pub each_case: &'a mut dyn FnMut(&CaseReport) -> io::Result<()>,
+    /// Told of each phase of a bring-up that ended.
+    pub each_phase: Option<fn(&PhaseReport)>,
+}
+
+/// Runs all cases. Fails only if something other than the machine went wrong, such as a platform file
+/// that does not exist.
+pub fn run(scenario: &Scenario, options: &mut RunOptions<'_>) -> anyhow::Result<RunReport> {
+    let started = Instant::now();
+    let seed = options.seed.unwrap_or(scenario.seed);
+    let mut cases = Vec::with_capacity(scenario.cases.len());
+    for case in &scenario.cases {
+        let name = case.platform.as_deref().or(scenario.platform.as_deref()).unwrap_or("default");
+        let report = run_case(case, name, seed, options.bar, options.each_phase)?;
+        (options.each_case)(&report)?;
+        cases.push(report);
+    }
+    let passed = cases.iter().filter(|case| case.passed).count();
+    Ok(RunReport {
+        scenario: scenario.name.clone(),
+        seed,
+        passed,
+        failed: cases.len() - passed,
+        cases,
+        seconds: started.elapsed().as_secs_f64(),
+        peak_rss_kib: peak_rss_kib(),
+    })
+}
+
+fn run_case(
+    case: &Case,
+    platform: &str,
+    seed: u64,
+    bar: bool,
+    each_phase: Option<fn(&PhaseReport)>,
+) -> anyhow::Result<CaseReport> {
+    let started = Instant::now();
+    let mut spec = platform::load(platform)?;
+    for fault in &case.faults {
+        spec.faults.push(
+            fault
+                .clone()
+                .try_into()
+                .map_err(|error| anyhow::anyhow!("case {:?}: fault {error}", case.name))?,
+        );
+    }
+    let mut rig = Rig::new(spec, seed, case.tdmr_rules.map(Into::into), bar, each_phase);
+    let walk = [Step::PowerOn { expect: None }, Step::BringUp { expect: None, opt_in: Vec::new() }];
+    let steps: &[Step] = if case.steps.is_empty() { &walk } else { &case.steps };
+    let mut reports = Vec::with_capacity(steps.len());
+    for step in steps {
+        let report = run_step(&mut rig, step);
+        let passed = report.passed;
+        reports.push(report);
+        // What follows a surprise proves nothing.
+        if !passed {
+            break;
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let limit = broken_limit(case, seconds);
+    Ok(CaseReport {
+        name: case.name.clone(),
+        platform: platform.to_owned(),
+        passed: limit.is_none() && reports.iter().all(|step| step.passed),
+        steps: reports,
+        limit,
+        seconds,
+    })
+}
+
+/// The limit that the case broke. Limits are promises of release builds.
+fn broken_limit(case: &Case, seconds: f64) -> Option<String> {
+    if cfg!(debug_assertions) {
+        return None;
+    }
+    if let Some(limit) = case.limits.seconds.filter(|&limit| seconds > limit) {
+        return Some(format!("took {seconds:.3} s, more than the {limit} s of its limit"));
+    }
+    let limit = case.limits.peak_rss_mib?;
+    let peak = peak_rss_kib()? / 1024;
+    (peak > limit).then(|| format!("took {peak} MiB at the peak, more than the {limit} MiB of its limit"))
+}
+
+/// What a step produced besides success or failure.
+#[derive(Default)]
+pub struct Yield {
+    /// Phases of a bring-up.
+    pub phases: Vec<PhaseReport>,
+    /// Facts by name.
+    pub facts: Map<String, Value>,
+}
+
+fn run_step(rig: &mut Rig, step: &Step) -> StepReport {
+    let started = Instant::now();
+    let mut product = Yield::default();
+    let result = act(rig, step, &mut product);
+    let expected = expected_error(step);
+    let (outcome, message) = match &result {
+        Ok(()) => ("ok".to_owned(), None),
+        Err(error) => (error.name().to_owned(), Some(error.to_string())),
+    };
+    let passed = outcome == expected.unwrap_or("ok");
+    let message = match (passed, expected) {
+        (false, Some(name)) if result.is_ok() => Some(format!("went well, but {name} was expected")),
+        (false, Some(name)) => Some(format!("{} (expected: {name})", message.unwrap_or_default())),
+        _ => message,
+    };
+    StepReport {
+        action: action_name(step).to_owned(),
+        passed,
+        outcome,
+        message,
+        phases: product.phases,
+        facts: product.facts,
+        seconds: started.elapsed().as_secs_f64(),
+    }
+}
+
+fn act(rig: &mut Rig, step: &Step, product: &mut Yield) -> Result<(), RigError> {
+    match step {
+        Step::PowerOn { .. } => rig.power_on(),
+        Step::BringUp { opt_in, .. } => rig.bring_up(opt_in, product),
+        Step::Offline { cpu, .. } => rig.offline(*cpu),
+        Step::Online { cpu, .. } => rig.online(*cpu),
+        Step::AllocateKeyid { .. } => rig.allocate_keyid(product),
+        Step::FreeKeyid { .. } => rig.free_keyid(),
+        Step::Suspend { mode, .. } => rig.suspend((*mode).into()),
+        Step::Resume { .. } => rig.resume(),
+        Step::HotplugMemory { start, size, .. } => rig.hotplug_memory(*start, *size),
+        Step::ShutDown { .. } => rig.shut_down(),
+        Step::Crash { .. } => rig.crash(),
+        Step::PowerCycle { .. } => rig.power_cycle(),
+        Step::Inject { fault, .. } => rig.inject(fault),
+        Step::RemoveDevice { .. } => rig.remove_device(),
+        Step::Read { attribute, value, .. } => read(rig, attribute, value.as_deref(), product),
+        Step::Expect(expectation) => check(rig, expectation, product),
+    }
+}
+
+fn read(rig: &Rig, attribute: &str, wanted: Option<&str>, product: &mut Yield) -> Result<(), RigError> {
+    let value = rig.read_attribute(attribute)?;
+    product.facts.insert(attribute.to_owned(), json!(value));
+    match wanted {
+        Some(wanted) if wanted != value => {
+            Err(RigError::Mismatch(format!("{attribute} is {value}, expected {wanted}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compares every key that the expectation gives; all that differ are named.
+fn check(rig: &Rig, wanted: &Expectation, product: &mut Yield) -> Result<(), RigError> {
+    let mut wrong = Vec::new();
+    let mut compare = |name: &str, wanted: Option<Value>, found: &dyn Fn() -> Value| {
+        let Some(wanted) = wanted else { return };
+        let found = found();
+        if wanted != found {
+            wrong.push(format!("{name} is {found}, expected {wanted}"));
+        }
+        product.facts.insert(name.replace('-', "_"), found);
+    };
+    compare("state", wanted.state.as_ref().map(|state| json!(state)), &|| json!(rig.state()));
+    compare("device", wanted.device.map(|device| json!(device)), &|| json!(rig.device_exists()));
+    compare("attributes", wanted.attributes.as_ref().map(|names| json!(names)), &|| json!(rig.attributes()));
+    compare("tdmr-init-calls", wanted.tdmr_init_calls.map(|calls| json!(calls)), &|| {
+        json!(rig.tdmr_init_calls())
+    });
+    compare("pamt-kb", wanted.pamt_kb.map(|kb| json!(kb)), &|| json!(rig.pamt_kb()));
+    compare("tdmrs", wanted.tdmrs.map(|count| json!(count)), &|| json!(rig.tdmrs()));
+    compare("leaked-pages", wanted.leaked_pages.map(|pages| json!(pages)), &|| json!(rig.leaked_pages()));
+    compare("online", wanted.online.as_ref().map(|list| json!(list)), &|| json!(rig.online_cpus()));
+    if wrong.is_empty() { Ok(()) } else { Err(RigError::Mismatch(wrong.join("; "))) }
+}
+
+/// The name of the error in which the step must end.
+fn expected_error(step: &Step) -> Option<&str> {
+    match step {
+        Step::PowerOn { expect }
+        | Step::BringUp { expect, .. }
+        | Step::Offline { expect, .. }
+        | Step::Online { expect, .. }
+        | Step::AllocateKeyid { expect }
+        | Step::FreeKeyid { expect }
+        | Step::Suspend { expect, .. }
+        | Step::Resume { expect }
+        | Step::HotplugMemory { expect, .. }
+        | Step::ShutDown { expect }
+        | Step::Crash { expect }
+        | Step::PowerCycle { expect }
+        | Step::Inject { expect, .. }
+        | Step::RemoveDevice { expect }
+        | Step::Read { expect, .. } => expect.as_deref(),
+        Step::Expect(_) => None,
+    }
+}
+
+fn action_name(step: &Step) -> &'static str {
+    match step {
+        Step::PowerOn { .. } => "power-on",
+        Step::BringUp { .. } => "bring-up",
+        Step::Offline { .. } => "offline",
+        Step::Online { .. } => "online",
+        Step::AllocateKeyid { .. } => "allocate-keyid",
+        Step::FreeKeyid { .. } => "free-keyid",
+        Step::Suspend { .. } => "suspend",
+        Step::Resume { .. } => "resume",
+        Step::HotplugMemory { .. } => "hotplug-memory",
+        Step::ShutDown { .. } => "shut-down",
+        Step::Crash { .. } => "crash",
+        Step::PowerCycle { .. } => "power-cycle",
+        Step::Inject { .. } => "inject",
+        Step::RemoveDevice { .. } => "remove-device",
+        Step::Read { .. } => "read",
+        Step::Expect(_) => "expect",
+    }
+}
