@@ -176,10 +176,9 @@ impl Board {
         self.entropy_failures.set(0);
         self.tdmr_lock_jams.store(false, Ordering::Release);
         let faults = self.active_faults();
-        let refused = !self.spec.seamrr.locked || faults.contains(&Fault::SeamrrUnlocked);
         let seam_on = self.facts.read().seam_on;
         self.seam_on.store(seam_on, Ordering::Release);
-        self.seam_loaded.store(seam_on && !refused, Ordering::Release);
+        self.seam_loaded.store(seam_on, Ordering::Release);
         for fault in &faults {
             self.arm(fault);
         }
@@ -255,7 +254,7 @@ impl Board {
         self.seam_on.load(Ordering::Acquire)
     }
 
-    /// False if MCHECK refused, or SEAM software met a machine check.
+    /// False where SEAM is off, or after SEAM software met a machine check.
     pub(crate) fn seam_loaded(&self) -> bool {
         self.seam_loaded.load(Ordering::Acquire)
     }

@@ -20,7 +20,7 @@ pub enum Fault {
     KeyidsOne,
     /// The SEAM range is not enabled.
     SeamrrDisabled,
-    /// The SEAM range is not locked, so that MCHECK refused the platform.
+    /// The SEAM range is not locked, so that MCHECK refused it and it is not in force.
     SeamrrUnlocked,
     /// No module is loaded.
     ModuleMissing,
@@ -126,7 +126,7 @@ pub const CATALOGUE: &[FaultInfo] = {
         entry(
             "seamrr-unlocked",
             AtPowerOn,
-            "the SEAM range is not locked (MSR 0x1401 bit 10): MCHECK refuses, no SEAM software is loaded",
+            "the SEAM range is not locked (MSR 0x1401 bit 10): MCHECK refuses it, SEAMCALL gives #GP",
         ),
         entry("module-missing", AtPowerOn, "no TDX module is loaded: SEAMCALL gives VMfailInvalid"),
         entry("module-1.0", AtPowerOn, "the module is TDX 1.0: TDH.SYS.RD answers SYS_NOT_READY"),

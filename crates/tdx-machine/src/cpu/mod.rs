@@ -19,7 +19,7 @@ use crate::spec::PlatformSpec;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CpuFacts {
     packages: Vec<PackageFacts>,
-    /// SEAMCALL does not fault with #GP: the CPU has SEAM and the SEAM range is valid.
+    /// SEAMCALL does not fault with #GP: the CPU has SEAM, and the SEAM range is valid and locked.
     pub(crate) seam_on: bool,
     /// CR4.VMXE can be set.
     pub(crate) has_vmx: bool,
@@ -58,9 +58,9 @@ impl CpuFacts {
             facts.apply(fault, spec);
         }
         facts.seam_on = facts.package(0).is_some_and(|package| {
-            let valid =
-                package.msrs.get(&msrs::SEAMRR_MASK).is_some_and(|mask| mask & msrs::SEAMRR_VALID != 0);
-            valid && package.msrs.contains_key(&msrs::KEYID_PARTITIONING)
+            let mask = package.msrs.get(&msrs::SEAMRR_MASK).copied().unwrap_or(0);
+            let in_force = msrs::SEAMRR_VALID | msrs::SEAMRR_LOCK;
+            mask & in_force == in_force && package.msrs.contains_key(&msrs::KEYID_PARTITIONING)
         });
         facts.has_vmx = facts.cpuid(0, 1, 0, 0).ecx & VMX != 0;
         facts
