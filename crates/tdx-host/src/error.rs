@@ -232,13 +232,31 @@ host_errors! {
     NoCpuOnline = "no-cpu-online", Host, ENXIO,
         "no CPU is online",
         "bring a CPU online";
-    /// SEAMRR is not enabled.
+    /// SEAMCALL faults for a reason that the SEAM range registers do not show.
     SeamDisabled {
         /// The first SEAMCALL.
         error: SeamcallError,
     } = "seam-disabled", Platform, EOPNOTSUPP,
-        "SEAM mode is off, the SEAM range registers are not enabled or not locked ({error})",
-        "MSR 0x1401 must have bits 11 (enabled) and 10 (locked) set: switch on TDX and the SEAM loader in the BIOS setup, check that all memory slots follow the population rules";
+        "SEAM mode is off ({error}), though MSR 0x1401 shows an enabled and locked SEAM range or cannot be read",
+        "look for an error code in MSR 0xa0 (MCHECK); switch on TDX and the SEAM loader in the BIOS setup";
+    /// SEAMRR is not enabled.
+    SeamrrNotEnabled {
+        /// IA32_SEAMRR_PHYS_MASK.
+        mask: u64,
+        /// The first SEAMCALL.
+        error: SeamcallError,
+    } = "seamrr-not-enabled", Platform, EOPNOTSUPP,
+        "the SEAM range is not enabled: MSR 0x1401 is {mask:#x}, bit 11 is 0 ({error})",
+        "switch on TDX and the SEAM loader in the BIOS setup; check that all memory slots follow the population rules";
+    /// SEAMRR is not locked.
+    SeamrrNotLocked {
+        /// IA32_SEAMRR_PHYS_MASK.
+        mask: u64,
+        /// The first SEAMCALL.
+        error: SeamcallError,
+    } = "seamrr-not-locked", Platform, EOPNOTSUPP,
+        "the SEAM range is not locked: MSR 0x1401 is {mask:#x}, bit 10 is 0, so that MCHECK refused the platform ({error})",
+        "a firmware fault: update the BIOS, or load its defaults and switch TDX on again";
     /// No module.
     ModuleNotLoaded {
         /// The first SEAMCALL.

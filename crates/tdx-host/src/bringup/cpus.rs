@@ -70,7 +70,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         if started.is_err() {
             vmx.put(pin, VmxClient::TDX)?;
         }
-        started
+        started.map_err(|error| look_at_seamrr(platform, pin, error))
     }
 
     /// Gives the VMX reference of TDX back on every online CPU that has one.
@@ -94,6 +94,24 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
     ) -> Result<(), HostError> {
         let words = self.sys_init.get_or_init(|| encode(port.sys_init(pin), pin.cpu()));
         decode(words).map_err(|(error, cpu)| judge_sys_init(error, cpu))
+    }
+}
+
+/// Bits of IA32_SEAMRR_PHYS_MASK.
+mod seamrr {
+    pub(super) const LOCKED: u64 = 1 << 10;
+    pub(super) const ENABLED: u64 = 1 << 11;
+}
+
+/// A SEAMCALL that reached nobody has a cause that firmware shows in the SEAM range register.
+fn look_at_seamrr<P: Processor + ?Sized>(platform: &P, pin: &CpuPin<'_>, found: HostError) -> HostError {
+    let (HostError::SeamDisabled { error } | HostError::ModuleNotLoaded { error }) = found else {
+        return found;
+    };
+    match platform.rdmsr(pin, MsrIndex::IA32_SEAMRR_PHYS_MASK) {
+        Ok(mask) if mask & seamrr::ENABLED == 0 => HostError::SeamrrNotEnabled { mask, error },
+        Ok(mask) if mask & seamrr::LOCKED == 0 => HostError::SeamrrNotLocked { mask, error },
+        Ok(_) | Err(_) => found,
     }
 }
 

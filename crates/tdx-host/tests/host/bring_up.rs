@@ -152,6 +152,29 @@ fn every_failing_call_ends_in_its_name_with_all_taken_back() {
 }
 
 #[test]
+fn a_seamcall_that_reaches_nobody_is_explained_by_the_seam_range_register() {
+    const LOCKED: u64 = 1 << 10;
+    const ENABLED: u64 = 1 << 11;
+    let (gp, vmfail) = (SeamcallFault::GeneralProtection, SeamcallFault::VmFailInvalid);
+    for (mask, fault, name) in [
+        (Some(LOCKED), gp, "seamrr-not-enabled"),
+        (Some(LOCKED), vmfail, "seamrr-not-enabled"),
+        (Some(ENABLED), gp, "seamrr-not-locked"),
+        (Some(ENABLED), vmfail, "seamrr-not-locked"),
+        (Some(ENABLED | LOCKED), gp, "seam-disabled"),
+        (Some(ENABLED | LOCKED), vmfail, "module-not-loaded"),
+        (None, gp, "seam-disabled"),
+        (None, vmfail, "module-not-loaded"),
+    ] {
+        let fake = Fake::new(1);
+        fake.state().msrs.insert(MsrIndex::IA32_SEAMRR_PHYS_MASK.0, mask);
+        fake.script(SeamcallLeaf::SYS_INIT, 0, u64::MAX, Outcome::Fault(fault));
+        let error = Bench::new(fake).bring_up().unwrap_err();
+        assert_eq!(error.name(), name, "{mask:?} {fault:?}: {error}");
+    }
+}
+
+#[test]
 fn refusals_of_the_module_name_the_cpu_and_the_register() {
     let fake = Fake::new(2);
     let word = LeafWord::module(SeamcallLeaf::SYS_LP_INIT, 0);

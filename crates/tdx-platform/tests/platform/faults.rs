@@ -15,8 +15,9 @@ fn expected(fault: &str) -> &'static str {
         "msr-0x87-faults" => "no-tdx",
         "no-vmx" => "no-vmx",
         "keyids-zero" | "keyids-one" => "too-few-keyids",
-        "seamrr-disabled" => "seam-disabled",
-        "seamrr-unlocked" | "module-missing" => "module-not-loaded",
+        "seamrr-disabled" => "seamrr-not-enabled",
+        "seamrr-unlocked" => "seamrr-not-locked",
+        "module-missing" => "module-not-loaded",
         "module-1.0" => "module-too-old",
         // A module of 1.5 does not look at the register.
         "tsx-ctrl-disabled" | "key-config-entropy" => "ready",

@@ -76,7 +76,7 @@ pub fn load(name: &str) -> anyhow::Result<PlatformSpec> {
         anyhow::bail!("platform {name}: neither a preset ({}) nor a file", names.join(", "));
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("platform file {name}"))?;
-    PlatformSpec::from_toml(&text).with_context(|| format!("platform file {name}"))
+    PlatformSpec::from_toml(&text).map_err(|error| anyhow::anyhow!("{name}: {error}"))
 }
 
 fn list(json: bool) -> anyhow::Result<()> {

@@ -9,20 +9,22 @@ use tdx_host::tdmr::TdmrRules;
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// The file cannot be read.
-    #[error("scenario {path}: {source}")]
+    #[error("scenario {path} cannot be read: {cause}")]
     Read {
         /// The file.
         path: String,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
-    /// The file is no scenario; the message names the key and the place.
-    #[error("scenario {path}: {source}")]
+    /// The file is no scenario; the reason names the key.
+    #[error("scenario {path}{}: {reason}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
     Parse {
         /// The file.
         path: String,
-        /// Why.
-        source: Box<toml::de::Error>,
+        /// Line, 1-based.
+        line: Option<usize>,
+        /// What is wrong, with the key and what is allowed.
+        reason: String,
     },
     /// The file has no case: nothing would be shown.
     #[error("scenario {0}: it has no [[case]], so it shows nothing; add one")]
@@ -187,14 +189,20 @@ impl Scenario {
     pub fn load(path: &Path) -> Result<Self, ScenarioError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
-            .map_err(|source| ScenarioError::Read { path: name.clone(), source })?;
+            .map_err(|cause| ScenarioError::Read { path: name.clone(), cause })?;
         Self::parse(&name, &text)
     }
 
     /// Parses a scenario; `name` stands for the file in errors.
     pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
-        let scenario: Self = toml::from_str(text)
-            .map_err(|source| ScenarioError::Parse { path: name.into(), source: Box::new(source) })?;
+        let scenario: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            ScenarioError::Parse {
+                path: name.into(),
+                line: before.map(|before| before.matches('\n').count() + 1),
+                reason: error.message().replace('\n', " "),
+            }
+        })?;
         if scenario.cases.is_empty() {
             return Err(ScenarioError::Empty(name.into()));
         }
