@@ -169,8 +169,9 @@ fn evidence(root: &Path, ids: &BTreeSet<&str>) -> Result<BTreeMap<String, Eviden
                     item = format!("{stem}::{name}");
                 }
                 for literal in literals(line) {
-                    let rows: Vec<&str> =
-                        literal.split(" before ").filter_map(|id| row_of(id, ids)).collect();
+                    // The message of an assertion may go on after the name.
+                    let names = literal.split(": ").next().unwrap_or(literal);
+                    let rows: Vec<&str> = names.split(" before ").filter_map(|id| row_of(id, ids)).collect();
                     for row in &rows {
                         found.entry((*row).to_owned()).or_default().tests.insert(item.clone());
                     }
