@@ -1,1 +1,3 @@
-//! Tests that need both sides of the SEAMCALL boundary.
+//! What needs both sides of the SEAMCALL boundary: fuzz bodies, and helpers of tests and benches.
+
+pub mod fuzz;

@@ -1,0 +1,39 @@
+//! Fuzz bodies: plain functions that take any bytes and panic when a promise is broken.
+//!
+//! `cargo test` runs each of them briefly; the targets in `fuzz/` run them for as long as one likes.
+//! One body per parser, and one per family of SEAMCALL leaves.
+
+mod abi;
+mod bytes;
+mod memory;
+mod seamcall;
+mod text;
+
+pub use abi::{metadata_list, wire_words};
+pub use memory::memory_by_keyid;
+pub use seamcall::{
+    any_leaf, seamldr_leaves, sys_config, sys_disable, sys_init, sys_key_and_tdmr, sys_reads,
+};
+pub use text::{dmesg_capture, dmesg_explain, explain_words, platform_file, scenario_file};
+
+/// A fuzz body.
+pub type Body = fn(&[u8]);
+
+/// Every body by its name, which is also that of its fuzz target.
+pub const BODIES: &[(&str, Body)] = &[
+    ("platform_file", platform_file),
+    ("scenario_file", scenario_file),
+    ("dmesg_capture", dmesg_capture),
+    ("dmesg_explain", dmesg_explain),
+    ("explain_words", explain_words),
+    ("metadata_list", metadata_list),
+    ("wire_words", wire_words),
+    ("sys_init", sys_init),
+    ("sys_reads", sys_reads),
+    ("sys_config", sys_config),
+    ("sys_key_and_tdmr", sys_key_and_tdmr),
+    ("sys_disable", sys_disable),
+    ("seamldr_leaves", seamldr_leaves),
+    ("any_leaf", any_leaf),
+    ("memory_by_keyid", memory_by_keyid),
+];

@@ -1,0 +1,260 @@
+//! Every fuzz body, briefly: made-up bytes, and inputs that somebody might write, changed here and
+//! there.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use tdx_machine::presets;
+use tdx_tests::fuzz::{self, BODIES, Body};
+
+/// Numbers that look random and are the same in every run (SplitMix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end.max(1) as u64).unwrap()
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+}
+
+/// Runs `body` on `runs` inputs of up to `longest` bytes.
+fn on_numbers(body: Body, runs: u64, longest: usize) {
+    for run in 0..runs {
+        let mut numbers = Numbers(run);
+        let len = numbers.below(longest);
+        body(&numbers.bytes(len));
+    }
+}
+
+/// `text` as it is, and `copies` times with some lines and bytes changed.
+fn on_variants(body: Body, text: &str, copies: u64) {
+    body(text.as_bytes());
+    for copy in 0..copies {
+        let mut numbers = Numbers(copy);
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for _ in 0..=numbers.below(3) {
+            let (here, there) = (numbers.below(lines.len()), numbers.below(lines.len()));
+            match numbers.below(5) {
+                0 => drop(lines.remove(here)),
+                1 => lines.insert(here, lines[there].clone()),
+                2 => lines.swap(here, there),
+                3 => lines[here] = other_number(&lines[here], &mut numbers),
+                _ => {
+                    let mut bytes = std::mem::take(&mut lines[here]).into_bytes();
+                    if let Some(byte) = bytes.get_mut(numbers.below(80)) {
+                        *byte = numbers.next().to_le_bytes()[0];
+                    }
+                    lines[here] = String::from_utf8_lossy(&bytes).into_owned();
+                }
+            }
+            if lines.is_empty() {
+                lines.push(String::new());
+            }
+        }
+        body(lines.join("\n").as_bytes());
+    }
+}
+
+/// The line with its last number replaced by one from a border.
+fn other_number(line: &str, numbers: &mut Numbers) -> String {
+    let Some(end) = line.rfind(|c: char| c.is_ascii_hexdigit() && c.is_ascii_digit()) else {
+        return line.to_owned();
+    };
+    let start = line[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |before| before + 1);
+    let values = ["0", "1", "2", "63", "64", "65535", "4294967295", "18446744073709551615", "0x1000", "-1"];
+    format!("{}{}{}", &line[..start], values[numbers.below(values.len())], &line[end + 1..])
+}
+
+fn files(folder: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.into_iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+const BOOT_LOG: &str = "\
+[    0.000000] Linux version 6.14.0 (buildd@host) #1 SMP
+[    0.000000] BIOS-provided physical RAM map:
+[    0.000000] BIOS-e820: [mem 0x0000000000000000-0x000000000009ffff] usable
+[    0.000000] BIOS-e820: [mem 0x00000000000a0000-0x00000000000fffff] reserved
+[    0.000000] BIOS-e820: [mem 0x0000000000100000-0x0000000067ffffff] usable
+[    0.000000] BIOS-e820: [mem 0x0000000068000000-0x000000008fffffff] reserved
+[    0.000000] BIOS-e820: [mem 0x0000000100000000-0x000000107fffffff] usable
+[    0.000000] ACPI: SRAT: Node 0 PXM 0 [mem 0x00000000-0x7fffffff]
+[    0.000000] ACPI: SRAT: Node 0 PXM 0 [mem 0x100000000-0x87fffffff]
+[    0.000000] ACPI: SRAT: Node 1 PXM 1 [mem 0x880000000-0x107fffffff]
+[    0.500000] smpboot: CPU0: Intel(R) Xeon(R) Platinum 8480+ (family: 0x6, model: 0x8f, stepping: 0x8)
+[    1.000000] virt/tdx: BIOS enabled: private KeyID range [64, 128)
+[    1.000001] virt/tdx: CMR: [0x100000, 0x67800000)
+[    1.000002] virt/tdx: CMR: [0x100000000, 0x107e000000)
+[    2.000000] virt/tdx: TDX module: attributes 0x0, vendor_id 0x8086, major_version 1, minor_version 5, build_date 20240129, build_num 698
+[    2.100000] virt/tdx: SEAMCALL (0x0000000000000021) failed: 0xc000090000000000
+[    2.200000] virt/tdx: module initialization failed (-22)
+";
+
+#[test]
+fn bodies_have_names_of_their_own_and_take_nothing_at_all() {
+    let names: BTreeSet<_> = BODIES.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), BODIES.len());
+    for (_, body) in BODIES {
+        body(&[]);
+    }
+}
+
+#[test]
+fn every_body_has_a_target_of_its_name() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets");
+    let targets: BTreeSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(targets, BODIES.iter().map(|(name, _)| (*name).to_owned()).collect());
+}
+
+#[test]
+fn platform_files_are_refused_in_a_line_or_sound() {
+    on_numbers(fuzz::platform_file, 200, 400);
+    for preset in presets::all() {
+        // The largest are read and written only.
+        on_variants(fuzz::platform_file, preset.toml, 12);
+    }
+}
+
+#[test]
+fn scenarios_are_refused_in_a_line_or_run() {
+    on_numbers(fuzz::scenario_file, 200, 400);
+    for text in files("../scenarios") {
+        on_variants(fuzz::scenario_file, &text, 20);
+    }
+    let all_steps = r#"
+        name = "every step"
+        platform = "tiny"
+        [[case]]
+        name = "one after the other"
+        faults = [{ key-config-entropy = { times = 1 } }]
+        steps = [
+          { do = "power-on" },
+          { do = "bring-up", opt-in = ["TDX_CONNECT"] },
+          { do = "allocate-keyid" },
+          { do = "offline", cpu = 1 },
+          { do = "online", cpu = 1 },
+          { do = "free-keyid" },
+          { do = "suspend", mode = "s2idle" },
+          { do = "resume" },
+          { do = "hotplug-memory", start = 4096, size = 4096, expect = "hotplug-outside-tdx-memory" },
+          { do = "read", attribute = "version" },
+          { do = "inject", fault = "no-vmx" },
+          { do = "expect", state = "ready", online = "0-1" },
+          { do = "shut-down" },
+        ]
+        "#;
+    on_variants(fuzz::scenario_file, all_steps, 60);
+}
+
+#[test]
+fn boot_logs_become_sound_platforms() {
+    on_numbers(fuzz::dmesg_capture, 200, 400);
+    on_variants(fuzz::dmesg_capture, BOOT_LOG, 150);
+}
+
+#[test]
+fn kernel_logs_are_annotated_line_by_line() {
+    on_numbers(fuzz::dmesg_explain, 200, 400);
+    on_variants(fuzz::dmesg_explain, BOOT_LOG, 150);
+}
+
+#[test]
+fn words_are_explained_or_refused_in_a_line() {
+    on_numbers(fuzz::explain_words, 300, 60);
+    for flags in 0..4u8 {
+        for words in [
+            "33 0xc000092100000122",
+            "TDH.SYS.RD 0xc0000c0000000000 1 2 3 4 5 6",
+            "0x8000000000000003",
+            "field 0x0a00000300000008",
+            "error no-tdx",
+            "SYS.CONFIG 0xffffffffffffffff 0xffffffffffffffff",
+        ] {
+            let body = |data: &[u8]| fuzz::explain_words(&[&[flags], data].concat());
+            body(words.as_bytes());
+            for cut in 0..words.len() {
+                body(&words.as_bytes()[..cut]);
+                body(&words.as_bytes()[cut..]);
+            }
+        }
+    }
+}
+
+#[test]
+fn metadata_lists_are_written_as_they_were_read() {
+    on_numbers(fuzz::metadata_list, 500, 300);
+    // Two sequences of one element, cut and with each byte changed.
+    let mut list = Vec::new();
+    for word in [0x28_u64 | 2 << 16, 0x0A00_0003_0000_0008, 7, 0x0A00_0002_0000_0009, 9] {
+        list.extend(word.to_le_bytes());
+    }
+    fuzz::metadata_list(&list);
+    for place in 0..list.len() {
+        fuzz::metadata_list(&list[..place]);
+        for bit in 0..8 {
+            let mut changed = list.clone();
+            changed[place] ^= 1 << bit;
+            fuzz::metadata_list(&changed);
+        }
+    }
+}
+
+#[test]
+fn words_of_any_value_are_taken_apart_and_put_together() {
+    on_numbers(fuzz::wire_words, 200, 300);
+}
+
+#[test]
+fn calls_of_sys_init_keep_their_promises() {
+    on_numbers(fuzz::sys_init, 25, 600);
+}
+
+#[test]
+fn calls_that_read_keep_their_promises() {
+    on_numbers(fuzz::sys_reads, 25, 600);
+}
+
+#[test]
+fn calls_of_sys_config_keep_their_promises() {
+    on_numbers(fuzz::sys_config, 25, 600);
+}
+
+#[test]
+fn calls_of_key_config_and_tdmr_init_keep_their_promises() {
+    on_numbers(fuzz::sys_key_and_tdmr, 25, 600);
+}
+
+#[test]
+fn calls_of_sys_disable_keep_their_promises() {
+    on_numbers(fuzz::sys_disable, 25, 600);
+}
+
+#[test]
+fn calls_to_the_loader_keep_their_promises() {
+    on_numbers(fuzz::seamldr_leaves, 25, 600);
+}
+
+#[test]
+fn calls_of_any_leaf_keep_their_promises() {
+    on_numbers(fuzz::any_leaf, 40, 600);
+}
+
+#[test]
+fn memory_does_what_the_table_of_keyids_says() {
+    on_numbers(fuzz::memory_by_keyid, 60, 1500);
+}
