@@ -45,7 +45,7 @@ impl Seam for Bare {
 impl Pages for Bare {
     type Leaks = NoLeaks;
 
-    fn alloc_contiguous(&self, _: AllocRequest) -> Option<OwnedPages<NoLeaks>> {
+    fn alloc_contiguous(&self, _: AllocRequest<'_>) -> Option<OwnedPages<NoLeaks>> {
         None
     }
 

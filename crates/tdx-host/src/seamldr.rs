@@ -30,7 +30,7 @@ impl<K: RawLock + Sync> Seamldr<K> {
         P: Seam + Pages + Cpus + ?Sized,
     {
         let node = platform.node_of(boot_cpu(platform)?);
-        let request = AllocRequest { bytes: PAGE_SIZE, align: PAGE_SIZE, node, avoid: None };
+        let request = AllocRequest { bytes: PAGE_SIZE, align: PAGE_SIZE, node, avoid: &[] };
         let buffer = platform.alloc_contiguous(request).ok_or(HostError::NoMemory { bytes: PAGE_SIZE })?;
         let start = buffer.start();
         let mut info = SeamldrInfo::new_zeroed();

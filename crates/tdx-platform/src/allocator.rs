@@ -98,7 +98,7 @@ impl Allocator {
     }
 
     /// The lowest range that serves, on the node asked for if it has one.
-    pub(crate) fn allocate(&mut self, request: &AllocRequest) -> Option<PhysRange> {
+    pub(crate) fn allocate(&mut self, request: &AllocRequest<'_>) -> Option<PhysRange> {
         let others = self.free.keys().copied().filter(|node| *node != request.node);
         let nodes: Vec<NodeId> = std::iter::once(request.node).chain(others).collect();
         nodes.into_iter().find_map(|node| take(self.free.get_mut(&node)?, request))
@@ -121,7 +121,7 @@ impl Allocator {
     }
 }
 
-fn take(free: &mut BTreeMap<u64, u64>, request: &AllocRequest) -> Option<PhysRange> {
+fn take(free: &mut BTreeMap<u64, u64>, request: &AllocRequest<'_>) -> Option<PhysRange> {
     let bytes = request.bytes.checked_next_multiple_of(PAGE_SIZE)?;
     let (start, end, taken) = free
         .iter()
@@ -136,16 +136,19 @@ fn take(free: &mut BTreeMap<u64, u64>, request: &AllocRequest) -> Option<PhysRan
     Some(taken)
 }
 
-/// The lowest place in `[start, end)`, outside the range to avoid.
-fn fit(start: u64, end: u64, bytes: u64, request: &AllocRequest) -> Option<PhysRange> {
-    let place = |from: u64| {
-        let from = PhysAddr::new(from).align_up(request.align)?;
-        PhysRange::from_size(from, bytes).filter(|range| range.end().as_u64() <= end)
-    };
-    let lowest = place(start)?;
-    match request.avoid {
-        Some(avoid) if avoid.overlaps(lowest) => place(avoid.end().as_u64().max(start)),
-        _ => Some(lowest),
+/// The lowest place in `[start, end)`, outside the ranges to avoid.
+fn fit(start: u64, end: u64, bytes: u64, request: &AllocRequest<'_>) -> Option<PhysRange> {
+    let mut from = PhysAddr::new(start);
+    loop {
+        let place = PhysRange::from_size(from.align_up(request.align)?, bytes)?;
+        if place.end().as_u64() > end {
+            return None;
+        }
+        match request.avoid.iter().find(|avoid| avoid.overlaps(place)) {
+            // Its end lies above the start of the place: the loop ends.
+            Some(avoid) => from = avoid.end(),
+            None => return Some(place),
+        }
     }
 }
 
@@ -164,8 +167,8 @@ mod tests {
         Allocator::new(&memory, None)
     }
 
-    fn request(bytes: u64, node: u32) -> AllocRequest {
-        AllocRequest { bytes, align: PAGE_SIZE, node: NodeId(node), avoid: None }
+    fn request(bytes: u64, node: u32) -> AllocRequest<'static> {
+        AllocRequest { bytes, align: PAGE_SIZE, node: NodeId(node), avoid: &[] }
     }
 
     #[test]
@@ -189,14 +192,21 @@ mod tests {
     }
 
     #[test]
-    fn a_range_to_avoid_is_avoided() {
-        let mut allocator = two_nodes();
-        let avoid = Some(range(0, 20 * MIB));
-        let found = allocator.allocate(&AllocRequest { avoid, ..request(MIB, 0) });
-        assert_eq!(found, Some(range(20 * MIB, 21 * MIB)));
-        let avoid = Some(range(0, 64 * MIB));
-        let found = allocator.allocate(&AllocRequest { avoid, ..request(MIB, 0) });
-        assert_eq!(found, Some(range(64 * MIB, 65 * MIB)));
+    fn ranges_to_avoid_are_avoided() {
+        // (what to avoid, where a MiB is found)
+        let cases: [(&[PhysRange], u64); 4] = [
+            (&[range(0, 20 * MIB)], 20),
+            (&[range(0, 64 * MIB)], 64),
+            (&[range(30 * MIB, 40 * MIB), range(0, 20 * MIB), range(20 * MIB, 31 * MIB)], 40),
+            (&[range(17 * MIB, 20 * MIB)], 16),
+        ];
+        for (avoid, found) in cases {
+            let mut allocator = two_nodes();
+            let place = allocator.allocate(&AllocRequest { avoid, ..request(MIB, 0) });
+            assert_eq!(place, Some(range(found * MIB, (found + 1) * MIB)), "{avoid:?}");
+        }
+        let everything = [range(0, 64 * MIB), range(64 * MIB, 128 * MIB)];
+        assert_eq!(two_nodes().allocate(&AllocRequest { avoid: &everything, ..request(MIB, 0) }), None);
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl Boot {
         let mut allocator = Allocator::new(memory, machine.allocator().free_ranges);
         let regions = machine.lps().iter().map(|lp| {
             let node = NodeId(lp.node.0);
-            let request = AllocRequest { bytes: PAGE_SIZE, align: PAGE_SIZE, node, avoid: None };
+            let request = AllocRequest { bytes: PAGE_SIZE, align: PAGE_SIZE, node, avoid: &[] };
             // A machine without a page for it cannot turn VMX on there: VMXON will say so.
             allocator.allocate(&request).map_or(PhysAddr::default(), PhysRange::start)
         });
@@ -221,7 +221,7 @@ fn inside(pages: &OwnedPages<Leaks>, offset: u64, len: usize) -> Result<PhysAddr
 impl Pages for Platform {
     type Leaks = Leaks;
 
-    fn alloc_contiguous(&self, request: AllocRequest) -> Option<OwnedPages<Leaks>> {
+    fn alloc_contiguous(&self, request: AllocRequest<'_>) -> Option<OwnedPages<Leaks>> {
         let largest = self.machine.allocator().largest_free_run.map_or(u64::MAX, |size| size.0);
         if request.bytes > largest {
             return None;

@@ -42,7 +42,7 @@ where
         // The array of addresses fills the first 512 bytes, the structures follow.
         let bytes = (TDMR_INFO_ALIGN * (count + 1)).next_multiple_of(PAGE_SIZE);
         let node = self.platform.node_of(boot);
-        let request = AllocRequest { bytes, align: PAGE_SIZE, node, avoid: None };
+        let request = AllocRequest { bytes, align: PAGE_SIZE, node, avoid: &[] };
         let tables = self.platform.alloc_contiguous(request).ok_or(HostError::NoMemory { bytes })?;
         let result = self.write_tables(&tables, &memory.tdmrs, limits).and_then(|()| {
             memory.tdmrs.donate();

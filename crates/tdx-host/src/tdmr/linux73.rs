@@ -17,7 +17,7 @@ pub(super) fn build<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
     for tdmr in table.entries.iter_mut().flatten() {
         let bytes = limits.pamt_bytes(tdmr.range.size());
         let failed = HostError::NoContiguousPamt { bytes, tdmr: tdmr.range, node: tdmr.node };
-        tdmr.pamt = Pamt::Owned(allocate_pamt(tdmr.range, tdmr.node, None, limits, pages).ok_or(failed)?);
+        tdmr.pamt = Pamt::Owned(allocate_pamt(tdmr.range, tdmr.node, &[], limits, pages).ok_or(failed)?);
     }
     let (pamts, count) = table.sorted_pamts();
     for tdmr in table.entries.iter_mut().flatten() {

@@ -344,7 +344,7 @@ fn gib_around(range: PhysRange) -> PhysRange {
 fn allocate_pamt<P: Pages + ?Sized>(
     tdmr: PhysRange,
     node: NodeId,
-    avoid: Option<PhysRange>,
+    avoid: &[PhysRange],
     limits: &TdmrLimits,
     pages: &P,
 ) -> Option<OwnedPages<P::Leaks>> {

@@ -44,7 +44,7 @@ pub(super) fn build<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
         if split_in_two(table, index, cmrs, limits, pages) {
             continue;
         }
-        if moves < MAX_TDMRS && move_pamt_out(table, range, limits, pages) {
+        if moves < MAX_TDMRS && move_pamt_out(table, range, cmrs, limits, pages) {
             moves += 1;
             continue;
         }
@@ -189,7 +189,7 @@ fn place_pamts<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
         let (range, node) = (tdmr.range, tdmr.node);
         if !matches!(tdmr.pamt, Pamt::Missing) {
             index += 1;
-        } else if let Some(pamt) = allocate_pamt(range, node, None, limits, pages) {
+        } else if let Some(pamt) = allocate_pamt(range, node, &[], limits, pages) {
             tdmr.pamt = Pamt::Owned(pamt);
             index += 1;
         } else {
@@ -215,16 +215,44 @@ fn reserve<L: LeakCounter>(
     limits: &TdmrLimits,
 ) -> Option<(usize, usize)> {
     let (pamts, count) = table.sorted_pamts();
+    let pamts = pamts.get(..count).unwrap_or_default();
     for (index, tdmr) in table.entries.iter_mut().flatten().enumerate() {
-        let range = tdmr.range;
-        let inside = pamts.iter().take(count).filter_map(|pamt| pamt.intersection(range));
-        tdmr.reserved = ReservedList::merged(cmrs.uncovered(range), inside);
+        tdmr.reserved = reserved_areas(tdmr.range, cmrs, pamts);
         let needed = tdmr.reserved.needed();
         if needed > usize::from(limits.max_reserved) {
             return Some((index, needed));
         }
     }
     None
+}
+
+/// The TDMRs in which no reserved area is free, and how many they are.
+fn full_tdmrs<L: LeakCounter>(
+    table: &TdmrTable<L>,
+    cmrs: &CmrSet,
+    limits: &TdmrLimits,
+) -> ([PhysRange; MAX_TDMRS], usize) {
+    let (pamts, count) = table.sorted_pamts();
+    let pamts = pamts.get(..count).unwrap_or_default();
+    let is_full = |range: &PhysRange| needed(*range, cmrs, pamts) >= usize::from(limits.max_reserved);
+    let mut full = [PhysRange::default(); MAX_TDMRS];
+    let mut count = 0;
+    for (place, range) in full.iter_mut().zip(table.iter().map(Tdmr::range).filter(is_full)) {
+        *place = range;
+        count += 1;
+    }
+    (full, count)
+}
+
+/// The reserved areas of a TDMR over `range`: what no CMR covers, and the parts of PAMTs.
+fn reserved_areas(range: PhysRange, cmrs: &CmrSet, pamts: &[PhysRange]) -> ReservedList {
+    let inside = pamts.iter().filter_map(|pamt| pamt.intersection(range));
+    ReservedList::merged(cmrs.uncovered(range), inside)
+}
+
+/// How many reserved areas a TDMR over `range` needs.
+fn needed(range: PhysRange, cmrs: &CmrSet, pamts: &[PhysRange]) -> usize {
+    reserved_areas(range, cmrs, pamts).needed()
 }
 
 /// Splits a TDMR at the GiB border that shares its areas out best; false if none does.
@@ -237,10 +265,8 @@ fn split_in_two<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
 ) -> bool {
     let (pamts, count) = table.sorted_pamts();
     let Some(range) = table.get(index).map(Tdmr::range) else { return false };
-    let needed = |part: PhysRange| {
-        let inside = pamts.iter().take(count).filter_map(|pamt| pamt.intersection(part));
-        ReservedList::merged(cmrs.uncovered(part), inside).needed()
-    };
+    let pamts = pamts.get(..count).unwrap_or_default();
+    let needed = |part: PhysRange| needed(part, cmrs, pamts);
     let whole = needed(range);
     // The larger half shrinks as the border moves right until both are even: halve the interval.
     let (mut low, mut high) = (0, range.size() / SIZE_1G);
@@ -271,12 +297,18 @@ fn split_in_two<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
 fn move_pamt_out<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
     table: &mut TdmrTable<L>,
     range: PhysRange,
+    cmrs: &CmrSet,
     limits: &TdmrLimits,
     pages: &P,
 ) -> bool {
+    let (full, count) = full_tdmrs(table, cmrs, limits);
+    let full = full.get(..count).unwrap_or_default();
     let inside = |tdmr: &&mut Tdmr<L>| tdmr.pamt().is_some_and(|pamt| pamt.overlaps(range));
     for tdmr in table.entries.iter_mut().flatten().filter(inside) {
-        let new = allocate_pamt(tdmr.range, tdmr.node, Some(range), limits, pages);
+        // Not to where it would be one too many again. If all of them are full, a place that touches an
+        // area may still do.
+        let new = allocate_pamt(tdmr.range, tdmr.node, full, limits, pages)
+            .or_else(|| allocate_pamt(tdmr.range, tdmr.node, &[range], limits, pages));
         let Some(new) = new else { continue };
         if let Pamt::Owned(old) = core::mem::replace(&mut tdmr.pamt, Pamt::Owned(new)) {
             pages.free(old);

@@ -143,15 +143,15 @@ impl<L: LeakCounter> ReclaimedPages<L> {
 
 /// What to allocate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AllocRequest {
+pub struct AllocRequest<'a> {
     /// Bytes, rounded up to 4 KiB by the allocator.
     pub bytes: u64,
     /// Alignment in bytes, a power of two of at least 4 KiB.
     pub align: u64,
     /// The node that is wanted; others serve if it has none left.
     pub node: NodeId,
-    /// A range that the pages must not touch.
-    pub avoid: Option<PhysRange>,
+    /// Ranges that the pages must not touch, in any order.
+    pub avoid: &'a [PhysRange],
 }
 
 /// Physical memory of the page allocator.
@@ -160,7 +160,7 @@ pub trait Pages {
     type Leaks: LeakCounter;
 
     /// Physically contiguous pages; `None` if no range serves. The content is undefined.
-    fn alloc_contiguous(&self, request: AllocRequest) -> Option<OwnedPages<Self::Leaks>>;
+    fn alloc_contiguous(&self, request: AllocRequest<'_>) -> Option<OwnedPages<Self::Leaks>>;
 
     /// Gives pages back.
     fn free(&self, pages: OwnedPages<Self::Leaks>);

@@ -367,7 +367,7 @@ impl Log for Fake {
 impl Pages for Fake {
     type Leaks = Leaks;
 
-    fn alloc_contiguous(&self, request: AllocRequest) -> Option<OwnedPages<Leaks>> {
+    fn alloc_contiguous(&self, request: AllocRequest<'_>) -> Option<OwnedPages<Leaks>> {
         let mut state = self.state();
         let bytes = request.bytes.next_multiple_of(4096);
         if bytes > state.largest_allocation || state.allocations_left == 0 {
@@ -377,10 +377,15 @@ impl Pages for Fake {
         let near: Vec<PhysRange> =
             state.memory.iter().filter(|(_, node)| *node == request.node).map(|(range, _)| *range).collect();
         let fits = |&(start, end): &(u64, u64)| {
-            let from = start.next_multiple_of(request.align);
-            let found = (from + bytes <= end).then_some((start, end, from))?;
-            let taken = range(from, from + bytes);
-            request.avoid.is_none_or(|avoid| !avoid.overlaps(taken)).then_some(found)
+            let mut from = start.next_multiple_of(request.align);
+            while from + bytes <= end {
+                let taken = range(from, from + bytes);
+                match request.avoid.iter().find(|avoid| avoid.overlaps(taken)) {
+                    Some(avoid) => from = avoid.end().as_u64().next_multiple_of(request.align),
+                    None => return Some((start, end, from)),
+                }
+            }
+            None
         };
         let all: Vec<(u64, u64)> = state.free.iter().map(|(start, end)| (*start, *end)).collect();
         let on_node = all.iter().filter(|(start, _)| near.iter().any(|r| r.contains(PhysAddr::new(*start))));
