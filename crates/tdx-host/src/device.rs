@@ -135,7 +135,12 @@ impl TdxHostDevice {
 
     /// The attributes that it has.
     pub fn attributes(&self) -> impl Iterator<Item = &'static Attribute> {
-        let groups = if self.is_present() { self.groups.load(Ordering::Acquire) } else { 0 };
+        let present = self.is_present();
+        self.offered_attributes().filter(move |_| present)
+    }
+
+    fn offered_attributes(&self) -> impl Iterator<Item = &'static Attribute> {
+        let groups = self.groups.load(Ordering::Acquire);
         ATTRIBUTES.iter().filter(move |attribute| groups & attribute.group.bit() != 0)
     }
 
@@ -154,7 +159,8 @@ impl TdxHostDevice {
     {
         let _reader = Reader::enter(self)?;
         host.ready()?;
-        let attribute = self.attributes().find(|attribute| attribute.name == name);
+        // Not by presence: a removal that has begun waits for this reader to finish.
+        let attribute = self.offered_attributes().find(|attribute| attribute.name == name);
         let attribute = attribute.ok_or(HostError::NoSuchAttribute)?;
         let size = buffer.len();
         let mut text = Text { buffer, used: 0 };
