@@ -16,13 +16,32 @@ use crate::traits::{CpuNumber, CpuPin, PackageId, Platform, first_online};
 /// Most calls for one GiB: a module that needs more makes no progress. 256 are usual.
 const MAX_CALLS_PER_GIB: u64 = 1 << 12;
 
-/// How far the TDMRs are.
+/// Calls in one visit to a CPU, which is not preempted meanwhile: some milliseconds.
+const CALLS_PER_VISIT: u64 = 64;
+
+/// How far one TDMR is. One CPU works on it; the others read.
 struct Reached {
-    /// For each TDMR the bytes from its base on that the module may have described; 0 before its first
-    /// call.
-    touched: [AtomicU64; MAX_TDMRS],
+    /// Bytes from its base on that the module may have described; 0 before the first call.
+    touched: AtomicU64,
+    /// Bytes from its base on that are initialised, in whole GiB.
+    done: AtomicU64,
     calls: AtomicU64,
-    failed: AtomicBool,
+    finished: AtomicBool,
+}
+
+impl Reached {
+    const fn new() -> Self {
+        Self {
+            touched: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            finished: AtomicBool::new(false),
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Relaxed)
+    }
 }
 
 impl<C, K, P> Walk<'_, C, K, P>
@@ -40,23 +59,21 @@ where
         limits: &TdmrLimits,
         boot: CpuNumber,
     ) -> Result<(u64, u64), HostError> {
-        let reached = Reached {
-            touched: [const { AtomicU64::new(0) }; MAX_TDMRS],
-            calls: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
-        };
+        let reached = [const { Reached::new() }; MAX_TDMRS];
         let result = self
             .refresh_metadata(boot)
             .and_then(|()| self.configure_keys())
             .and_then(|packages| self.init_tdmrs(memory, &reached).map(|()| packages));
         match result {
-            Ok(packages) => Ok((packages, reached.calls.into_inner())),
+            Ok(packages) => {
+                let calls = reached.iter().map(|tdmr| tdmr.calls.load(Ordering::Relaxed)).sum();
+                Ok((packages, calls))
+            }
             Err(error) => {
                 self.write_caches_back();
                 let clear = self.host.partial_write_erratum();
-                let touched = |index: usize| {
-                    reached.touched.get(index).map_or(0, |bytes| bytes.load(Ordering::Relaxed))
-                };
+                let touched =
+                    |index: usize| reached.get(index).map_or(0, |tdmr| tdmr.touched.load(Ordering::Relaxed));
                 memory.tdmrs.reclaim(self.platform, clear, limits, touched);
                 Err(error)
             }
@@ -95,7 +112,13 @@ where
     }
 
     /// Initialises all TDMRs: the i-th by the (i mod n)-th of the n CPUs that take part.
-    fn init_tdmrs<B>(&self, memory: &HostMemory<B, P::Leaks>, reached: &Reached) -> Result<(), HostError> {
+    ///
+    /// In rounds of short visits, so that the CPUs can do other work in between.
+    fn init_tdmrs<B>(
+        &self,
+        memory: &HostMemory<B, P::Leaks>,
+        reached: &[Reached; MAX_TDMRS],
+    ) -> Result<(), HostError> {
         let gib = memory.tdmrs.bytes() / SIZE_1G;
         self.progress.phase_started(Phase::TdmrInit, gib);
         let mut ranges = [PhysRange::default(); MAX_TDMRS];
@@ -111,59 +134,61 @@ where
             count += 1;
         }
         let workers = workers.get(..count).unwrap_or_default();
-        self.platform.on_cpus(workers, &|pin| {
+        let share = |first: usize| ranges.iter().zip(reached).skip(first).step_by(count.max(1));
+        let failed = AtomicBool::new(false);
+        let visit = |pin: &CpuPin<'_>| {
             let first = workers.iter().position(|&cpu| cpu == pin.cpu()).unwrap_or(0);
-            for (range, touched) in ranges.iter().zip(&reached.touched).skip(first).step_by(count.max(1)) {
+            let mut calls = 0;
+            for (range, reached) in share(first) {
                 // One failure ends them all.
-                if reached.failed.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                if let Err(error) = self.init_tdmr(pin, *range, touched, &reached.calls) {
-                    reached.failed.store(true, Ordering::Relaxed);
-                    return Err(error);
+                while !reached.is_finished() && calls < CALLS_PER_VISIT && !failed.load(Ordering::Relaxed) {
+                    calls += 1;
+                    self.init_step(pin, *range, reached)
+                        .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
                 }
             }
             Ok(())
-        })?;
+        };
+        loop {
+            let mut busy = [CpuNumber::default(); MAX_TDMRS];
+            let mut count = 0;
+            let unfinished = |first: &usize| share(*first).any(|(_, reached)| !reached.is_finished());
+            let with_work = (0..workers.len()).filter(unfinished).filter_map(|first| workers.get(first));
+            for (place, cpu) in busy.iter_mut().zip(with_work) {
+                *place = *cpu;
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            self.platform.on_cpus(busy.get(..count).unwrap_or_default(), &visit)?;
+        }
         self.progress.phase_done(Phase::TdmrInit, gib);
         Ok(())
     }
 
-    fn init_tdmr(
-        &self,
-        pin: &CpuPin<'_>,
-        range: PhysRange,
-        touched: &AtomicU64,
-        total_calls: &AtomicU64,
-    ) -> Result<(), HostError> {
+    /// One call of TDH.SYS.TDMR.INIT.
+    fn init_step(&self, pin: &CpuPin<'_>, range: PhysRange, reached: &Reached) -> Result<(), HostError> {
         let port = self.host.port(self.platform);
         let (tdmr, size) = (range.start(), range.size());
-        let most = size / SIZE_1G * MAX_CALLS_PER_GIB;
+        let calls = reached.calls.load(Ordering::Relaxed);
+        if calls == size / SIZE_1G * MAX_CALLS_PER_GIB {
+            return Err(HostError::TdmrInitStuck { tdmr, calls });
+        }
+        reached.calls.store(calls + 1, Ordering::Relaxed);
+        let done = reached.done.load(Ordering::Relaxed);
         // The answer is rounded down to a GiB, so that one GiB more may have been begun.
-        touched.store(SIZE_1G.min(size), Ordering::Relaxed);
-        let (mut calls, mut done) = (0, 0);
-        let result = loop {
-            if calls == most {
-                break Err(HostError::TdmrInitStuck { tdmr, calls });
-            }
-            calls += 1;
-            let next = match port.sys_tdmr_init(pin, tdmr) {
-                Ok(next) => next.unwrap_or(range.end()),
-                Err(error) => {
-                    break Err(transport(error).unwrap_or(HostError::TdmrInitFailed { tdmr, error }));
-                }
-            };
-            let reached = next.offset_from(tdmr).unwrap_or(0).min(size);
-            if reached > done {
-                self.progress.advanced(Phase::TdmrInit, (reached - done) / SIZE_1G);
-                done = reached;
-                touched.store((done + SIZE_1G).min(size), Ordering::Relaxed);
-            }
-            if next >= range.end() {
-                break Ok(());
-            }
-        };
-        total_calls.fetch_add(calls, Ordering::Relaxed);
-        result
+        reached.touched.store((done + SIZE_1G).min(size), Ordering::Relaxed);
+        let next = port
+            .sys_tdmr_init(pin, tdmr)
+            .map_err(|error| transport(error).unwrap_or(HostError::TdmrInitFailed { tdmr, error }))?
+            .unwrap_or(range.end());
+        let now = next.offset_from(tdmr).unwrap_or(0).min(size);
+        if now > done {
+            self.progress.advanced(Phase::TdmrInit, (now - done) / SIZE_1G);
+            reached.done.store(now, Ordering::Relaxed);
+        }
+        reached.finished.store(next >= range.end(), Ordering::Relaxed);
+        Ok(())
     }
 }

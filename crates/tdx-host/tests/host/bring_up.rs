@@ -81,6 +81,16 @@ fn tdmrs_are_shared_out_over_the_cpus_the_same_way_each_time() {
 }
 
 #[test]
+fn a_cpu_is_given_back_after_a_few_milliseconds_of_tdmr_init() {
+    let fake = Fake::new(2);
+    fake.state().step = 4 * MIB;
+    let mut bench = Bench::new(fake);
+    let report = bench.bring_up().unwrap();
+    assert_eq!(report.tdmr_init_calls, 4 * 256);
+    assert_eq!(bench.fake.state().longest_init_visit, 64);
+}
+
+#[test]
 fn cpus_that_run_at_the_same_time_bring_the_same_machine_up() {
     let mut bench = Bench::new(Fake::new(4).threaded());
     let report = bench.bring_up().unwrap();

@@ -97,7 +97,10 @@ pub(crate) struct State {
     pub(crate) crash_at: Option<LeafWord>,
     made: HashMap<u64, u64>,
     script: Vec<Scripted>,
-    step: u64,
+    /// Bytes of one TDH.SYS.TDMR.INIT.
+    pub(crate) step: u64,
+    /// Most calls of TDH.SYS.TDMR.INIT in one visit to a CPU, if CPUs run one after the other.
+    pub(crate) longest_init_visit: usize,
 }
 
 pub(crate) struct Fake {
@@ -186,6 +189,7 @@ impl Fake {
                 made: HashMap::new(),
                 script: Vec::new(),
                 step: 64 * MIB,
+                longest_init_visit: 0,
             }),
         };
         fake.set_memory(memory);
@@ -276,7 +280,14 @@ impl Fake {
             });
             results.into_iter().collect()
         } else {
-            cpus.iter().try_for_each(|&cpu| visit(cpu))
+            cpus.iter().try_for_each(|&cpu| {
+                let before = self.calls_of(SeamcallLeaf::SYS_TDMR_INIT);
+                let result = visit(cpu);
+                let calls = self.calls_of(SeamcallLeaf::SYS_TDMR_INIT) - before;
+                let mut state = self.state();
+                state.longest_init_visit = state.longest_init_visit.max(calls);
+                result
+            })
         }
     }
 }
