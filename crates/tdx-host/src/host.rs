@@ -124,10 +124,12 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
         swap.map(|_| ()).map_err(|_| self.lifecycle())
     }
 
-    /// Ends the life for good; no call to the module is made from here on.
+    /// Ends the life for good; no call to the module is made from here on. A crash has the last word.
     pub(crate) fn end(&self, how: Lifecycle) {
         self.gate.close();
-        self.lifecycle.store(how as u8, Ordering::Release);
+        let unless_crashed = |now| (now != Lifecycle::Crashed as u8).then_some(how as u8);
+        // Refused only if it says already what it is to say.
+        let _ = self.lifecycle.fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_crashed);
     }
 
     /// True once the host goes down.

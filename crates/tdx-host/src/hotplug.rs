@@ -35,13 +35,42 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         self.vmx(platform).cpu_goes_offline(pin)
     }
 
-    /// The first work of a CPU that came online, on that CPU. After an error it must go offline again.
+    /// The first work of a CPU that came online, on that CPU.
+    ///
+    /// After an error it must go offline again: VMX is off and its caches are written back.
     pub fn cpu_came_online<P>(&self, platform: &P, pin: &CpuPin<'_>) -> Result<(), HostError>
     where
         P: Seam + Vmx + Processor + ?Sized,
     {
-        self.vmx(platform).cpu_came_online(pin)?;
-        if self.lifecycle() == Lifecycle::Ready { self.start_cpu(platform, pin) } else { Ok(()) }
+        if self.is_going_down() {
+            return Err(HostError::GoingDown);
+        }
+        let vmx = self.vmx(platform).cpu_came_online(pin);
+        let came = vmx.and_then(|()| match self.lifecycle() {
+            Lifecycle::Ready => self.start_cpu(platform, pin),
+            _ => Ok(()),
+        });
+        if came.is_err() {
+            self.cpu_goes_offline(platform, pin)?;
+        }
+        came
+    }
+
+    /// Judges memory that is about to go online: while TDX is on it must lie inside one TDX memory block.
+    /// Going offline is always allowed.
+    pub fn memory_may_go_online<B, L>(
+        &self,
+        memory: &HostMemory<B, L>,
+        range: PhysRange,
+    ) -> Result<(), HostError>
+    where
+        B: AsRef<[MemoryBlock]> + AsMut<[MemoryBlock]>,
+        L: LeakCounter,
+    {
+        if self.is_going_down() {
+            return Err(HostError::GoingDown);
+        }
+        memory.blocks.may_go_online(range)
     }
 
     /// Writes back what the module may have left in this CPU's caches and gives the VMX reference back.
@@ -57,13 +86,5 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
             0 => Ok(()),
             _ => vmx.put(pin, VmxClient::TDX),
         }
-    }
-}
-
-impl<B: AsRef<[MemoryBlock]> + AsMut<[MemoryBlock]>, L: LeakCounter> HostMemory<B, L> {
-    /// Judges memory that is about to go online: while TDX is on it must lie inside one TDX memory block.
-    /// Going offline is always allowed.
-    pub fn may_go_online(&self, range: PhysRange) -> Result<(), HostError> {
-        self.blocks.may_go_online(range)
     }
 }

@@ -58,6 +58,10 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         }
         let was_ready = self.lifecycle() == Lifecycle::Ready;
         let disabled = was_ready && self.disable_module(platform);
+        // A crash meanwhile: its own path takes the CPUs down, and no page is used again.
+        if self.is_going_down() {
+            return Err(HostError::GoingDown);
+        }
         self.end(Lifecycle::ShutDown);
         platform.on_each_cpu(&|pin| self.retire_cpu(platform, pin))?;
         if let Some(info) = self.sysinfo().filter(|_| disabled) {

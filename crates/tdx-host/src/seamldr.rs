@@ -29,6 +29,10 @@ impl<K: RawLock + Sync> Seamldr<K> {
     where
         P: Seam + Pages + Cpus + ?Sized,
     {
+        // Before the lock: after a crash its holder may never come back.
+        if port.is_closed() {
+            return Err(HostError::GoingDown);
+        }
         let node = platform.node_of(boot_cpu(platform)?);
         let request = AllocRequest { bytes: PAGE_SIZE, align: PAGE_SIZE, node, avoid: &[] };
         let buffer = platform.alloc_contiguous(request).ok_or(HostError::NoMemory { bytes: PAGE_SIZE })?;

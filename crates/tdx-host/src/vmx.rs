@@ -135,10 +135,17 @@ impl<'a, P: Vmx + Processor + ?Sized> VmxPort<'a, P> {
         if slot.vmx_reference_count() == 0 { Ok(()) } else { self.enter(pin, slot) }
     }
 
-    /// Ends VMX operation in a crash: takes no lock, fails never, may interrupt any of the others.
+    /// Ends VMX operation in a crash, whoever began it: takes no lock, fails never, may interrupt any of
+    /// the others.
+    ///
+    /// Goes by CR4.VMXE: a crash between VMXON and its note must not leave VMX on, as INIT is blocked
+    /// there.
     pub fn emergency_off(&self, pin: &CpuPin<'_>) {
         if let Ok(slot) = slot(self.cpus, pin.cpu()) {
-            self.leave(pin, slot);
+            slot.set_vmx_on(false);
+        }
+        if self.platform.vmxe(pin) {
+            self.vmx_off(pin);
         }
     }
 
@@ -163,6 +170,10 @@ impl<'a, P: Vmx + Processor + ?Sized> VmxPort<'a, P> {
             return;
         }
         slot.set_vmx_on(false);
+        self.vmx_off(pin);
+    }
+
+    fn vmx_off(&self, pin: &CpuPin<'_>) {
         // A fault means that VMX is off already, which is what is wanted.
         let _ = self.platform.vmxoff(pin);
         self.platform.set_vmxe(pin, false);

@@ -235,7 +235,9 @@ impl TdxHost {
 
     /// Judges memory that is about to go online.
     pub fn memory_may_go_online(&self, range: PhysRange) -> Result<(), HostError> {
-        let judged = self.memory.lock().may_go_online(range);
+        let memory = self.memory.lock();
+        let judged = self.state.memory_may_go_online(&memory, range);
+        drop(memory);
         self.note(judged)
     }
 

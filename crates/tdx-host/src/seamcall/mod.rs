@@ -144,6 +144,11 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         Self { seam, gate, cpus }
     }
 
+    /// True once the host goes down: every call would fail.
+    pub fn is_closed(&self) -> bool {
+        self.gate.is_closed()
+    }
+
     /// One SEAMCALL: no retry, no judgement of the status.
     #[inline]
     fn once(

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::metadata::sys;
 use tdx_abi::status::{OperandId, StatusCode};
+use tdx_host::cpu::CpuSlot;
 use tdx_host::error::find;
 use tdx_host::seamcall::SeamcallCause;
+use tdx_host::sync::RawLock;
 use tdx_host::traits::{CpuNumber, PackageId};
-use tdx_host::{HostError, Lifecycle, SuspendKind};
+use tdx_host::{HostError, HostState, Lifecycle, SuspendKind};
 
-use crate::fake::{Bench, Fake, on};
+use crate::fake::{Bench, Fake, GIB, MIB, on, range};
 
 fn offline(bench: &Bench, cpu: u32) -> Result<(), HostError> {
     bench.host.may_go_offline(&*bench.fake, CpuNumber(cpu))?;
@@ -82,6 +84,7 @@ fn a_cpu_that_missed_lp_init_cannot_come_later() {
     let error = online(&bench, 3).unwrap_err();
     assert_eq!(error.name(), "lp-init-failed");
     assert!(!bench.fake.state().in_vmx[3], "VMX is as before");
+    assert!(!bench.host.cpus()[3].cache_incoherent(), "the refused call may have left private lines");
 }
 
 #[test]
@@ -165,6 +168,55 @@ fn after_a_crash_no_call_is_made() {
     assert_eq!(bench.host.ready(), Err(HostError::GoingDown));
     assert_eq!(bench.fake.state().calls.len(), calls);
     assert_eq!(bench.fake.leaked_pages(), 0);
+}
+
+#[test]
+fn after_a_crash_nothing_comes_online() {
+    let bench = Bench::up(Fake::new(2));
+    let client = bench.host.vmx_clients().register().unwrap();
+    on(1, |pin| bench.host.vmx(&*bench.fake).get(pin, client)).unwrap();
+    offline(&bench, 1).unwrap();
+    bench.host.crash_everywhere(&*bench.fake);
+    let calls = bench.fake.state().calls.len();
+    assert_eq!(online(&bench, 1), Err(HostError::GoingDown));
+    assert!(!bench.fake.state().in_vmx[1]);
+    let known = range(GIB, GIB + MIB);
+    assert_eq!(bench.host.memory_may_go_online(&bench.memory, known), Err(HostError::GoingDown));
+    assert_eq!(bench.fake.state().calls.len(), calls);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_shutdown_has_the_last_word() {
+    let mut bench = Bench::up(Fake::new(1));
+    let (host, fake) = (Arc::clone(&bench.host), Arc::clone(&bench.fake));
+    bench.fake.crash_in(SeamcallLeaf::SYS_DISABLE, move || host.crash_everywhere(&*fake));
+    assert_eq!(bench.host.shutdown(&*bench.fake, &mut bench.memory), Err(HostError::GoingDown));
+    assert_eq!(bench.host.lifecycle(), Lifecycle::Crashed);
+    assert!(!bench.memory.tdmrs.is_empty(), "pages stay with the module");
+    // The other way round the crash has it too.
+    let mut bench = Bench::up(Fake::new(1));
+    bench.host.shutdown(&*bench.fake, &mut bench.memory).unwrap();
+    bench.host.crash();
+    assert_eq!(bench.host.lifecycle(), Lifecycle::Crashed);
+}
+
+/// A lock whose holder never comes back.
+struct Held;
+
+impl RawLock for Held {
+    fn lock(&self) {
+        panic!("waits for ever");
+    }
+    fn unlock(&self) {}
+}
+
+#[test]
+fn after_a_crash_the_loader_is_not_waited_for() {
+    let fake = Fake::new(1);
+    let host = HostState::new(vec![CpuSlot::new(), CpuSlot::new()], Held);
+    host.crash();
+    let info = host.seamldr().info(&fake, &host.port(&fake));
+    assert_eq!(info, Err(HostError::GoingDown));
 }
 
 #[test]

@@ -53,15 +53,15 @@ fn hotplug_is_allowed_inside_one_block_alone() {
     fake.state().memory = vec![(range(MIB, GIB), NodeId(0)), (range(2 * GIB, 3 * GIB), NodeId(0))];
     let mut memory: HostMemory<_, Leaks> = HostMemory::new(vec![MemoryBlock::default(); 4]);
     // TDX is off: anything goes.
-    assert_eq!(memory.may_go_online(range(5 * GIB, 6 * GIB)), Ok(()));
+    assert_eq!(memory.blocks.may_go_online(range(5 * GIB, 6 * GIB)), Ok(()));
     memory.blocks.collect(&fake).unwrap();
     for inside in [range(MIB, GIB), range(2 * GIB, 3 * GIB), range(2 * GIB + MIB, 2 * GIB + 2 * MIB)] {
-        assert_eq!(memory.may_go_online(inside), Ok(()));
+        assert_eq!(memory.blocks.may_go_online(inside), Ok(()));
     }
     for outside in [range(0, MIB), range(GIB - MIB, GIB + MIB), range(MIB, 3 * GIB), range(3 * GIB, 4 * GIB)]
     {
         let refused = Err(HostError::HotplugOutsideTdxMemory { range: outside });
-        assert_eq!(memory.may_go_online(outside), refused);
+        assert_eq!(memory.blocks.may_go_online(outside), refused);
     }
 }
 

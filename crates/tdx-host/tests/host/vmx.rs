@@ -99,6 +99,17 @@ fn client_numbers_run_out_and_come_back() {
 }
 
 #[test]
+fn a_crash_ends_vmx_even_before_it_is_noted() {
+    let bench = Bench::new(Fake::new(1));
+    // As if the crash came between VMXON and its note on CPU 0, and between CR4 and VMXON on CPU 1.
+    bench.fake.state().vmxe = vec![true; 2];
+    bench.fake.state().in_vmx[0] = true;
+    bench.host.crash_everywhere(&*bench.fake);
+    assert_eq!(bench.fake.cpus_in_vmx(), 0);
+    assert_eq!(bench.fake.state().vmxe, [false; 2]);
+}
+
+#[test]
 fn references_do_not_wrap() {
     let bench = Bench::new(Fake::new(1));
     let client = bench.host.vmx_clients().register().unwrap();

@@ -102,6 +102,7 @@ fn shutdown_gives_all_pages_back_and_the_next_boot_comes_up() {
 fn after_a_crash_everything_says_so_and_no_call_is_made() {
     let (host, _) = up(two_packages());
     let device = host.device().unwrap();
+    host.cpu_offline(CpuNumber(1)).unwrap();
     host.crash();
     let before = calls(&host);
     assert_eq!(device.read("version"), Err(HostError::GoingDown));
@@ -109,6 +110,9 @@ fn after_a_crash_everything_says_so_and_no_call_is_made() {
     assert_eq!(host.seamldr_info().unwrap_err(), HostError::GoingDown);
     assert_eq!(host.shutdown(), Err(HostError::GoingDown));
     assert_eq!(host.resume(), Err(HostError::GoingDown));
+    assert_eq!(host.cpu_online(CpuNumber(1)), Err(HostError::GoingDown));
+    let part = host.platform().memory()[0].0;
+    assert_eq!(host.memory_may_go_online(part), Err(HostError::GoingDown));
     let client = host.register_vmx_client().unwrap();
     assert_eq!(host.vmx_get_everywhere(client), Err(HostError::GoingDown));
     assert_eq!(calls(&host), before);
