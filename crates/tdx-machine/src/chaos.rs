@@ -89,8 +89,9 @@ impl Chaos {
     }
 
     fn draw(&self, stream: u64, lp: u32, draws: &Draws) -> u64 {
-        // Relaxed: only the count matters, and one LP asks for one thing at a time.
-        let count = draws.0.fetch_add(1, Ordering::Relaxed);
+        // No read-modify-write: one LP asks for one thing at a time.
+        let count = draws.0.load(Ordering::Relaxed);
+        draws.0.store(count.wrapping_add(1), Ordering::Relaxed);
         mix(self.seed ^ mix(u64::from(lp) << 32 | stream) ^ count.wrapping_mul(0xD134_2543_DE82_EF95))
     }
 }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{AddressLayout, KeyId, PhysAddr, PhysRange, Registers};
 use tdx_module::hardware::{CpuidRegs, Hardware, LpIndex};
-use tdx_module::{Inspection, SeamSoftware};
+use tdx_module::{Inspection, NoAnswer, SeamSoftware};
 
 use crate::board::Board;
 use crate::cpu::VmxFault;
@@ -133,17 +133,14 @@ impl Machine {
         if !self.board.seam_loaded() {
             return Err(SeamFault::VmFailInvalid);
         }
-        let software = slot.0.lock();
-        let saved = *regs;
-        let answer = software.seamcall(&self.board, lp, regs);
-        // Poison consumed in SEAM mode shuts the LP down and makes every later SEAMCALL fail.
-        if !self.board.seam_loaded() {
-            *regs = saved;
-            state.stop();
-            self.board.events().push(Event::LpShutdown { lp });
-            return Err(SeamFault::VmFailInvalid);
-        }
-        answer.map_err(|_| SeamFault::VmFailInvalid)
+        slot.0.lock().seamcall(&self.board, lp, regs).map_err(|failure| {
+            // Poison consumed in SEAM mode shuts the LP down; every later SEAMCALL fails.
+            if matches!(failure, NoAnswer::MachineCheck(_)) {
+                state.stop();
+                self.board.events().push(Event::LpShutdown { lp });
+            }
+            SeamFault::VmFailInvalid
+        })
     }
 
     /// RDMSR on `lp`.

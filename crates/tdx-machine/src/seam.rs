@@ -22,6 +22,8 @@ fn configure(spec: &ModuleSpec, name: &str) -> Result<ModuleConfig, SpecIssue> {
     })?;
     let mut config = ModuleConfig::new(profile);
     config.real_features = spec.real_features;
+    config.build_num = spec.build.unwrap_or(config.build_num);
+    config.build_date = spec.build_date.map_or(config.build_date, bcd);
     for (row, &on) in &spec.switches {
         config.set_switch(row, on).map_err(|unknown| SpecIssue::UnknownSwitch { row: unknown.id })?;
     }
@@ -61,7 +63,7 @@ fn loader(spec: &PlatformSpec) -> LoaderConfig {
 }
 
 /// Decimal digits as binary coded decimal, the form of dates in SEAMLDR_INFO.
-fn bcd(number: u32) -> u32 {
+pub(crate) fn bcd(number: u32) -> u32 {
     (0..8).fold(0, |all, digit| all | (number / 10u32.pow(digit) % 10) << (4 * digit))
 }
 

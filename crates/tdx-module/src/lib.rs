@@ -45,4 +45,4 @@ pub use inspect::Inspection;
 pub use loader::LoaderConfig;
 pub use module::{MODELLED_LEAVES, ModuleConfig, ModuleState, UnknownRow};
 pub use profile::Profile;
-pub use software::{SeamConfig, SeamSoftware, VmFailInvalid};
+pub use software::{NoAnswer, SeamConfig, SeamSoftware};

@@ -27,12 +27,21 @@ pub struct LoaderConfig {
     pub build_date: u32,
     /// Build counter.
     pub build: u16,
-    /// Updates that its log still takes; a loader of TDX 1.0 reports 0.
+    /// Updates that its log still takes after the LOAD at boot, which took one place itself. A
+    /// loader of TDX 1.0 keeps no such log and reports 0.
     pub remaining_updates: u32,
     /// x2APIC ids at or above this are refused by leaves that every LP must call.
     pub x2apic_limit: u32,
     /// x2APIC id of the LP on which the loader was launched.
     pub acm_x2apic_id: u32,
+}
+
+impl LoaderConfig {
+    /// Updates that it reports as left.
+    pub const fn updates_left(&self) -> u32 {
+        let keeps_log = self.version.major > 1 || self.version.minor >= 5;
+        if keeps_log { self.remaining_updates } else { 0 }
+    }
 }
 
 impl Default for LoaderConfig {
@@ -42,7 +51,7 @@ impl Default for LoaderConfig {
             version: Version::new(1, 5, 0),
             build_date: 0x2024_0812,
             build: 0,
-            remaining_updates: 32,
+            remaining_updates: 31,
             x2apic_limit: 1024,
             acm_x2apic_id: 0,
         }
@@ -125,7 +134,7 @@ impl Loader {
         info.major_version = config.version.major.into();
         info.update_version = config.version.update.into();
         info.acm_x2apic_id = config.acm_x2apic_id.into();
-        info.num_remaining_updates = config.remaining_updates.into();
+        info.num_remaining_updates = config.updates_left().into();
         info.p_seam_ready = 1;
         if let Some(module) = module {
             let profile = module.rules.profile;

@@ -55,14 +55,16 @@ impl LpSlot {
     /// Marks the LP busy until the guard is dropped, and counts the call.
     ///
     /// The store is sequentially consistent: a leaf that looks at a flag afterwards and
-    /// SYS.DISABLE, which sets the flag and then looks at all LPs, cannot miss each other.
+    /// SYS.DISABLE, which sets the flag and then looks at all LPs, cannot miss each other. SYS.RD
+    /// does without: it reads what never changes, so that one that is missed has simply run before.
     pub(crate) fn enter(&self, leaf: SeamcallLeaf) -> Busy<'_> {
         let counter = COUNTER.get(usize::from(leaf.0)).copied().unwrap_or(OTHERS);
         if let Some(calls) = self.calls.get(usize::from(counter)) {
             // Only this LP writes its counter.
             calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
-        self.busy.store(INSIDE, Ordering::SeqCst);
+        let order = if leaf == SeamcallLeaf::SYS_RD { Ordering::Release } else { Ordering::SeqCst };
+        self.busy.store(INSIDE, order);
         Busy { slot: self }
     }
 

@@ -12,13 +12,14 @@ use crate::call::{Call, Exit, invalid};
 use crate::checks::Switch;
 use crate::disable::Disable;
 use crate::features;
-use crate::hardware::{Hardware, LpIndex, MachineCheck};
+use crate::hardware::{Hardware, LpIndex};
 use crate::keys::KeyTable;
 use crate::leaves;
 use crate::lock::SharedExclusiveLock;
 use crate::lps::LpTable;
 use crate::platform::Platform;
 use crate::profile::{Generation, HandoffVersions, Profile};
+use crate::software::NoAnswer;
 use crate::tdmrs::TdmrTable;
 
 /// Leaves that this crate models.
@@ -59,6 +60,10 @@ pub struct ModuleConfig {
     pub withheld: Features0,
     /// Hand-off values of the SIGSTRUCT; normally those that the module was built with.
     pub sigstruct: HandoffVersions,
+    /// Build counter; normally that of the release.
+    pub build_num: u16,
+    /// Build date, BCD yyyymmdd; normally that of the release.
+    pub build_date: u32,
     switches: Vec<(Switch, bool)>,
 }
 
@@ -70,6 +75,8 @@ impl ModuleConfig {
             real_features: false,
             withheld: Features0::EMPTY,
             sigstruct: profile.handoff,
+            build_num: profile.build_num,
+            build_date: profile.build_date,
             switches: Vec::new(),
         }
     }
@@ -89,6 +96,9 @@ impl ModuleConfig {
 pub(crate) struct Rules {
     pub(crate) profile: &'static Profile,
     pub(crate) sigstruct: HandoffVersions,
+    pub(crate) build_num: u16,
+    /// BCD yyyymmdd.
+    pub(crate) build_date: u32,
     pub(crate) real_features: bool,
     /// TDX_FEATURES0 as reported.
     pub(crate) features0: Features0,
@@ -113,6 +123,8 @@ impl Rules {
         Self {
             profile,
             sigstruct: config.sigstruct,
+            build_num: config.build_num,
+            build_date: config.build_date,
             real_features: config.real_features,
             features0: features0.difference(config.withheld),
             on,
@@ -189,15 +201,6 @@ pub(crate) struct Module {
     disabled: AtomicBool,
 }
 
-/// A SEAMCALL that did not reach a leaf, or took the module with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unavailable {
-    /// There is no module that could answer.
-    NoModule,
-    /// The module read poison.
-    MachineCheck(MachineCheck),
-}
-
 impl Module {
     pub(crate) fn new(config: &ModuleConfig) -> Self {
         let rules = Rules::new(config);
@@ -254,13 +257,13 @@ impl Module {
         hw: &dyn Hardware,
         lp: LpIndex,
         regs: &mut Registers,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<(), NoAnswer> {
         if self.is_disabled() {
-            return Err(Unavailable::NoModule);
+            return Err(NoAnswer::VmFailInvalid);
         }
         let lps = self.lps.get_or_init(|| LpTable::new(hw.mcheck().total_lps));
         // A machine does not run LPs that MCHECK has not counted.
-        let slot = lps.get(lp).filter(|slot| !slot.is_shut_down()).ok_or(Unavailable::NoModule)?;
+        let slot = lps.get(lp).filter(|slot| !slot.is_shut_down()).ok_or(NoAnswer::VmFailInvalid)?;
         let word = LeafWord::from_raw(regs.rax);
         let leaf = SeamcallLeaf(word.leaf());
         let _busy = slot.enter(leaf);
@@ -273,7 +276,7 @@ impl Module {
             }
             Err(Exit::MachineCheck(check)) => {
                 *regs = saved;
-                Err(Unavailable::MachineCheck(check))
+                Err(check.into())
             }
         }
     }

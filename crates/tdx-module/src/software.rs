@@ -5,16 +5,22 @@ use std::sync::OnceLock;
 use tdx_abi::leaf::LeafWord;
 use tdx_abi::{PhysAddr, Registers};
 
-use crate::hardware::{Hardware, LpIndex};
+use crate::hardware::{Hardware, LpIndex, MachineCheck};
 use crate::inspect::{Inspection, LoaderInspection};
 use crate::loader::{Loader, LoaderConfig};
-use crate::module::{Module, ModuleConfig, Unavailable};
+use crate::module::{Module, ModuleConfig};
 
-/// SEAMCALL ended with CF = 1: the SEAM software addressed is not loaded, disabled or, for the
-/// P-SEAMLDR, in use by another LP. The registers are as they were.
+/// SEAMCALL ended without a status. The registers are as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("VMfailInvalid: no SEAM software takes the call")]
-pub struct VmFailInvalid;
+pub enum NoAnswer {
+    /// CF = 1: the SEAM software addressed is not loaded, disabled or, for the P-SEAMLDR, in use
+    /// by another LP.
+    #[error("VMfailInvalid: no SEAM software takes the call")]
+    VmFailInvalid,
+    /// The module read poison in this call: its LP shuts down, and nothing answers any more.
+    #[error(transparent)]
+    MachineCheck(#[from] MachineCheck),
+}
 
 /// What the firmware loaded.
 #[derive(Clone, Debug)]
@@ -47,25 +53,19 @@ impl SeamSoftware {
 
     /// Runs a SEAMCALL of `lp`: bit 63 of RAX chooses the P-SEAMLDR. Afterwards RAX holds the
     /// status and the registers that the leaf lists its outputs; on failure nothing has changed.
-    pub fn seamcall(
-        &self,
-        hw: &dyn Hardware,
-        lp: LpIndex,
-        regs: &mut Registers,
-    ) -> Result<(), VmFailInvalid> {
+    pub fn seamcall(&self, hw: &dyn Hardware, lp: LpIndex, regs: &mut Registers) -> Result<(), NoAnswer> {
         if self.machine_check.get().is_some() {
-            return Err(VmFailInvalid);
+            return Err(NoAnswer::VmFailInvalid);
         }
         if LeafWord::from_raw(regs.rax).is_seamldr() {
-            return self.loader.seamcall(hw, lp, self.module.as_ref(), regs).ok_or(VmFailInvalid);
+            return self.loader.seamcall(hw, lp, self.module.as_ref(), regs).ok_or(NoAnswer::VmFailInvalid);
         }
-        let module = self.module.as_ref().ok_or(VmFailInvalid)?;
-        module.seamcall(hw, lp, regs).map_err(|unavailable| {
-            if let Unavailable::MachineCheck(check) = unavailable {
+        let module = self.module.as_ref().ok_or(NoAnswer::VmFailInvalid)?;
+        module.seamcall(hw, lp, regs).inspect_err(|failure| {
+            if let NoAnswer::MachineCheck(check) = failure {
                 // Only the first one counts: the machine's TDX is off from then on.
                 let _ = self.machine_check.set(check.pa);
             }
-            VmFailInvalid
         })
     }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use tdx_abi::{PhysAddr, PhysRange};
-use tdx_module::profile;
+use tdx_module::profile::{self, Generation};
 
 use super::{CaptureError, Note};
 use crate::firmware::layout::Memory;
+use crate::seam::bcd;
 use crate::spec::{
     CpuKind, CpuSpec, E820Kind, E820Spec, FunctionSpec, Hex, IommuSpec, KeyIdSpec, MemorySpec, ModuleSpec,
-    NodeSpec, PlatformSpec, RangeSpec, SeamldrSpec, SeamrrSpec, Size, X2apicSpec,
+    NodeSpec, PlatformSpec, RangeSpec, SeamldrSpec, SeamrrSpec, Size, X2apicSpec, is_date,
 };
 
 /// What a source told, unchecked.
@@ -34,6 +35,8 @@ pub(super) struct Facts {
     /// Major and minor version.
     pub(super) module_line: Option<(u32, u32)>,
     pub(super) module_build: Option<u16>,
+    /// Its build date, decimal digits yyyymmdd.
+    pub(super) module_date: Option<u32>,
     pub(super) units: Vec<Unit>,
 }
 
@@ -60,6 +63,7 @@ pub(super) fn build(
     let e820 = memory_map(&facts.e820, notes);
     let cpu = topology(facts, kind, notes);
     let nodes = nodes(facts, &e820, &cpu, notes);
+    let module = module(facts, kind, notes);
     if facts.private_keys.is_none() && kind.has_tdx() {
         notes.push(Note::Assumed {
             what: "private KeyID range",
@@ -77,8 +81,8 @@ pub(super) fn build(
         cpu,
         memory: MemorySpec { size: if e820.is_empty() { facts.memory.map(Size) } else { None } },
         keyids: keyids(facts, kind),
-        module: module(facts, kind, notes),
-        seamldr: seamldr(kind),
+        seamldr: seamldr(kind, &module),
+        module,
         seamrr: SeamrrSpec { enabled: kind.has_tdx(), locked: kind.has_tdx(), ..SeamrrSpec::default() },
         errata: None,
         allocator: crate::spec::AllocatorSpec::default(),
@@ -314,7 +318,8 @@ fn module(facts: &Facts, kind: CpuKind, notes: &mut Vec<Note>) -> ModuleSpec {
     };
     let by_build = || {
         let build = facts.module_build?;
-        profile::all().filter(|one| !one.synthetic).filter(on_line).find(|one| one.build_num == build)
+        let known = |one: &&'static profile::Profile| !one.synthetic && !one.assumed.contains(&"build_num");
+        profile::all().filter(known).filter(on_line).find(|one| one.build_num == build)
     };
     let by_line = || {
         facts.module_line?;
@@ -328,7 +333,9 @@ fn module(facts: &Facts, kind: CpuKind, notes: &mut Vec<Note>) -> ModuleSpec {
                 instead: format!("{} of the same line", found.name),
             });
         }
-        return ModuleSpec { profile: found.name.to_owned(), ..ModuleSpec::default() };
+        let build = facts.module_build.filter(|&build| build != found.build_num);
+        let build_date = facts.module_date.filter(|&date| is_date(date) && bcd(date) != found.build_date);
+        return ModuleSpec { profile: found.name.to_owned(), build, build_date, ..ModuleSpec::default() };
     }
     let newest =
         if kind == CpuKind::GraniteRapids || kind == CpuKind::SierraForest { "2.0.08" } else { "1.5.06" };
@@ -336,9 +343,11 @@ fn module(facts: &Facts, kind: CpuKind, notes: &mut Vec<Note>) -> ModuleSpec {
     ModuleSpec { profile: newest.to_owned(), ..ModuleSpec::default() }
 }
 
-/// The line of P-SEAMLDR that belongs to the CPU.
-fn seamldr(kind: CpuKind) -> SeamldrSpec {
+/// The line of P-SEAMLDR that belongs to CPU and module: 1.5.02 refuses to load a module of 1.0.
+fn seamldr(kind: CpuKind, module: &ModuleSpec) -> SeamldrSpec {
+    let loads_1_0 = profile::find(&module.profile).is_some_and(|one| one.generation == Generation::V1_0);
     match kind {
+        _ if loads_1_0 => SeamldrSpec { version: "1.0.01".to_owned(), ..SeamldrSpec::default() },
         CpuKind::SapphireRapids | CpuKind::EmeraldRapids => {
             SeamldrSpec { version: "1.5.02".to_owned(), ..SeamldrSpec::default() }
         }

@@ -63,6 +63,9 @@ fn read_tdx_line(line: &str, lower: &str, facts: &mut Facts) {
     if let Some(build) = number("build_num") {
         facts.module_build = u16::try_from(build).ok();
     }
+    if let Some(date) = number("build_date") {
+        facts.module_date = Some(date);
+    }
     if let Some(version) = after(lower, "module version").and_then(version) {
         facts.module_version = Some(version);
     }

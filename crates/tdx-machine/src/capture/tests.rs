@@ -84,6 +84,22 @@ fn what_a_log_does_not_tell_is_assumed_and_noted() {
 }
 
 #[test]
+fn a_build_that_no_release_has_is_kept() {
+    let old = "major_version 1, minor_version 0, build_date 20230206, build_num 457";
+    let log = LOG.replace("major_version 1, minor_version 5, build_date 20231008, build_num 595", old);
+    let (spec, notes) = from_dmesg(&log).expect("a machine");
+    assert_eq!((spec.module.profile.as_str(), spec.module.build), ("1.0", Some(457)));
+    assert_eq!(spec.module.build_date, Some(20230206));
+    assert_eq!(spec.seamldr.version, "1.0.01", "later ones do not load it");
+    assert!(notes.iter().any(|note| matches!(note, Note::Assumed { what: "release of the module", .. })));
+
+    // 1.5.20 is assumed to have the build number of 1.5.08: it proves nothing.
+    let log = LOG.replace("build_date 20231008, build_num 595", "build_date 20240725, build_num 784");
+    let (spec, _) = from_dmesg(&log).expect("a machine");
+    assert_eq!((spec.module.profile.as_str(), spec.module.build), ("1.5.08", None));
+}
+
+#[test]
 fn a_client_cpu_is_captured_without_tdx() {
     let log = LOG.replace("model: 0xcf", "model: 0x9a");
     let (spec, _) = from_dmesg(&log).expect("a machine");

@@ -215,7 +215,6 @@ fn generated_cmrs(e820: &[E820Entry], nodes: &[(PhysRange, NodeId)]) -> Vec<Phys
             cmrs.extend(whole.filter(|piece| !piece.is_empty()));
         }
     }
-    cmrs.truncate(MAX_CMRS);
     cmrs
 }
 

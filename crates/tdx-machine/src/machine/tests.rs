@@ -3,7 +3,7 @@ use tdx_module::hardware::LockName;
 use super::*;
 use crate::memory::PoisonCause;
 use crate::presets;
-use crate::spec::ErrataSpec;
+use crate::spec::{ChaosSpec, ErrataSpec};
 use tdx_module::hardware::{KeyAlgorithm, PconfigError};
 
 fn with_fault(fault: Fault) -> Machine {
@@ -50,6 +50,41 @@ fn poison_read_in_seam_mode_turns_tdx_off_until_power_is_cycled() {
     machine.power_cycle();
     assert!(machine.board.seam_loaded());
     assert_eq!(machine.log(), [Event::PowerCycled]);
+}
+
+#[test]
+fn poison_that_a_leaf_reads_stops_its_lp_and_no_other() {
+    let mut spec = presets::find("tiny").expect("a preset").spec().expect("valid");
+    spec.chaos = ChaosSpec { interrupt: 0, no_entropy: 0, busy: 0, write_back_within: 0 };
+    spec.errata = Some(ErrataSpec { pw_mce: true, seamret_invd_vmcs: false });
+    let machine = Machine::power_on(spec, 1).expect("valid");
+    let region = PhysAddr::new(0x10_0000);
+    machine.write(region, KeyId::TME, &0x13u32.to_le_bytes()).expect("RAM");
+    let (first, second) = (LpIndex(0), LpIndex(1));
+    for lp in [first, second] {
+        machine.set_cr4_vmxe(lp, true);
+        machine.vmxon(lp, region).expect("VMXON");
+    }
+    let call = |lp, rax| machine.seamcall(lp, &mut Registers { rax, ..Registers::default() });
+    for (lp, leaf) in [(first, 33), (first, 35), (second, 35)] {
+        assert_eq!(call(lp, leaf), Ok(()), "{leaf}");
+    }
+    let line = PhysAddr::new(0x1_0000_0000);
+    machine.board.initialise(PhysRange::from_size(line, 64).expect("a line"), KEY);
+    machine.partial_write(line, KeyId::TME, &[1; 4]).expect("silent");
+
+    let before = Registers { rax: 45, rcx: line.as_u64(), rdx: 1, r8: 32, r9: 7, ..Registers::default() };
+    let mut regs = before;
+    assert_eq!(machine.seamcall(first, &mut regs), Err(SeamFault::VmFailInvalid));
+    assert_eq!(regs, before);
+    assert!(!machine.is_online(first));
+    let log = machine.log();
+    assert_eq!(log[1..], [Event::SeamMachineCheck { line }, Event::LpShutdown { lp: first }]);
+    assert_eq!(machine.seam().machine_check, Some(line));
+
+    assert_eq!(call(second, 34), Err(SeamFault::VmFailInvalid));
+    assert!(machine.in_vmx(second), "it did not read the poison");
+    assert_eq!(machine.log(), log);
 }
 
 const KEY: KeyId = KeyId::new(32);

@@ -69,6 +69,8 @@ pub enum SpecIssue {
     UnalignedPackageBase { package: u32, base: u32, stride: u32 },
     #[error("{count} CMRs; MCHECK reports at most 32")]
     TooManyCmrs { count: usize },
+    #[error("the memory map and the nodes give {count} CMRs, MCHECK reports at most 32: list them in `cmr`")]
+    TooManyGeneratedCmrs { count: usize },
     #[error("CMR {index} {range} is not 4 KiB aligned")]
     UnalignedCmr { index: usize, range: PhysRange },
     #[error("CMR {index} {range} overlaps the one before or is not in ascending order")]
@@ -115,6 +117,8 @@ pub enum SpecIssue {
     UnknownSwitch { row: String },
     #[error("`seamldr.version` is `{version}`; it must be major.minor.update")]
     BadSeamldrVersion { version: String },
+    #[error("`{key}` is {date}; dates are eight decimal digits, yyyymmdd")]
+    BadDate { key: &'static str, date: u32 },
     #[error("`{key}` register base {base:#x} is not 4 KiB aligned")]
     UnalignedRegisters { key: &'static str, base: u64 },
     #[error("IOMMU register base {base:#x} is given twice")]

@@ -14,7 +14,7 @@ pub use error::{SpecError, SpecIssue};
 pub(crate) use number::parse_u64;
 pub use number::{Hex, Size};
 pub use topology::{CpuKind, CpuSpec, X2apicSpec};
-pub(crate) use validate::MIN_GENERATED;
+pub(crate) use validate::{MIN_GENERATED, is_date};
 
 use crate::fault::Fault;
 
@@ -146,6 +146,12 @@ pub struct ModuleSpec {
     /// False: the module slot is empty.
     #[serde(default = "yes")]
     pub present: bool,
+    /// Build counter. That of the release if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<u16>,
+    /// Build date, decimal digits yyyymmdd. That of the release if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_date: Option<u32>,
     /// Report what the release reports, even what this model does not do.
     #[serde(default, skip_serializing_if = "is_default")]
     pub real_features: bool,
@@ -165,6 +171,8 @@ impl Default for ModuleSpec {
         Self {
             profile: Self::default_profile(),
             present: true,
+            build: None,
+            build_date: None,
             real_features: false,
             switches: BTreeMap::new(),
         }
@@ -181,7 +189,8 @@ pub struct SeamldrSpec {
     pub build: u16,
     /// Build date, decimal digits yyyymmdd.
     pub build_date: u32,
-    /// Module updates that it still takes.
+    /// Module updates that it takes after boot: the places of its log, less the one that the LOAD
+    /// at boot took. A loader of TDX 1.0 has no log and reports 0 whatever is said here.
     pub remaining_updates: u32,
     /// Lowest x2APIC id that it refuses.
     pub x2apic_limit: u32,
@@ -193,7 +202,7 @@ impl Default for SeamldrSpec {
             version: "2.0.00".to_owned(),
             build: 1,
             build_date: 20250101,
-            remaining_updates: 16,
+            remaining_updates: 15,
             x2apic_limit: 1024,
         }
     }

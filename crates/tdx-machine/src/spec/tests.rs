@@ -160,6 +160,14 @@ fn memory_rules_are_named() {
         }),
         None
     );
+    let pieces = |count: u64| {
+        issue(move |spec| {
+            spec.e820 = (0..count).map(|n| usable((4 + n) << 30, ((4 + n) << 30) + 4096)).collect();
+            spec.nodes = vec![node(4 << 30, (4 + count) << 30)];
+        })
+    };
+    assert_eq!(pieces(32), None);
+    assert_eq!(pieces(33), Some(SpecIssue::TooManyGeneratedCmrs { count: 33 }));
     let lost = PhysRange::new(PhysAddr::new(0), PhysAddr::new(1 << 30)).expect("a range");
     assert_eq!(
         issue(|spec| {
@@ -242,6 +250,18 @@ fn names_of_other_parts_must_exist() {
         issue(|spec| spec.chaos.busy = 1_000_001),
         Some(SpecIssue::BadRate { key: "busy", rate: 1_000_001 })
     );
+}
+
+#[test]
+fn dates_are_eight_decimal_digits() {
+    for good in [20250101, 20231231, 10000101] {
+        assert_eq!(issue(|spec| spec.module.build_date = Some(good)), None, "{good}");
+    }
+    for bad in [0, 9991231, 20250001, 20251301, 20250100, 20250132, 100000101, u32::MAX] {
+        let refused = |key| Some(SpecIssue::BadDate { key, date: bad });
+        assert_eq!(issue(|spec| spec.seamldr.build_date = bad), refused("seamldr.build_date"));
+        assert_eq!(issue(|spec| spec.module.build_date = Some(bad)), refused("module.build_date"));
+    }
 }
 
 #[test]

@@ -151,6 +151,10 @@ fn ranges(spec: &PlatformSpec) -> Result<(), SpecIssue> {
     } else if spec.nodes.iter().all(|node| node.ranges.is_empty()) {
         return Err(SpecIssue::MapWithoutNodes);
     }
+    let count = layout::Memory::of(spec).cmrs.len();
+    if count > MAX_CMRS {
+        return Err(SpecIssue::TooManyGeneratedCmrs { count });
+    }
     Ok(())
 }
 
@@ -290,12 +294,27 @@ fn packages(spec: &PlatformSpec) -> Result<(), SpecIssue> {
     Ok(())
 }
 
+/// True for decimal digits yyyymmdd.
+pub(crate) fn is_date(number: u32) -> bool {
+    let (year, month, day) = (number / 10_000, number / 100 % 100, number % 100);
+    (1000..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day)
+}
+
 fn software(spec: &PlatformSpec) -> Result<(), SpecIssue> {
     if !spec.cpu.kind.has_tdx() && spec.module.present {
         return Err(SpecIssue::ModuleWithoutTdx);
     }
     if super::parse_version(&spec.seamldr.version).is_none() {
         return Err(SpecIssue::BadSeamldrVersion { version: spec.seamldr.version.clone() });
+    }
+    let dates = [
+        ("seamldr.build_date", Some(spec.seamldr.build_date)),
+        ("module.build_date", spec.module.build_date),
+    ];
+    for (key, date) in dates {
+        if let Some(date) = date.filter(|&date| !is_date(date)) {
+            return Err(SpecIssue::BadDate { key, date });
+        }
     }
     crate::seam::check_module(&spec.module)
 }

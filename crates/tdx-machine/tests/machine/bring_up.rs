@@ -1,11 +1,12 @@
 //! Every preset with a module gets through TDH.SYS.INIT and TDH.SYS.LP.INIT on all LPs.
 
 use crate::common::{self, call, enter_vmx, ready};
-use tdx_abi::Registers;
 use tdx_abi::features::Features0;
-use tdx_abi::leaf::SeamcallLeaf;
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::metadata::sys;
+use tdx_abi::msr::MsrIndex;
 use tdx_abi::status::StatusCode;
+use tdx_abi::{KeyId, KeyIdPartitioning, PhysAddr, Registers};
 use tdx_machine::{Fault, LpIndex, Machine, PlatformSpec, presets};
 
 /// Presets whose owners reported a module that refuses the machine.
@@ -155,6 +156,60 @@ fn old_modules_refuse_metadata_as_their_owners_reported() {
         let machine = initialised(spec);
         assert_eq!(call(&machine, LpIndex(0), SeamcallLeaf::SYS_RD).raw(), 0xC000_0505_0000_0000);
     }
+}
+
+/// `N` bytes of memory.
+fn bytes<const N: usize>(machine: &Machine, pa: u64) -> [u8; N] {
+    let mut bytes = [0; N];
+    machine.read(PhysAddr::new(pa), KeyId::TME, &mut bytes).expect("RAM");
+    bytes
+}
+
+#[test]
+fn a_module_shows_the_build_that_its_owner_posted() {
+    const INFO: u64 = 0x20_0000;
+    for (name, build, date, keys) in [
+        ("canonical-tdx-331", 457, 0x2023_0206_u32, None),
+        ("canonical-tdx-135", 595, 0x2023_1008, Some((32, 63))),
+        ("canonical-tdx-415", 882, 0x2025_0325, Some((32, 63))),
+        ("canonical-tdx-83", 0, 0x2022_0801, Some((1, 127))),
+    ] {
+        let machine = initialised(presets::find(name).expect(name).spec().expect(name));
+        let mut regs = Registers {
+            rax: u64::from(SeamcallLeaf::SYS_INFO.0),
+            rcx: INFO,
+            rdx: 1024,
+            r8: INFO + 1024,
+            r9: 32,
+            ..Registers::default()
+        };
+        machine.seamcall(LpIndex(0), &mut regs).expect("an answer");
+        assert_eq!(regs.rax, 0, "{name}");
+        assert_eq!(u32::from_le_bytes(bytes(&machine, INFO + 8)), date, "{name}");
+        assert_eq!(u16::from_le_bytes(bytes(&machine, INFO + 12)), build, "{name}");
+        let split = machine.rdmsr(LpIndex(0), MsrIndex::IA32_MKTME_KEYID_PARTITIONING).expect("TDX");
+        let split = KeyIdPartitioning::from_msr(split);
+        let range = split.first_private().zip(split.last_private());
+        let range = range.map(|(first, last)| (first.number(), last.number()));
+        assert!(keys.is_none() || range == keys, "{name}: {range:?}");
+    }
+}
+
+#[test]
+fn seamldr_info_has_the_date_in_bcd_and_counts_no_updates_in_1_0() {
+    const INFO: u64 = 0x20_0000;
+    let info = |name: &str| {
+        let machine = ready(presets::find(name).expect(name).spec().expect(name));
+        let rax = LeafWord::seamldr(SeamldrLeaf::INFO).raw();
+        let mut regs = Registers { rax, rcx: INFO, ..Registers::default() };
+        machine.seamcall(LpIndex(0), &mut regs).expect("an answer");
+        assert_eq!(regs.rax, 0);
+        let word = |at| u32::from_le_bytes(bytes(&machine, INFO + at));
+        (word(12), word(28))
+    };
+    assert_eq!(info("default"), (0x2025_0101, 15), "16 places, one taken by the LOAD at boot");
+    assert_eq!(info("gnr-8s"), (0x2025_0101, 31));
+    assert_eq!(info("canonical-tdx-331").1, 0);
 }
 
 #[test]

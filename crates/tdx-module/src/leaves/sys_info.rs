@@ -59,8 +59,8 @@ fn describe(rules: &Rules, platform: &Platform) -> TdSysInfo {
     let field = |id| platform.field(id);
     let half = |id| field_u16(field(id));
     info.vendor_id = u32::try_from(field(sys::VENDOR_ID)).unwrap_or_default().into();
-    info.build_date = profile.build_date.into();
-    info.build_num = profile.build_num.into();
+    info.build_date = rules.build_date.into();
+    info.build_num = rules.build_num.into();
     info.minor_version = profile.version.minor.into();
     info.major_version = profile.version.major.into();
     info.sys_rd_supported = u8::from(rules.is_1_5());

@@ -58,8 +58,8 @@ fn values(name: &str, rules: &Rules, facts: &Facts<'_>) -> Vec<u64> {
     let profile = rules.profile;
     let one = match name {
         "NUM_PKGS" => u64::from(facts.mcheck.packages),
-        "BUILD_DATE" => u64::from(profile.build_date),
-        "BUILD_NUM" => u64::from(profile.build_num),
+        "BUILD_DATE" => u64::from(rules.build_date),
+        "BUILD_NUM" => u64::from(rules.build_num),
         "MINOR_VERSION" => u64::from(profile.version.minor),
         "MAJOR_VERSION" => u64::from(profile.version.major),
         "UPDATE_VERSION" => u64::from(profile.version.update),

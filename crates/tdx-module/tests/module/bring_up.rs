@@ -2,9 +2,10 @@
 
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::metadata::{FieldId, sys};
+use tdx_abi::seamldr::Version;
 use tdx_abi::status::{Status, StatusCode};
 use tdx_abi::{KeyId, PhysAddr, Registers};
-use tdx_module::{KeyAlgorithm, LpIndex, ModuleState, profile};
+use tdx_module::{KeyAlgorithm, LoaderConfig, LpIndex, ModuleState, profile};
 
 use crate::common::{Bench, GIB, LPS, Stage, TDMRS};
 
@@ -161,11 +162,22 @@ fn seamldr_info_describes_loader_and_module() {
     assert_eq!(regs.rax, 0);
     let info = bench.hw.bytes(0x30_0000, 256);
     assert_eq!(info[18..22], [5, 0, 1, 0], "minor and major version");
-    assert_eq!(info[28..32], 32u32.to_le_bytes(), "remaining updates");
+    assert_eq!(info[28..32], 31u32.to_le_bytes(), "remaining updates");
     assert_eq!(info[32..40], 0x1FFu64.to_le_bytes());
     assert_eq!(info[40..42], [5, 3], "SVN");
     assert_eq!(info[56..60], [0x47, 0x6a, 0x29, 0x97], "MRSEAM");
     assert_eq!(info[160..163], [1, 0, 1]);
+}
+
+#[test]
+fn a_loader_of_tdx_1_0_has_no_updates_to_count() {
+    let updates = |minor| {
+        let loader = LoaderConfig { version: Version::new(1, minor, 1), ..LoaderConfig::default() };
+        loader.updates_left()
+    };
+    assert_eq!((updates(0), updates(5)), (0, 31));
+    let loader = LoaderConfig { version: Version::new(2, 0, 0), ..LoaderConfig::default() };
+    assert_eq!(loader.updates_left(), 31);
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl HostSource for SoftwareHost {
             keyids: module.key_ids.iter().copied().map(key_range).collect(),
             tdmrs: module.tdmrs.iter().map(tdmr).collect(),
             seamldr_version: seen.loader.config.version.to_string(),
-            remaining_updates: seen.loader.config.remaining_updates,
+            remaining_updates: seen.loader.config.updates_left(),
             calls: module
                 .calls
                 .iter()

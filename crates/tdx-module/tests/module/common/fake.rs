@@ -8,7 +8,7 @@ use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, PhysRange, Registers};
 use tdx_module::{
     CmrEntry, CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo,
-    PackageIndex, PconfigError, SeamSoftware, VmFailInvalid,
+    NoAnswer, PackageIndex, PconfigError, SeamSoftware,
 };
 
 pub(crate) const LPS: u32 = 4;
@@ -191,7 +191,7 @@ struct Intruder {
 }
 
 /// What the other LP got.
-pub(crate) type Intrusion = Result<Registers, VmFailInvalid>;
+pub(crate) type Intrusion = Result<Registers, NoAnswer>;
 
 #[derive(Debug, Default)]
 pub(crate) struct FakeHardware {
