@@ -251,7 +251,8 @@ impl Module {
         self.platform.get().ok_or_else(|| StatusCode::SYS_NOT_READY.into())
     }
 
-    /// Runs a SEAMCALL. On failure the registers are as they were.
+    /// Runs a SEAMCALL. On failure the registers are as they were: a leaf that reads memory, and
+    /// may thus meet poison, changes none before its last read.
     pub(crate) fn seamcall(
         &self,
         hw: &dyn Hardware,
@@ -268,16 +269,12 @@ impl Module {
         let leaf = SeamcallLeaf(word.leaf());
         let _busy = slot.enter(leaf);
         let call = Call { module: self, hw, lp, slot, version: word.version() };
-        let saved = *regs;
         match self.admit(word, leaf).and_then(|()| run(&call, leaf, regs)) {
             Ok(status) | Err(Exit::Status(status)) => {
                 regs.rax = status.raw();
                 Ok(())
             }
-            Err(Exit::MachineCheck(check)) => {
-                *regs = saved;
-                Err(check.into())
-            }
+            Err(Exit::MachineCheck(check)) => Err(check.into()),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::tdmrs::{TdmrConfig, TdmrTable};
 
 const LAST_VERSION: u8 = 1;
 
-pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit> {
+pub(crate) fn run(call: &Call<'_>, regs: &Registers) -> Result<Status, Exit> {
     let module = call.module;
     let opted_in = opt_in(call, regs)?;
     // TDH.SYS.CONFIG-1
