@@ -54,9 +54,9 @@ fn fill<L: LeakCounter>(
             None => around.start(),
         };
         let Some(range) = PhysRange::new(start, around.end()) else { continue };
-        // The PAMT goes to the node of the first block that ends behind the TDMR's base.
-        let node = blocks_in(blocks, range).first().map_or(block.node, |block| block.node);
-        table.push(Tdmr::new(range, node), limits)?;
+        // The PAMT goes to the node of the first block that ends behind the TDMR's base: this one, as all
+        // blocks before it lie in the TDMRs before.
+        table.push(Tdmr::new(range, block.node), limits)?;
         last = Some(range);
     }
     Ok(())

@@ -34,7 +34,6 @@ pub(super) fn build<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
     pages: &P,
 ) -> Result<(), HostError> {
     lay_out(table, blocks, limits)?;
-    split_crowded(table, cmrs, limits, pages);
     let mut moves = 0;
     loop {
         place_pamts(table, blocks, limits, pages)?;
@@ -161,22 +160,6 @@ fn push<L: LeakCounter>(
     table.push(Tdmr::new(range, node), limits)
 }
 
-/// Splits TDMRs that could not even hold what lies outside the CMRs and one PAMT.
-fn split_crowded<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
-    table: &mut TdmrTable<L>,
-    cmrs: &CmrSet,
-    limits: &TdmrLimits,
-    pages: &P,
-) {
-    let mut index = 0;
-    while let Some(tdmr) = table.get(index) {
-        let crowded = cmrs.uncovered(tdmr.range).count() >= usize::from(limits.max_reserved);
-        if !(crowded && split_in_two(table, index, cmrs, limits, pages)) {
-            index += 1;
-        }
-    }
-}
-
 /// Gives a PAMT to each TDMR that has none. Where no range is large enough the TDMR is halved.
 fn place_pamts<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
     table: &mut TdmrTable<L>,
@@ -186,7 +169,10 @@ fn place_pamts<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
 ) -> Result<(), HostError> {
     let mut index = 0;
     while let Some(tdmr) = table.get_mut(index) {
-        let (range, node) = (tdmr.range, tdmr.node);
+        // The second half of a split TDMR may begin on another node.
+        let node = blocks_in(blocks, tdmr.range).first().map_or(tdmr.node, |block| block.node);
+        tdmr.node = node;
+        let range = tdmr.range;
         if !matches!(tdmr.pamt, Pamt::Missing) {
             index += 1;
         } else if let Some(pamt) = allocate_pamt(range, node, &[], limits, pages) {
@@ -197,11 +183,6 @@ fn place_pamts<L: LeakCounter, P: Pages<Leaks = L> + ?Sized>(
             if !table.split(index, half.align_down(SIZE_1G), limits, pages) {
                 let bytes = limits.pamt_bytes(range.size());
                 return Err(HostError::NoContiguousPamt { bytes, tdmr: range, node });
-            }
-            // The second half may begin on another node.
-            if let Some(right) = table.get_mut(index + 1) {
-                let first = blocks_in(blocks, right.range).first();
-                right.node = first.map_or(right.node, |block| block.node);
             }
         }
     }

@@ -348,6 +348,24 @@ fn pamts_lie_near_their_memory() {
 }
 
 #[test]
+fn the_halves_of_a_split_tdmr_are_near_their_own_memory() {
+    // Four nodes but, a quarter kept for splits, three TDMRs; the last is too large for a PAMT of its own.
+    let blocks: Vec<_> =
+        (0..4).map(|i| block((1 + 4 * i) * GIB, (5 + 4 * i) * GIB, u32::try_from(i).unwrap())).collect();
+    let cmrs = [range(GIB, 17 * GIB)];
+    let limits = TdmrLimits { max_tdmrs: 4, ..LIMITS };
+    let built = build(Tdxhost, &blocks, &cmrs, &limits, &fake_with(&blocks)).unwrap();
+    assert_eq!(built.tdmrs.len(), 3);
+    let fake = fake_with(&blocks);
+    fake.state().largest_allocation = 20 * MIB;
+    let built = build(Tdxhost, &blocks, &cmrs, &limits, &fake).unwrap();
+    assert_eq!(built.tdmrs.len(), 4);
+    for (info, block) in built.infos.iter().zip(&blocks) {
+        assert!(block.range.contains(tdx_abi::PhysAddr::new(info.pamt_4k_base.get())), "{block:?}");
+    }
+}
+
+#[test]
 fn without_one_large_range_a_pamt_is_shared_out_or_named() {
     let blocks = blocks_of(&[(GIB, 17 * GIB)]);
     let cmrs = [range(GIB, 17 * GIB)];
