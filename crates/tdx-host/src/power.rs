@@ -53,12 +53,9 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         P: Platform + ?Sized,
         B: AsRef<[MemoryBlock]> + AsMut<[MemoryBlock]>,
     {
-        if self.is_going_down() {
-            return Err(HostError::GoingDown);
-        }
         let was_ready = self.lifecycle() == Lifecycle::Ready;
         let disabled = was_ready && self.disable_module(platform);
-        // A crash meanwhile: its own path takes the CPUs down, and no page is used again.
+        // Shut down before, or crashed: that path takes the CPUs down, and no page is used again.
         if self.is_going_down() {
             return Err(HostError::GoingDown);
         }

@@ -57,19 +57,16 @@ where
 }
 
 impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
-    /// VMXON, TDH.SYS.INIT if nobody has called it, TDH.SYS.LP.INIT. After an error VMX is as before.
+    /// VMXON, TDH.SYS.INIT if nobody has called it, TDH.SYS.LP.INIT. After an error the caller gives the
+    /// VMX reference back, if it was taken.
     pub(crate) fn start_cpu<P>(&self, platform: &P, pin: &CpuPin<'_>) -> Result<(), HostError>
     where
         P: Seam + Vmx + Processor + ?Sized,
     {
         let slot = slot(self.cpus(), pin.cpu())?;
-        let vmx = self.vmx(platform);
-        vmx.get(pin, VmxClient::TDX)?;
+        self.vmx(platform).get(pin, VmxClient::TDX)?;
         let port = self.port(platform);
         let started = self.init_module_once(&port, pin).and_then(|()| init_lp(&port, pin, slot));
-        if started.is_err() {
-            vmx.put(pin, VmxClient::TDX)?;
-        }
         started.map_err(|error| look_at_seamrr(platform, pin, error))
     }
 

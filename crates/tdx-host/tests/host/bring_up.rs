@@ -12,7 +12,7 @@ use tdx_abi::status::{OperandId, StatusCode};
 use tdx_host::traits::{CpuNumber, CpuidLeaf, LogLevel, NodeId, SeamcallFault};
 use tdx_host::{BringUpOptions, HostError, Lifecycle, Phase, Progress, TdmrRules};
 
-use crate::fake::{Bench, BendFake, FEATURES, Fake, GIB, MIB, Outcome, range};
+use crate::fake::{Bench, BendFake, Event, FEATURES, Fake, GIB, MIB, Outcome, range};
 
 #[test]
 fn a_machine_comes_up() {
@@ -350,6 +350,19 @@ fn ram_outside_the_cmrs_is_named_before_config() {
 }
 
 #[test]
+fn only_the_default_rules_look_at_the_cmrs_before_they_allocate() {
+    for (rules, name) in
+        [(TdmrRules::Tdxhost, "ram-outside-cmrs"), (TdmrRules::Linux73, "no-contiguous-pamt")]
+    {
+        let fake = Fake::new(1);
+        fake.set_cmrs(vec![range(0, GIB)]);
+        fake.state().allocations_left = 0;
+        let options = BringUpOptions { tdmr_rules: rules, ..BringUpOptions::default() };
+        assert_eq!(Bench::new(fake).bring_up_with(&options).unwrap_err().name(), name);
+    }
+}
+
+#[test]
 fn memory_that_runs_out_is_named_and_taken_back() {
     // One allocation is the PAMT of the only TDMR, the second one the tables of CONFIG.
     for (allocations, name) in [(1, "no-memory"), (0, "no-contiguous-pamt")] {
@@ -409,6 +422,20 @@ fn pamts_are_cleared_on_erratum_machines_only_and_only_where_the_module_wrote() 
         assert_eq!(bench.fake.state().wbinvd, [2; 4]);
         bench.assert_unwound("erratum");
     }
+}
+
+#[test]
+fn a_pamt_is_reclaimed_after_every_cpu_wrote_its_caches_back() {
+    let fake = Fake::new(2);
+    fake.state().erratum = true;
+    fake.script(SeamcallLeaf::SYS_TDMR_INIT, 8, 99, StatusCode::SYS_NOT_READY);
+    let mut bench = Bench::new(fake);
+    assert!(bench.bring_up().is_err());
+    let state = bench.fake.state();
+    let last_call = state.events.iter().rposition(|event| matches!(event, Event::Seamcall(_))).unwrap();
+    let (written_back, rest) = state.events[last_call + 1..].split_at(4);
+    assert_eq!(written_back, [0, 1, 2, 3].map(|cpu| Event::WriteBack(CpuNumber(cpu))));
+    assert_eq!(rest.first(), Some(&Event::Reclaim));
 }
 
 #[test]
@@ -501,9 +528,8 @@ fn the_fallback_is_tried_once() {
 fn what_config_may_change_is_read_again() {
     let fake = Fake::new(1);
     let mut bench = Bench::new(fake);
-    // The crash hook serves as a hook into the call: nothing crashes here.
     let other = Arc::clone(&bench.fake);
-    bench.fake.crash_in(SeamcallLeaf::SYS_CONFIG, move || {
+    bench.fake.in_call(LeafWord::module(SeamcallLeaf::SYS_CONFIG, 0), move || {
         other.set_field(sys::TDCS_BASE_SIZE, 8 * 4096);
         other.set_field(sys::MAX_VCPUS_PER_TD, 1376);
         other.set_field(sys::MAJOR_VERSION, 9);

@@ -1,6 +1,7 @@
 //! The tdx_host device.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tdx_abi::features::Features0;
@@ -176,6 +177,37 @@ fn readers_finish_before_the_device_goes_and_come_too_late_after_it() {
     assert!(names(&device).is_empty());
     assert_eq!(read(&bench, &device, "version").unwrap_err().errno(), tdx_host::Errno::ENODEV);
     assert_eq!(bench.fake.leaked_pages(), 0);
+}
+
+#[test]
+fn a_removal_waits_for_a_reader_inside() {
+    let (bench, device) = probed(Fake::new(1));
+    let device = Arc::new(device);
+    let removed = Arc::new(AtomicBool::new(false));
+    let remover = Arc::new(Mutex::new(None));
+    let in_read = {
+        let (device, removed, remover) = (Arc::clone(&device), Arc::clone(&removed), Arc::clone(&remover));
+        move || {
+            let (leaving, done) = (Arc::clone(&device), Arc::clone(&removed));
+            *remover.lock().unwrap() = Some(thread::spawn(move || {
+                leaving.remove();
+                done.store(true, Ordering::SeqCst);
+            }));
+            while device.is_present() {
+                thread::yield_now();
+            }
+            // Time enough for a removal that does not wait.
+            for _ in 0..1000 {
+                thread::yield_now();
+                assert!(!removed.load(Ordering::SeqCst));
+            }
+        }
+    };
+    bench.fake.in_call(LeafWord::seamldr(SeamldrLeaf::INFO), in_read);
+    assert_eq!(read(&bench, &device, "num_remaining_updates").unwrap(), "59\n");
+    remover.lock().unwrap().take().unwrap().join().unwrap();
+    assert!(removed.load(Ordering::SeqCst));
+    assert_eq!(read(&bench, &device, "version"), Err(HostError::DeviceGone));
 }
 
 #[test]

@@ -70,6 +70,17 @@ impl LeakCounter for Leaks {
     }
 }
 
+/// What happened to the machine, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Seamcall(LeafWord),
+    /// WBINVD on a CPU.
+    WriteBack(CpuNumber),
+    Vmxoff(CpuNumber),
+    /// Pages were cleared, or went back to the allocator.
+    Reclaim,
+}
+
 /// State of the fake. Public: tests bend it.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -86,6 +97,7 @@ pub(crate) struct State {
     pub(crate) cpuid: BTreeMap<u32, CpuidLeaf>,
     pub(crate) fields: BTreeMap<u64, u64>,
     pub(crate) calls: Vec<(CpuNumber, LeafWord, Registers)>,
+    pub(crate) events: Vec<Event>,
     pub(crate) lines: Vec<(LogLevel, String)>,
     pub(crate) tdmrs: BTreeMap<u64, (u64, u64)>,
     pub(crate) hibernation: bool,
@@ -177,6 +189,7 @@ impl Fake {
                 .into(),
                 fields,
                 calls: Vec::new(),
+                events: Vec::new(),
                 lines: Vec::new(),
                 tdmrs: BTreeMap::new(),
                 hibernation: false,
@@ -250,8 +263,13 @@ impl Fake {
 
     /// Calls `crash` from inside the next call of `leaf`.
     pub(crate) fn crash_in(&self, leaf: SeamcallLeaf, crash: impl Fn() + Send + 'static) {
-        self.state().crash_at = Some(LeafWord::module(leaf, 0));
-        *self.on_crash.lock().unwrap() = Some(Box::new(crash));
+        self.in_call(LeafWord::module(leaf, 0), crash);
+    }
+
+    /// Calls `work` from inside the next call of `word`.
+    pub(crate) fn in_call(&self, word: LeafWord, work: impl Fn() + Send + 'static) {
+        self.state().crash_at = Some(word);
+        *self.on_crash.lock().unwrap() = Some(Box::new(work));
     }
 
     pub(crate) fn calls_of(&self, leaf: SeamcallLeaf) -> usize {
@@ -328,7 +346,9 @@ impl Processor for Fake {
         self.state().cpuid.get(&leaf).copied().unwrap_or_default()
     }
     fn wbinvd(&self, pin: &CpuPin<'_>) {
-        self.state().wbinvd[pin.cpu().0 as usize] += 1;
+        let mut state = self.state();
+        state.wbinvd[pin.cpu().0 as usize] += 1;
+        state.events.push(Event::WriteBack(pin.cpu()));
     }
 }
 
@@ -351,7 +371,9 @@ impl Vmx for Fake {
         Ok(())
     }
     fn vmxoff(&self, pin: &CpuPin<'_>) -> Result<(), VmxFault> {
-        let was_on = std::mem::replace(&mut self.state().in_vmx[pin.cpu().0 as usize], false);
+        let mut state = self.state();
+        state.events.push(Event::Vmxoff(pin.cpu()));
+        let was_on = std::mem::replace(&mut state.in_vmx[pin.cpu().0 as usize], false);
         if was_on { Ok(()) } else { Err(VmxFault::InvalidOpcode) }
     }
 }
@@ -415,6 +437,7 @@ impl Pages for Fake {
         let back = pages.into_allocator();
         let (mut start, mut end) = (back.start().as_u64(), back.end().as_u64());
         let mut state = self.state();
+        state.events.push(Event::Reclaim);
         let before = state.free.range(..start).next_back().map(|(start, end)| (*start, *end));
         if let Some((left, _)) = before.filter(|(_, left_end)| *left_end == start) {
             state.free.remove(&left);
@@ -445,7 +468,9 @@ impl Pages for Fake {
     }
 
     fn clear(&self, range: PhysRange) {
-        self.state().cleared.push(range);
+        let mut state = self.state();
+        state.cleared.push(range);
+        state.events.push(Event::Reclaim);
     }
 }
 
@@ -504,6 +529,7 @@ impl Seam for Fake {
             return Err(SeamcallFault::InvalidOpcode);
         }
         state.calls.push((pin.cpu(), word, *registers));
+        state.events.push(Event::Seamcall(word));
         *state.made.entry(word.raw()).or_default() += 1;
         if state.crash_at == Some(word) {
             state.crash_at = None;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tdx_abi::leaf::SeamcallLeaf;
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
 use tdx_abi::metadata::sys;
 use tdx_abi::status::{OperandId, StatusCode};
 use tdx_host::cpu::CpuSlot;
@@ -12,7 +12,7 @@ use tdx_host::sync::RawLock;
 use tdx_host::traits::{CpuNumber, PackageId};
 use tdx_host::{HostError, HostState, Lifecycle, SuspendKind};
 
-use crate::fake::{Bench, Fake, GIB, MIB, on, range};
+use crate::fake::{Bench, Event, Fake, GIB, MIB, on, range};
 
 fn offline(bench: &Bench, cpu: u32) -> Result<(), HostError> {
     bench.host.may_go_offline(&*bench.fake, CpuNumber(cpu))?;
@@ -122,6 +122,36 @@ fn shutdown_disables_the_module_and_takes_everything_back() {
         bench.assert_unwound("shutdown");
         assert_eq!(bench.host.shutdown(&*bench.fake, &mut bench.memory), Err(HostError::GoingDown));
     }
+}
+
+#[test]
+fn shutdown_disables_then_writes_back_then_leaves_vmx_then_reclaims() {
+    let fake = Fake::new(2);
+    fake.state().erratum = true;
+    let mut bench = Bench::up(fake);
+    bench.fake.state().events.clear();
+    bench.host.shutdown(&*bench.fake, &mut bench.memory).unwrap();
+    let mut expected = vec![Event::Seamcall(LeafWord::module(SeamcallLeaf::SYS_DISABLE, 0))];
+    for cpu in (0..4).map(CpuNumber) {
+        expected.extend([Event::WriteBack(cpu), Event::Vmxoff(cpu)]);
+    }
+    let events = bench.fake.state().events.clone();
+    let (before, pages) = events.split_at(expected.len());
+    assert_eq!(before, expected);
+    assert!(!pages.is_empty() && pages.iter().all(|event| *event == Event::Reclaim), "{pages:?}");
+}
+
+#[test]
+fn a_cpu_without_dirty_lines_is_not_written_back_at_shutdown() {
+    let mut bench = Bench::up(Fake::new(2));
+    offline(&bench, 1).unwrap();
+    // Back without a call to the module.
+    online(&bench, 1).unwrap();
+    let before = bench.fake.state().wbinvd.clone();
+    bench.host.shutdown(&*bench.fake, &mut bench.memory).unwrap();
+    let after = bench.fake.state().wbinvd.clone();
+    let more: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    assert_eq!(more, [1, 0, 1, 1]);
 }
 
 #[test]

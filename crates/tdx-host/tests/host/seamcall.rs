@@ -1,11 +1,16 @@
 //! Retry and resumption.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::metadata::sys;
 use tdx_abi::status::{OperandId, SeamldrStatus, Status, StatusCode};
+use tdx_host::cpu::CpuSlot;
 use tdx_host::seamcall::{BUSY_TRIES, ENTROPY_TRIES, KeyConfigured, SeamcallCause};
+use tdx_host::sync::RawLock;
 use tdx_host::traits::SeamcallFault;
-use tdx_host::{Errno, HostError};
+use tdx_host::{Errno, HostError, HostState};
 
 use crate::fake::{Bench, Fake, GIB, Outcome, on};
 
@@ -135,6 +140,44 @@ fn errors_map_to_numbers_as_in_linux() {
         let error = on(0, |pin| port.sys_rd(pin, sys::MINOR_VERSION)).unwrap_err();
         assert_eq!(error.errno(), errno);
     }
+}
+
+/// A lock that tells whether it is held.
+#[derive(Clone, Default)]
+struct Watched(Arc<AtomicBool>);
+
+impl RawLock for Watched {
+    fn lock(&self) {
+        assert!(!self.0.swap(true, Ordering::SeqCst));
+    }
+    fn unlock(&self) {
+        assert!(self.0.swap(false, Ordering::SeqCst));
+    }
+}
+
+#[test]
+fn the_loader_is_called_under_its_lock() {
+    let fake = Fake::new(1);
+    fake.state().in_vmx[0] = true;
+    let lock = Watched::default();
+    let host = HostState::new(vec![CpuSlot::new(), CpuSlot::new()], lock.clone());
+    let held = Arc::clone(&lock.0);
+    fake.in_call(LeafWord::seamldr(SeamldrLeaf::INFO), move || assert!(held.load(Ordering::SeqCst)));
+    assert!(host.seamldr().info(&fake, &host.port(&fake)).is_ok());
+    assert!(!lock.0.load(Ordering::SeqCst), "given back");
+}
+
+#[test]
+fn the_caches_are_marked_before_the_call() {
+    let bench = Bench::up(Fake::new(1));
+    on(1, |pin| bench.host.cpu_goes_offline(&*bench.fake, pin)).unwrap();
+    on(1, |pin| bench.host.cpu_came_online(&*bench.fake, pin)).unwrap();
+    assert!(!bench.host.cpus()[1].cache_incoherent());
+    let host = Arc::clone(&bench.host);
+    let word = LeafWord::module(SeamcallLeaf::SYS_RD, 0);
+    bench.fake.in_call(word, move || assert!(host.cpus()[1].cache_incoherent()));
+    let port = bench.host.port(&*bench.fake);
+    assert_eq!(on(1, |pin| port.sys_rd(pin, sys::MINOR_VERSION)), Ok(5));
 }
 
 #[test]
