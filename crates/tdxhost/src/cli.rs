@@ -1,5 +1,7 @@
 //! The command line: names, arguments, and the one line that a failure prints.
 
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -40,7 +42,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tdxhost: {error:#}");
+            // Whatever else fails has a context that names it.
+            let what = if output_error(error.as_ref()).is_some() { "cannot write the output: " } else { "" };
+            eprintln!("tdxhost: {what}{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -59,8 +63,27 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    error.chain().filter_map(output_error).any(|kind| kind == ErrorKind::BrokenPipe)
+}
+
+/// What went wrong in a stream; `None` if `cause` is no error of one.
+fn output_error(cause: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    // serde_json keeps the error of its writer to itself.
+    let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+    json.or_else(|| cause.downcast_ref::<io::Error>().map(io::Error::kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_went_away_is_known_whoever_wrote() {
+        let gone = || io::Error::from(ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&gone().into()));
+        assert!(is_broken_pipe(&serde_json::Error::io(gone()).into()));
+        assert!(is_broken_pipe(&anyhow::Error::from(gone()).context("more")));
+        assert!(!is_broken_pipe(&io::Error::from(ErrorKind::StorageFull).into()));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("no-tdx: this CPU has no TDX")));
+    }
 }

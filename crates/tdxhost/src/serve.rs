@@ -35,7 +35,7 @@ pub struct ServeArgs {
     #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
     pub sysfs_layout: Layout,
     /// Seed of interrupts, entropy failures and contention
-    #[arg(long, value_name = "N", default_value = "0", value_parser = text::number)]
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = text::number)]
     pub seed: u64,
     /// End with exit status 1 if the host does not come up
     #[arg(long)]

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::api::{
     self, CpusFacts, DeviceFacts, ModuleFacts, PlatformFacts, Problem, StatusFacts, default_socket,
 };
+use crate::text::{gib, plural};
 
 /// Arguments of `tdxhost status`.
 #[derive(Args, Clone, Debug)]
@@ -73,12 +74,12 @@ fn summary(
 ) -> io::Result<()> {
     writeln!(
         out,
-        "platform  {} (simulated, seed {}): {} packages, {} logical processors, {} GiB",
+        "platform  {} (simulated, seed {}): {}, {}, {}",
         platform.name,
         platform.seed,
-        platform.packages,
-        platform.logical_processors,
-        platform.memory_bytes >> 30,
+        plural(u64::from(platform.packages), "package"),
+        plural(u64::from(platform.logical_processors), "logical processor"),
+        gib(platform.memory_bytes),
     )?;
     match &status.error {
         None => writeln!(out, "host      {}", status.state.describe())?,

@@ -152,6 +152,44 @@ impl serde::Serialize for Word {
     }
 }
 
+/// The name that somebody who wrote `word` probably meant: a third of it may be wrong.
+pub fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let letters = word.chars().count();
+    names
+        .map(|name| (distance(word, name), name))
+        .filter(|&(wrong, _)| wrong * 3 <= letters)
+        .min_by_key(|&(wrong, _)| wrong)
+        .map(|(_, name)| name)
+}
+
+/// Letters to change, add or remove until `a` is `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (above, x) in a.chars().enumerate() {
+        let mut diagonal = above;
+        let mut left = above + 1;
+        let mut next = vec![left];
+        for (y, &up) in b.chars().zip(row.iter().skip(1)) {
+            left = (diagonal + usize::from(x != y)).min(up + 1).min(left + 1);
+            next.push(left);
+            diagonal = up;
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+/// A size of memory in words, rounded to what people say.
+pub fn gib(bytes: u64) -> String {
+    let gib = (bytes >> 30) + (bytes >> 29 & 1);
+    if gib >= 4096 && gib.is_multiple_of(1024) { format!("{} TiB", gib / 1024) } else { format!("{gib} GiB") }
+}
+
+/// `1 byte`, `2 bytes`.
+pub fn plural(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// Why a word of the command line is no number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NumberError {
@@ -204,6 +242,24 @@ mod tests {
         for word in ["18446744073709551616", "0x10000000000000000"] {
             assert_eq!(number(word), Err(NumberError::TooLarge(word.to_owned())));
         }
+    }
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        let names = || ["no-tdx", "no-vmx", "too-few-keyids"].into_iter();
+        assert_eq!(nearest("no-txd", names()), Some("no-tdx"));
+        assert_eq!(nearest("to-few-keyid", names()), Some("too-few-keyids"));
+        assert_eq!(nearest("nonsense", names()), None);
+        assert_eq!(nearest("", names()), None);
+    }
+
+    #[test]
+    fn sizes_are_rounded_and_things_are_counted() {
+        assert_eq!(gib(4_118_409_216), "4 GiB");
+        assert_eq!(gib(24 << 40), "24 TiB");
+        assert_eq!(gib(u64::MAX), "16777216 TiB");
+        assert_eq!(plural(1, "package"), "1 package");
+        assert_eq!(plural(0, "package"), "0 packages");
     }
 
     #[test]

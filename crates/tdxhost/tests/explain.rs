@@ -272,7 +272,7 @@ fn every_error_name_has_an_explanation() {
         assert!(explanation.advice.iter().any(|advice| advice == info.advice), "{}", info.name);
     }
     let error = explain_words(&args("error no-such-error")).expect_err("no error").to_string();
-    assert!(error.contains("no-such-error") && error.contains("no-tdx"), "{error}");
+    assert!(error.contains("no-such-error") && error.contains("`tdxhost explain error`"), "{error}");
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn malformed_words_are_refused_in_one_line() {
         "field",
         "field 1 2",
         "field nonsense",
-        "error",
+        "error no-tdx no-vmx",
         "33 0 1 2 3 4 5 6 7",
         "--vmcall 1 2 3",
         "0x1ffffffffffffffff",
@@ -360,4 +360,78 @@ proptest! {
         let explanation = explain_field_id(tdx_abi::metadata::FieldId::from_raw(raw));
         prop_assert!(!explanation.headline.is_empty());
     }
+}
+
+fn refusal(line: &str) -> String {
+    let error = explain_words(&args(line)).expect_err(line).to_string();
+    assert!(!error.contains('\n'), "{error:?}");
+    error
+}
+
+#[test]
+fn pasted_words_are_taken_as_they_come() {
+    let plain = explain("33 0xc000092100000122");
+    for pasted in
+        ["33 0xc000092100000122", "33: 0xc000092100000122,", " TDH_SYS_INIT:\t0xc0000921_00000122; "]
+    {
+        let args = ExplainArgs { words: vec![pasted.to_owned()], ..ExplainArgs::default() };
+        assert_eq!(explain_words(&args).as_ref(), Ok(&plain), "{pasted:?}");
+    }
+}
+
+#[test]
+fn a_status_is_taken_by_name_after_a_leaf() {
+    let explanation = explain("TDH.SYS.RD TDX_SYS_NOT_READY");
+    assert_eq!(explanation, explain("34 0xc000050500000000"));
+}
+
+#[test]
+fn a_status_given_by_name_has_no_detail() {
+    assert!(explain("TDX_OPERAND_BUSY").facts.iter().all(|fact| fact.what != "detail"));
+    assert!(explain("0x8000020000000000").facts.iter().any(|fact| fact.what == "detail"));
+}
+
+#[test]
+fn a_refusal_says_what_to_try() {
+    for (line, hint) in [
+        ("c000092100000122", "hexadecimal needs 0x in front: 0xc000092100000122"),
+        ("33 c000092100000122", "hexadecimal needs 0x in front: 0xc000092100000122"),
+        ("-19", "tdxhost explain --dmesg -"),
+        ("33 -5", "tdxhost explain --dmesg -"),
+        ("virt/tdx: SEAMCALL failed", "tdxhost explain --dmesg -"),
+        ("\u{1f680}", "neither a number nor the name of a SEAMCALL leaf or status"),
+        ("field nonsense", "neither a number nor the name of a metadata field"),
+        ("field", "takes one word"),
+        ("error no-tdx no-vmx", "takes one word"),
+        ("error no-txd", "did you mean `no-tdx`?"),
+        ("error nonsense", "`tdxhost explain error` lists them"),
+    ] {
+        let refusal = refusal(line);
+        assert!(refusal.contains(hint), "{line}: {refusal}");
+    }
+}
+
+#[test]
+fn error_names_are_listed_and_found_in_any_spelling() {
+    let list = explain("error");
+    assert_eq!(list.facts.len(), ERRORS.len());
+    for (fact, info) in list.facts.iter().zip(ERRORS) {
+        assert_eq!((fact.what, fact.text.as_str()), (info.name, info.template));
+    }
+    // Names are longer than the other labels: a space stays before the sentence.
+    assert!(text(&list).contains("hotplug-outside-tdx-memory {range} cannot go online"));
+    assert_eq!(explain("error NO_TDX"), explain("error no-tdx"));
+}
+
+#[test]
+fn an_unknown_leaf_says_how_numbers_are_written() {
+    let text = text(&explain("9999"));
+    assert!(text.contains("decimal unless written 0x") && !text.contains("give RAX"), "{text}");
+}
+
+#[test]
+fn sub_functions_are_numbered_as_the_ghci_does() {
+    assert_eq!(explain("--vmcall MapGPA").headline, "MapGPA (sub-function 0x10001)");
+    assert_eq!(explain("--vmcall 0x7777").headline, "unknown sub-function 0x7777");
+    assert!(explain("--vmcall GetQuote 1").headline.ends_with("from GetQuote (sub-function 0x10002)"));
 }

@@ -229,9 +229,33 @@ fn success_and_silence_are_told_apart() {
     let late = annotate(
         "virt/tdx: module initialized\nSEAMCALL (0x000000000000001c) failed: 0xc000030000000001 RCX 0x0 RDX 0x0\n",
     );
-    assert_eq!(late.outcome(), &Outcome::Initialized);
+    let Outcome::Troubled { sentence, advice } = late.outcome() else { panic!("{:?}", late.outcome()) };
+    assert!(sentence.contains("TDX_PAGE_METADATA_INCORRECT"), "{sentence}");
+    assert!(advice.contains("kernel bug"), "{advice}");
+    assert!(flat(&late).contains("the TDX module came up; later: TDX_PAGE_METADATA_INCORRECT"));
+    // What a later attempt overcame is no trouble.
+    let second = annotate("SEAMCALL (0x2d) failed: 0xc000050c00000000\nvirt/tdx: module initialized\n");
+    assert_eq!(second.outcome(), &Outcome::Initialized);
     let boots = format!("virt/tdx: module initialized\n{MODULE_1_0}");
     assert!(matches!(annotate(&boots).outcome(), Outcome::Failed { .. }));
+}
+
+#[test]
+fn a_silent_log_says_where_to_look() {
+    let text = flat(&annotate("usb 1-1: new device\n"));
+    assert!(text.contains("no line about bring-up") && text.contains("turn on TME-MT and TDX"), "{text}");
+}
+
+#[test]
+fn colours_and_carriage_returns_change_nothing() {
+    let plain = "[   10.1] virt/tdx: SEAMCALL (0x0000000000000021) failed: 0xc000092100000122\n\
+                 [   10.1] virt/tdx: RCX 0x0 RDX 0x0 R08 0x0\n";
+    let coloured = "\u{1b}[32m[   10.1] \u{1b}[0m\u{1b}[33mvirt/tdx: \u{1b}[0m\u{1b}[1;31mSEAMCALL (0x0000000000000021) \
+                    failed: 0xc000092100000122\u{1b}[0m\r\n\
+                    \u{1b}[32m[   10.1] \u{1b}[0m\u{1b}[33mvirt/tdx: \u{1b}[0mRCX 0x0 RDX 0x0 R08 0x0\r\n";
+    assert_eq!(flat(&annotate(coloured)), flat(&annotate(plain)));
+    // A sequence that is cut off takes nothing else with it.
+    assert_eq!(annotate("\u{1b}[\n\u{1b}[31\n\u{1b}").entries().len(), 3);
 }
 
 #[test]

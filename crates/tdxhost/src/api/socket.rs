@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// Only the user who serves may ask.
 const MODE: u32 = 0o600;
 
+/// Most bytes of a path: the system's 107 less those of the passing name with a process id.
+const LONGEST: usize = 99;
+
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -18,6 +21,9 @@ pub enum SocketError {
     /// Something else has the name.
     #[error("cannot listen on {0}: it exists and is not a socket")]
     NotASocket(PathBuf),
+    /// Unix sockets have short names.
+    #[error("cannot listen on {0}: the path is too long for a socket; take one of at most {LONGEST} bytes")]
+    TooLong(PathBuf),
     /// The system refused.
     #[error("cannot listen on {path}: {cause}")]
     Io {
@@ -49,6 +55,9 @@ impl Socket {
     /// Listens on `path`; a socket file that nobody answers on is replaced.
     pub(super) fn listen(path: &Path) -> Result<(Self, UnixListener), SocketError> {
         let failed = |cause| SocketError::Io { path: path.to_owned(), cause };
+        if path.as_os_str().len() > LONGEST {
+            return Err(SocketError::TooLong(path.to_owned()));
+        }
         // The file gets its mode under another name and its own name by a link, which fails if the
         // name is taken: at no moment can anybody else connect, and of two servers one wins.
         let mut other = path.as_os_str().to_owned();
@@ -118,6 +127,15 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop((socket, listener));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused_in_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let fill = LONGEST - directory.path().as_os_str().len() - 1;
+        assert!(Socket::listen(&directory.path().join("x".repeat(fill))).is_ok());
+        let error = Socket::listen(&directory.path().join("x".repeat(fill + 1))).unwrap_err();
+        assert!(error.to_string().ends_with("take one of at most 99 bytes"), "{error}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     platform: String,
     /// Seed of interrupts, entropy failures and contention
-    #[arg(long, value_name = "N", default_value = "0", value_parser = text::number)]
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = text::number)]
     seed: u64,
     /// How TDMRs are built
     #[arg(long, value_enum, value_name = "RULES", default_value = "tdxhost")]
@@ -63,8 +63,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let each: Option<fn(&PhaseReport)> = if chatty { Some(print_phase) } else { None };
     let mut rig = Rig::new(spec, args.seed, Some(args.tdmr_rules.into()), chatty, each);
     if chatty {
-        println!("{name}: {description}");
-        println!("a software TDX platform; nothing here comes from TDX hardware\n");
+        let mut out = io::stdout().lock();
+        writeln!(out, "{name}: {description}")?;
+        writeln!(out, "a software TDX platform; nothing here comes from TDX hardware\n")?;
     }
     let mut product = Yield::default();
     let result = rig.power_on().and_then(|()| rig.bring_up(&[], &mut product));

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::text::{gib, nearest};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -41,6 +42,9 @@ enum PlatformCommand {
         /// File to write [default: standard output]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// Write one JSON document: the platform, and what was not found
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -60,7 +64,7 @@ pub fn run(args: &PlatformArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         PlatformCommand::List { json } => list(*json)?,
         PlatformCommand::Show { name, json } => show(name, *json)?,
-        PlatformCommand::Capture { dmesg, out } => capture(dmesg.as_deref(), out.as_deref())?,
+        PlatformCommand::Capture { dmesg, out, json } => capture(dmesg.as_deref(), out.as_deref(), *json)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -71,9 +75,13 @@ pub fn load(name: &str) -> anyhow::Result<PlatformSpec> {
         return preset.spec().with_context(|| format!("preset {name}"));
     }
     let path = Path::new(name);
-    if !path.exists() {
-        let names: Vec<&str> = presets::names().collect();
-        anyhow::bail!("platform {name}: neither a preset ({}) nor a file", names.join(", "));
+    let is_name = !name.contains(['/', '.']);
+    if is_name && !path.exists() {
+        let hint = match nearest(name, presets::names()) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("the presets are {}", presets::names().collect::<Vec<_>>().join(", ")),
+        };
+        anyhow::bail!("platform {name:?}: neither a preset nor a file; {hint}");
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("platform file {name}"))?;
     PlatformSpec::from_toml(&text).map_err(|error| anyhow::anyhow!("{name}: {error}"))
@@ -123,11 +131,6 @@ pub fn ram_bytes(machine: &Machine) -> u64 {
     ram.map(|entry| entry.range.size()).sum()
 }
 
-fn gib(bytes: u64) -> String {
-    let gib = (bytes + (1 << 29)) >> 30;
-    if gib >= 4096 && gib.is_multiple_of(1024) { format!("{} TiB", gib / 1024) } else { format!("{gib} GiB") }
-}
-
 fn show(name: &str, json: bool) -> anyhow::Result<()> {
     let spec = load(name)?;
     let mut out = io::stdout().lock();
@@ -143,7 +146,7 @@ fn show(name: &str, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn capture(dmesg: Option<&str>, out: Option<&Path>) -> anyhow::Result<()> {
+fn capture(dmesg: Option<&str>, out: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let (spec, notes) = match dmesg {
         None => capture::from_host(Path::new("/"))?,
         Some(source) => {
@@ -152,12 +155,20 @@ fn capture(dmesg: Option<&str>, out: Option<&Path>) -> anyhow::Result<()> {
         }
     };
     let mut text = String::new();
-    for note in &notes {
-        writeln!(text, "# {note}")?;
+    if json {
+        let notes: Vec<String> = notes.iter().map(ToString::to_string).collect();
+        text = serde_json::to_string_pretty(&serde_json::json!({ "platform": spec, "notes": notes }))?;
+        text.push('\n');
+    } else {
+        for note in &notes {
+            writeln!(text, "# {note}")?;
+        }
+        text.push_str(&spec.to_toml()?);
     }
-    text.push_str(&spec.to_toml()?);
     match out {
-        Some(path) => std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?,
+        Some(path) => {
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
         None => io::stdout().lock().write_all(text.as_bytes())?,
     }
     Ok(())

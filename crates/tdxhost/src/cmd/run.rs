@@ -16,7 +16,7 @@ pub struct RunArgs {
     #[arg(value_name = "SCENARIO.toml")]
     scenario: PathBuf,
     /// Seed of interrupts, entropy failures and contention [default: the file's, else 0]
-    #[arg(long, value_name = "N", value_parser = text::number)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = text::number)]
     seed: Option<u64>,
     /// Print one JSON document
     #[arg(long)]

@@ -230,7 +230,7 @@ impl Explanation {
     pub(super) fn print_text(&self, output: &mut Output<'_>, indent: &str) -> io::Result<()> {
         let headline = output.paint.paint(Tone::Strong, &self.headline);
         writeln!(output.out, "{indent}{headline}")?;
-        let mut line = |label: &str, text: &str| output.paragraph(&format!("{indent}  {label:<10}"), text);
+        let mut line = |label: &str, text: &str| output.paragraph(&format!("{indent}  {label:<9} "), text);
         line("means", &self.meaning)?;
         for fact in &self.facts {
             line(fact.what, &fact.text)?;

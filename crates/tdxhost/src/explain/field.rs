@@ -3,7 +3,7 @@
 use tdx_abi::metadata::{self, Context, FieldForm, FieldId, FieldInfo};
 
 use super::explanation::{Explanation, Interface};
-use crate::text::{NumberError, Word, number};
+use crate::text::{NumberError, Word, number, plural};
 
 /// The field named `word`, or with the identifier `word`.
 pub fn explain(word: &str) -> Result<Explanation, NumberError> {
@@ -64,7 +64,7 @@ fn known(id: FieldId, info: &'static FieldInfo, index: u32) -> Explanation {
     explanation.name = Some(info.name.to_owned());
     explanation.fact("kind", format!("field of {}", context(id.context())));
     let count = info.element_count();
-    let bytes = plural(info.element_bytes, "byte");
+    let bytes = plural(u64::from(info.element_bytes), "byte");
     explanation.fact(
         "size",
         match info.form {
@@ -124,10 +124,6 @@ fn context(context: Context) -> String {
     }
 }
 
-fn plural(count: u32, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
 fn encoding(id: FieldId) -> String {
     format!(
         "context {} ({:?}), class {}, field code {:#x}, elements of {}{}{}",
@@ -135,7 +131,7 @@ fn encoding(id: FieldId) -> String {
         id.context(),
         id.class(),
         id.field_code(),
-        plural(id.element_bytes(), "byte"),
+        plural(u64::from(id.element_bytes()), "byte"),
         if id.inc_size() { ", codes two apart" } else { "" },
         if id.non_arch() { ", may change between modules (bit 63)" } else { "" },
     )

@@ -46,7 +46,8 @@ pub fn explain_tdcall(leaf: Option<LeafWord>, rax: u64, registers: &CallRegister
 
 /// A guest leaf alone.
 pub fn explain_tdcall_leaf(word: LeafWord) -> Explanation {
-    leaf_alone(Interface::Guest, leaf_facts(word))
+    let facts = leaf_facts(word);
+    leaf_alone(Interface::Guest, leaf_in_words(&facts), facts)
 }
 
 /// The sub-function of a TDG.VP.VMCALL in the words of the table.
@@ -62,16 +63,25 @@ fn vmcall_facts(leaf: VmcallLeaf) -> LeafFacts {
 
 /// A sub-function alone.
 pub fn explain_vmcall_leaf(leaf: VmcallLeaf) -> Explanation {
-    let mut explanation = leaf_alone(Interface::Vmcall, vmcall_facts(leaf));
+    let facts = vmcall_facts(leaf);
+    let mut explanation = leaf_alone(Interface::Vmcall, vmcall_in_words(&facts), facts);
     if let Some(info) = leaf.info() {
         explanation.basis(info.basis);
     }
     explanation
 }
 
-fn leaf_alone(interface: Interface, facts: LeafFacts) -> Explanation {
+/// `MapGPA (sub-function 0x10001)`: the GHCI numbers them in hexadecimal.
+fn vmcall_in_words(facts: &LeafFacts) -> String {
+    match facts.name {
+        Some(name) => format!("{name} (sub-function {:#x})", facts.number),
+        None => format!("unknown sub-function {:#x}", facts.number),
+    }
+}
+
+fn leaf_alone(interface: Interface, headline: String, facts: LeafFacts) -> Explanation {
     let meaning = facts.meaning.unwrap_or("No table here has this number.");
-    let mut explanation = Explanation::new(interface, leaf_in_words(&facts), meaning);
+    let mut explanation = Explanation::new(interface, headline, meaning);
     explanation.known = facts.name.is_some();
     explanation.name = facts.name.map(str::to_owned);
     explanation.leaf = Some(facts);
@@ -81,7 +91,7 @@ fn leaf_alone(interface: Interface, facts: LeafFacts) -> Explanation {
 /// Explains R10 of a TDG.VP.VMCALL.
 pub fn explain_vmcall(leaf: Option<VmcallLeaf>, r10: u64) -> Explanation {
     let facts = leaf.map(vmcall_facts);
-    let from = facts.as_ref().map(|facts| format!(" from {}", leaf_in_words(facts))).unwrap_or_default();
+    let from = facts.as_ref().map(|facts| format!(" from {}", vmcall_in_words(facts))).unwrap_or_default();
     let mut explanation = if let Some(info) = VmcallStatus(r10).info() {
         let headline = format!("{} ({}){from}", info.name, Word(r10));
         let mut explanation = Explanation::new(Interface::Vmcall, headline, info.meaning);

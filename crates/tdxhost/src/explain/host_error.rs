@@ -3,22 +3,38 @@
 use tdx_host::error::{self, ERRORS};
 
 use super::explanation::{Explanation, Fault, Interface};
+use crate::text::nearest;
 
 /// No failure has the name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no error is named `{name}`; the names are: {known}")]
+#[error("no error is named `{name}`{}; `tdxhost explain error` lists them", nearest.map(|name| format!(", did you mean `{name}`?")).unwrap_or_default())]
 pub struct NoSuchError {
     /// The name.
     pub name: String,
-    /// All names.
-    pub known: String,
+    /// The name that was probably meant.
+    pub nearest: Option<&'static str>,
+}
+
+/// All failures, one sentence each.
+pub(super) fn explain_all() -> Explanation {
+    let mut explanation = Explanation::new(
+        Interface::HostError,
+        format!("{} errors of the host side", ERRORS.len()),
+        "Each has a name that scenarios expect and commands print; words in braces stand for values.",
+    );
+    for info in ERRORS {
+        explanation.fact(info.name, info.template);
+    }
+    explanation.advise("`tdxhost explain error NAME` tells whose fault one is and what to try.");
+    explanation
 }
 
 /// The failure named `name`.
 pub fn explain(name: &str) -> Result<Explanation, NoSuchError> {
-    let Some(info) = error::find(name) else {
-        let known: Vec<&str> = ERRORS.iter().map(|info| info.name).collect();
-        return Err(NoSuchError { name: name.to_owned(), known: known.join(", ") });
+    let spelt = name.to_ascii_lowercase().replace('_', "-");
+    let Some(info) = error::find(&spelt) else {
+        let names = ERRORS.iter().map(|info| info.name);
+        return Err(NoSuchError { name: name.to_owned(), nearest: nearest(&spelt, names) });
     };
     let mut explanation = Explanation::new(Interface::HostError, info.name, info.template);
     explanation.name = Some(info.name.to_owned());

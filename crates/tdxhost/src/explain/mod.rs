@@ -31,10 +31,15 @@ use crate::text::Output;
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ExplainArgs {
-    /// RAX alone, or LEAF RAX [RCX RDX R8 R9 R10 R11], or `field ID`, or `error NAME`.
+    /// RAX alone, or LEAF RAX [RCX RDX R8 R9 R10 R11], or `field ID`, or `error [NAME]`.
     ///
     /// A leaf is a name (TDH.SYS.INIT or SYS.INIT) or a number. Numbers are decimal unless written 0x.
-    #[arg(value_name = "WORD", required_unless_present = "dmesg", conflicts_with = "dmesg")]
+    #[arg(
+        value_name = "WORD",
+        required_unless_present = "dmesg",
+        conflicts_with = "dmesg",
+        allow_negative_numbers = true
+    )]
     pub words: Vec<String>,
     /// The numbers are of a guest's TDCALL.
     #[arg(long, conflicts_with_all = ["vmcall", "seamldr", "dmesg"])]

@@ -32,6 +32,14 @@ pub(super) fn explain_status(rax: u64, registers: &CallRegisters) -> Explanation
     explain_module(None, rax, registers)
 }
 
+/// Explains a status of which only the name is known.
+pub(super) fn explain_code(code: StatusCode) -> Explanation {
+    let mut explanation = explain_status(code.plain().raw(), &CallRegisters::default());
+    // Nobody said that bits 31:0 are 0.
+    explanation.facts.retain(|fact| fact.what != "detail");
+    explanation
+}
+
 fn is_software(rax: u64) -> bool {
     Status::from_raw(rax).class() == StatusClass::SOFTWARE
 }
@@ -199,9 +207,12 @@ pub fn explain_leaf(word: LeafWord) -> Explanation {
         explanation.fact("reserved", format!("bits {:#x} are set: the call is refused", word.reserved()));
     }
     explanation.leaf = Some(facts);
-    explanation.advise(
-        "To explain what it returned, give RAX after it: `tdxhost explain LEAF RAX [RCX RDX R8 R9 R10 R11]`.",
-    );
+    explanation.advise(if explanation.known {
+        "To explain what it returned, give RAX after it: `tdxhost explain LEAF RAX [RCX RDX R8 R9 R10 R11]`."
+    } else {
+        "Check the number: it is decimal unless written 0x; `--seamldr`, `--guest` and `--vmcall` are the \
+         other interfaces."
+    });
     explanation
 }
 

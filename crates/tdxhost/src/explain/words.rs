@@ -19,18 +19,24 @@ pub enum WordsError {
     #[error(transparent)]
     Number(#[from] NumberError),
     /// Neither a number nor a known name.
-    #[error("`{word}` is neither a number nor the name of a {of}")]
+    #[error("`{word}` is neither a number nor the name of a {of}{}", hint(word))]
     NoName {
         /// The word.
         word: String,
         /// What was looked for.
         of: &'static str,
     },
+    /// A number below 0.
+    #[error(
+        "`{0}` is an error number of the kernel, no status: give the line that it stands in to `tdxhost \
+         explain --dmesg -`"
+    )]
+    Negative(String),
     /// The error name is not known.
     #[error(transparent)]
     NoError(#[from] NoSuchError),
-    /// Nothing after `field` or `error`, or too much.
-    #[error("`{0}` takes exactly one word after it")]
+    /// Nothing after `field`, or too much after `field` or `error`.
+    #[error("`{0}` takes one word after it")]
     OneWord(&'static str),
     /// More words than the form takes.
     #[error("{given} words are too many: {form}")]
@@ -45,12 +51,34 @@ pub enum WordsError {
     Nothing,
 }
 
+/// What to try with a word that is nothing.
+fn hint(word: &str) -> String {
+    if word.len() <= 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit()) && !word.is_empty() {
+        return format!("; hexadecimal needs 0x in front: 0x{word}");
+    }
+    "; a line of a kernel log goes to `tdxhost explain --dmesg -`".to_owned()
+}
+
 /// The explanation that the words ask for.
 pub fn explain_words(args: &ExplainArgs) -> Result<Explanation, WordsError> {
-    let words: Vec<&str> = args.words.iter().map(String::as_str).collect();
+    // Pasted words come in one piece, or with what stood behind them.
+    let words: Vec<&str> = args
+        .words
+        .iter()
+        .flat_map(|word| word.split_whitespace())
+        .map(|word| word.trim_end_matches([':', ',', ';']))
+        .filter(|word| !word.is_empty())
+        .collect();
+    if let Some(word) = words.iter().find(|word| is_negative(word)) {
+        return Err(WordsError::Negative((*word).to_owned()));
+    }
     match words.as_slice() {
         [] => Err(WordsError::Nothing),
-        ["field", id] => Ok(field::explain(id)?),
+        ["field", id] => field::explain(id).map_err(|error| match error {
+            NumberError::Malformed(word) => WordsError::NoName { word, of: "metadata field" },
+            error @ NumberError::TooLarge(_) => error.into(),
+        }),
+        ["error"] => Ok(host_error::explain_all()),
         ["error", name] => Ok(host_error::explain(name)?),
         ["field", ..] => Err(WordsError::OneWord("field")),
         ["error", ..] => Err(WordsError::OneWord("error")),
@@ -59,7 +87,7 @@ pub fn explain_words(args: &ExplainArgs) -> Result<Explanation, WordsError> {
         [word] => seamcall_alone(word, args.seamldr),
         [leaf, rax, registers @ ..] => {
             let leaf = seamcall_leaf(leaf, args.seamldr)?;
-            let mut rax = number(rax)?;
+            let mut rax = status_word(rax)?;
             // Documents of the P-SEAMLDR give its codes without the error bit as well.
             if leaf.is_seamldr() && rax != 0 && rax >> 32 == 0 {
                 rax |= SEAMLDR;
@@ -70,6 +98,10 @@ pub fn explain_words(args: &ExplainArgs) -> Result<Explanation, WordsError> {
     }
 }
 
+fn is_negative(word: &str) -> bool {
+    word.strip_prefix('-').is_some_and(|digits| number(digits).is_ok())
+}
+
 /// A word alone. A status has its class and code in the upper half, a leaf number never.
 fn seamcall_alone(word: &str, to_seamldr: bool) -> Result<Explanation, WordsError> {
     let none = CallRegisters::default();
@@ -78,7 +110,7 @@ fn seamcall_alone(word: &str, to_seamldr: bool) -> Result<Explanation, WordsErro
         Ok(value) if to_seamldr => Ok(status::explain_seamldr(value)),
         Ok(value) => Ok(status::explain(None, value, &none)),
         Err(_) => match StatusCode::from_name(word) {
-            Some(code) => Ok(status::explain_status(code.plain().raw(), &none)),
+            Some(code) => Ok(status::explain_code(code)),
             None => Ok(status::explain_leaf(seamcall_leaf(word, to_seamldr)?)),
         },
     }
@@ -107,13 +139,23 @@ pub(super) fn named_seamcall(word: &str, to_seamldr: bool) -> Option<LeafWord> {
     if to_seamldr { seamldr() } else { module().or_else(seamldr) }
 }
 
-/// A number, or nothing if the word looks like a name.
+/// A number, or nothing if the word is none.
 fn number_unless_name(word: &str) -> Result<Option<u64>, NumberError> {
     match number(word) {
         Ok(value) => Ok(Some(value)),
-        Err(_) if word.starts_with(|c: char| c.is_ascii_alphabetic()) => Ok(None),
+        Err(NumberError::Malformed(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What a call returned, as a number or by the name of a status.
+fn status_word(word: &str) -> Result<u64, WordsError> {
+    if let Some(raw) = number_unless_name(word)? {
+        return Ok(raw);
+    }
+    StatusCode::from_name(word)
+        .map(|code| code.plain().raw())
+        .ok_or_else(|| WordsError::NoName { word: word.to_owned(), of: "status" })
 }
 
 fn call_registers(given: usize, words: &[&str]) -> Result<CallRegisters, WordsError> {
@@ -142,7 +184,7 @@ fn tdcall(words: &[&str]) -> Result<Explanation, WordsError> {
         },
         [word, rax, registers @ ..] => {
             let registers = call_registers(words.len(), registers)?;
-            Ok(guest::explain_tdcall(Some(leaf(word)?), number(rax)?, &registers))
+            Ok(guest::explain_tdcall(Some(leaf(word)?), status_word(rax)?, &registers))
         }
         [] => Err(WordsError::Nothing),
     }

@@ -3,7 +3,12 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use tdx_host::error::ERRORS;
 use tdx_host::tdmr::TdmrRules;
+use tdx_machine::Fault;
+
+use super::rig::{Rig, RigError};
+use crate::text::nearest;
 
 /// Why a scenario file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,16 @@ pub enum ScenarioError {
         /// Line, 1-based.
         line: Option<usize>,
         /// What is wrong, with the key and what is allowed.
+        reason: String,
+    },
+    /// A case asks for something that does not exist, so it could never end as the file says.
+    #[error("scenario {path}, case {case:?}: {reason}")]
+    Case {
+        /// The file.
+        path: String,
+        /// Name of the case.
+        case: String,
+        /// What does not exist.
         reason: String,
     },
     /// The file has no case: nothing would be shown.
@@ -162,11 +177,36 @@ pub enum Step {
     Expect(Box<Expectation>),
 }
 
+impl Step {
+    /// The name of the error in which the step must end.
+    pub fn expected_error(&self) -> Option<&str> {
+        match self {
+            Self::PowerOn { expect }
+            | Self::BringUp { expect, .. }
+            | Self::Offline { expect, .. }
+            | Self::Online { expect, .. }
+            | Self::AllocateKeyid { expect }
+            | Self::FreeKeyid { expect }
+            | Self::Suspend { expect, .. }
+            | Self::Resume { expect }
+            | Self::HotplugMemory { expect, .. }
+            | Self::ShutDown { expect }
+            | Self::Crash { expect }
+            | Self::PowerCycle { expect }
+            | Self::Inject { expect, .. }
+            | Self::RemoveDevice { expect }
+            | Self::Read { expect, .. } => expect.as_deref(),
+            Self::Expect(_) => None,
+        }
+    }
+}
+
 /// What an `expect` step checks.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Expectation {
-    /// Where the host is in its life: `off`, `checked`, `ready`, `failed`, `shut-down`, `crashed`.
+    /// Where the host is in its life: `powered-off`, `off`, `checked`, `ready`, `failed`, `shut-down`,
+    /// `crashed`.
     pub state: Option<String>,
     /// Whether the `tdx_host` device exists.
     pub device: Option<bool>,
@@ -206,8 +246,62 @@ impl Scenario {
         if scenario.cases.is_empty() {
             return Err(ScenarioError::Empty(name.into()));
         }
+        for case in &scenario.cases {
+            case.check().map_err(|reason| ScenarioError::Case {
+                path: name.into(),
+                case: case.name.clone(),
+                reason,
+            })?;
+        }
         Ok(scenario)
     }
+}
+
+impl Case {
+    /// Looks the names up that the case takes from elsewhere.
+    fn check(&self) -> Result<(), String> {
+        self.faults.iter().try_for_each(check_fault)?;
+        for step in &self.steps {
+            if let Some(name) = step.expected_error() {
+                check_name("error", name, RigError::NAMES.iter().copied().chain(host_errors()))?;
+            }
+            match step {
+                Step::Inject { fault, .. } => check_fault(fault)?,
+                Step::Expect(wanted) => {
+                    if let Some(state) = &wanted.state {
+                        check_name("state", state, Rig::states())?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn host_errors() -> impl Iterator<Item = &'static str> + Clone {
+    ERRORS.iter().map(|info| info.name)
+}
+
+fn check_fault(fault: &toml::Value) -> Result<(), String> {
+    let parsed: Result<Fault, _> = fault.clone().try_into();
+    parsed.map(|_| ()).map_err(|error| RigError::UnknownFault(error).to_string())
+}
+
+fn check_name(
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'static str> + Clone,
+) -> Result<(), String> {
+    if known.clone().any(|known| known == name) {
+        return Ok(());
+    }
+    let hint = match nearest(name, known.clone()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None if what == "error" => "`tdxhost explain error` lists them".to_owned(),
+        None => format!("there are: {}", known.collect::<Vec<_>>().join(", ")),
+    };
+    Err(format!("no {what} is named `{name}`; {hint}"))
 }
 
 #[cfg(test)]
@@ -245,6 +339,40 @@ mod tests {
         ] {
             let error = Scenario::parse("inline", text).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_that_nothing_has_are_refused_before_the_first_case_runs() {
+        for (case, sentence) in [
+            (
+                "steps = [{ do = 'bring-up', expect = 'no-txd' }]",
+                "no error is named `no-txd`; did you mean `no-tdx`?",
+            ),
+            (
+                "steps = [{ do = 'read', attribute = 'version', expect = 'quixotic' }]",
+                "no error is named `quixotic`; `tdxhost explain error` lists them",
+            ),
+            (
+                "steps = [{ do = 'expect', state = 'redy' }]",
+                "no state is named `redy`; did you mean `ready`?",
+            ),
+            ("faults = ['no-vmxx']", "no fault of the catalogue: unknown variant `no-vmxx`"),
+            ("steps = [{ do = 'inject', fault = 'no-vmxx' }]", "no fault of the catalogue"),
+        ] {
+            let text = format!("name = 'x'\n[[case]]\nname = 'y'\n{case}");
+            let error = Scenario::parse("inline", &text).unwrap_err().to_string();
+            assert!(error.starts_with("scenario inline, case \"y\": "), "{error}");
+            assert!(error.contains(sentence), "{error}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+        for case in [
+            "steps = [{ do = 'read', attribute = 'version', value = '1', expect = 'mismatch' }]",
+            "steps = [{ do = 'expect', state = 'powered-off' }]",
+            "faults = ['no-vmx']\nsteps = [{ do = 'bring-up', expect = 'no-vmx' }]",
+        ] {
+            let text = format!("name = 'x'\n[[case]]\nname = 'y'\n{case}");
+            assert!(Scenario::parse("inline", &text).is_ok(), "{case}");
         }
     }
 

@@ -38,8 +38,9 @@ impl PhaseClock {
 impl Progress for PhaseClock {
     fn phase_started(&self, phase: Phase, total: u64) {
         *self.running.lock() = Some(Instant::now());
-        self.bar.set_length(total);
         self.bar.set_position(0);
+        // Phases that are one stroke count nothing beforehand: their bar is empty, not full.
+        self.bar.set_length(total.max(1));
         self.bar.set_message(phase.name());
     }
 
@@ -52,7 +53,7 @@ impl Progress for PhaseClock {
         let report = PhaseReport {
             name: phase.name().into(),
             count,
-            counts: counts(phase),
+            counts: counts(phase, count),
             seconds: took.as_secs_f64(),
         };
         if let Some(each) = self.each {
@@ -62,15 +63,16 @@ impl Progress for PhaseClock {
     }
 }
 
-/// What a phase counts.
-const fn counts(phase: Phase) -> &'static str {
-    match phase {
-        Phase::PlatformChecks | Phase::CpuInit => "CPUs",
-        Phase::Metadata => "convertible memory ranges",
-        Phase::Memory => "memory blocks",
-        Phase::Tdmrs => "TDMRs",
-        Phase::Config => "calls",
-        Phase::KeyConfig => "packages",
-        Phase::TdmrInit => "GiB",
-    }
+/// What a phase counts, `count` of it.
+const fn counts(phase: Phase, count: u64) -> &'static str {
+    let (one, more) = match phase {
+        Phase::PlatformChecks | Phase::CpuInit => ("CPU", "CPUs"),
+        Phase::Metadata => ("convertible memory range", "convertible memory ranges"),
+        Phase::Memory => ("memory block", "memory blocks"),
+        Phase::Tdmrs => ("TDMR", "TDMRs"),
+        Phase::Config => ("call", "calls"),
+        Phase::KeyConfig => ("package", "packages"),
+        Phase::TdmrInit => ("GiB", "GiB"),
+    };
+    if count == 1 { one } else { more }
 }

@@ -105,7 +105,10 @@ impl CaseReport {
             // An error that was asked for is what the case is about: show its sentence.
             if !step.passed || step.outcome != "ok" {
                 let message = step.message.as_deref().unwrap_or("");
-                writeln!(out, "       {}: {}: {message}", step.action, step.outcome)?;
+                match step.outcome.as_str() {
+                    "ok" => writeln!(out, "       {}: {message}", step.action)?,
+                    outcome => writeln!(out, "       {}: {outcome}: {message}", step.action)?,
+                }
             }
             if let Some(calls) = step.facts.get("tdmr_init_calls") {
                 writeln!(out, "       {}: {calls} calls of TDH.SYS.TDMR.INIT", step.action)?;

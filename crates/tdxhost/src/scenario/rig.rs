@@ -6,7 +6,7 @@ use serde_json::json;
 use tdx_abi::features::Features0;
 use tdx_abi::{KeyId, PhysAddr, PhysRange};
 use tdx_host::traits::CpuNumber;
-use tdx_host::{HostError, SuspendKind, TdmrRules};
+use tdx_host::{HostError, Lifecycle, SuspendKind, TdmrRules};
 use tdx_machine::{Fault, FaultError, Machine, PlatformSpec, SpecError};
 use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
 
@@ -15,6 +15,9 @@ use super::phases::PhaseClock;
 use super::report::PhaseReport;
 use super::run::Yield;
 use crate::sysfs::cpu_list;
+
+/// State of a machine without a host.
+const POWERED_OFF: &str = "powered-off";
 
 /// Why a step failed. Names are stable: scenarios expect them.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +32,7 @@ pub enum RigError {
     #[error(transparent)]
     Fault(#[from] FaultError),
     /// The step names a fault that is none.
-    #[error("fault {0}")]
+    #[error("no fault of the catalogue: {}", .0.message().replace('\n', " "))]
     UnknownFault(toml::de::Error),
     /// The step names a feature that is none.
     #[error("{0} is no TDX_FEATURES0 bit")]
@@ -57,6 +60,19 @@ pub enum RigError {
 }
 
 impl RigError {
+    /// The names that are not those of [`HostError`].
+    pub const NAMES: &[&str] = &[
+        "bad-platform",
+        "fault-refused",
+        "unknown-fault",
+        "unknown-feature",
+        "powered-off",
+        "powered-on",
+        "no-keyid",
+        "bad-range",
+        "mismatch",
+    ];
+
     /// Stable name.
     pub fn name(&self) -> &'static str {
         match self {
@@ -254,7 +270,21 @@ impl Rig {
 
     /// Where the host is in its life.
     pub fn state(&self) -> &'static str {
-        self.host.as_ref().map_or("powered-off", |host| host.status().lifecycle.name())
+        self.host.as_ref().map_or(POWERED_OFF, |host| host.status().lifecycle.name())
+    }
+
+    /// What [`Rig::state`] can say.
+    pub fn states() -> impl Iterator<Item = &'static str> + Clone {
+        const LIFE: [Lifecycle; 7] = [
+            Lifecycle::Off,
+            Lifecycle::Checked,
+            Lifecycle::BringingUp,
+            Lifecycle::Ready,
+            Lifecycle::Failed,
+            Lifecycle::ShutDown,
+            Lifecycle::Crashed,
+        ];
+        std::iter::once(POWERED_OFF).chain(LIFE.into_iter().map(Lifecycle::name))
     }
 
     /// True while the device is there.

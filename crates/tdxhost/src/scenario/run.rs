@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
 use super::file::{Case, Expectation, Scenario, Step};
@@ -30,7 +31,8 @@ pub fn run(scenario: &Scenario, options: &mut RunOptions<'_>) -> anyhow::Result<
     let mut cases = Vec::with_capacity(scenario.cases.len());
     for case in &scenario.cases {
         let name = case.platform.as_deref().or(scenario.platform.as_deref()).unwrap_or("default");
-        let report = run_case(case, name, seed, options.bar, options.each_phase)?;
+        let report = run_case(case, name, seed, options.bar, options.each_phase)
+            .with_context(|| format!("case {:?}", case.name))?;
         (options.each_case)(&report)?;
         cases.push(report);
     }
@@ -56,12 +58,7 @@ fn run_case(
     let started = Instant::now();
     let mut spec = platform::load(platform)?;
     for fault in &case.faults {
-        spec.faults.push(
-            fault
-                .clone()
-                .try_into()
-                .map_err(|error| anyhow::anyhow!("case {:?}: fault {error}", case.name))?,
-        );
+        spec.faults.push(fault.clone().try_into().map_err(RigError::UnknownFault)?);
     }
     let mut rig = Rig::new(spec, seed, case.tdmr_rules.map(Into::into), bar, each_phase);
     let walk = [Step::PowerOn { expect: None }, Step::BringUp { expect: None, opt_in: Vec::new() }];
@@ -114,7 +111,7 @@ fn run_step(rig: &mut Rig, step: &Step) -> StepReport {
     let started = Instant::now();
     let mut product = Yield::default();
     let result = act(rig, step, &mut product);
-    let expected = expected_error(step);
+    let expected = step.expected_error();
     let (outcome, message) = match &result {
         Ok(()) => ("ok".to_owned(), None),
         Err(error) => (error.name().to_owned(), Some(error.to_string())),
@@ -190,28 +187,6 @@ fn check(rig: &Rig, wanted: &Expectation, product: &mut Yield) -> Result<(), Rig
     compare("leaked-pages", wanted.leaked_pages.map(|pages| json!(pages)), &|| json!(rig.leaked_pages()));
     compare("online", wanted.online.as_ref().map(|list| json!(list)), &|| json!(rig.online_cpus()));
     if wrong.is_empty() { Ok(()) } else { Err(RigError::Mismatch(wrong.join("; "))) }
-}
-
-/// The name of the error in which the step must end.
-fn expected_error(step: &Step) -> Option<&str> {
-    match step {
-        Step::PowerOn { expect }
-        | Step::BringUp { expect, .. }
-        | Step::Offline { expect, .. }
-        | Step::Online { expect, .. }
-        | Step::AllocateKeyid { expect }
-        | Step::FreeKeyid { expect }
-        | Step::Suspend { expect, .. }
-        | Step::Resume { expect }
-        | Step::HotplugMemory { expect, .. }
-        | Step::ShutDown { expect }
-        | Step::Crash { expect }
-        | Step::PowerCycle { expect }
-        | Step::Inject { expect, .. }
-        | Step::RemoveDevice { expect }
-        | Step::Read { expect, .. } => expect.as_deref(),
-        Step::Expect(_) => None,
-    }
 }
 
 fn action_name(step: &Step) -> &'static str {

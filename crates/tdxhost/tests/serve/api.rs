@@ -253,7 +253,7 @@ fn status_text(served: &Served, json: bool) -> String {
 fn status_is_a_short_summary_of_a_host_that_is_ready() {
     let served = Served::new(FakeHost::with_device(&UPDATABLE));
     let expected = "\
-platform  fake (simulated, seed 7): 1 packages, 4 logical processors, 4 GiB
+platform  fake (simulated, seed 7): 1 package, 4 logical processors, 4 GiB
 host      ready
 module    1.5.06 (ready): 4 of 4 processors, 1 of 1 packages, 1 TDMRs, 4108 KB of PAMT
 device    tdx_host: version 1.5.06, seamldr_version 1.5.02, num_remaining_updates 63

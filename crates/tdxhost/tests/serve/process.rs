@@ -183,7 +183,7 @@ fn status_asks_the_server_and_says_when_there_is_none() {
 
     let _server = places.serve("tiny", &[]);
     let text = String::from_utf8(places.status(&[]).stdout).unwrap();
-    assert!(text.starts_with("platform  tiny (simulated, seed 0): 1 packages"), "{text}");
+    assert!(text.starts_with("platform  tiny (simulated, seed 0): 1 package, "), "{text}");
     assert!(text.contains("\nhost      ready\n"), "{text}");
     let json: Value = serde_json::from_slice(&places.status(&["--json"]).stdout).unwrap();
     assert_eq!((&json["state"], &json["device"]), (&"ready".into(), &true.into()));

@@ -5,6 +5,7 @@
 mod call;
 mod message;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 
@@ -65,6 +66,13 @@ pub enum Kind {
 pub enum Outcome {
     /// The module is initialized.
     Initialized,
+    /// The module is initialized, and something failed afterwards.
+    Troubled {
+        /// The first failure after bring-up.
+        sentence: String,
+        /// What to try.
+        advice: String,
+    },
     /// Bring-up failed.
     Failed {
         /// The first reason.
@@ -95,7 +103,7 @@ enum Found {
 /// Explains a log.
 pub fn annotate(text: &str) -> Log<'_> {
     let lines: Vec<&str> = text.lines().collect();
-    let mut found: Vec<Found> = lines.iter().map(|line| classify(line)).collect();
+    let mut found: Vec<Found> = lines.iter().map(|line| classify(&without_colours(line))).collect();
     let owners = gather_registers(&mut found);
     let mut entries = Vec::with_capacity(lines.len());
     let mut progress = Progress::default();
@@ -155,6 +163,24 @@ fn gather_registers(found: &mut [Found]) -> HashMap<usize, usize> {
         }
     }
     owners
+}
+
+/// A line without the escape sequences that `dmesg --color` and pagers leave in it.
+fn without_colours(line: &str) -> Cow<'_, str> {
+    const ESCAPE: &str = "\u{1b}[";
+    if !line.contains(ESCAPE) {
+        return Cow::Borrowed(line);
+    }
+    let mut parts = line.split(ESCAPE);
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // Parameters and intermediates, then one final letter.
+        let text = part.trim_start_matches(|c: char| matches!(c, ' '..='?'));
+        let mut letters = text.chars();
+        letters.next();
+        plain.push_str(letters.as_str());
+    }
+    Cow::Owned(plain)
 }
 
 fn classify(line: &str) -> Found {
@@ -292,7 +318,8 @@ impl Progress {
                 // A log of several boots: what counts is the last one.
                 *self = Self { offered: true, ..Self::default() };
             }
-            Step::Initialized => self.initialized = true,
+            // What failed before was overcome.
+            Step::Initialized => *self = Self { offered: self.offered, initialized: true, problem: None },
         }
     }
 
@@ -310,7 +337,8 @@ impl Progress {
 
     fn outcome(self) -> Outcome {
         match (self.initialized, self.problem, self.offered) {
-            (true, _, _) => Outcome::Initialized,
+            (true, None, _) => Outcome::Initialized,
+            (true, Some((sentence, advice)), _) => Outcome::Troubled { sentence, advice },
             (false, Some((sentence, advice)), _) => Outcome::Failed { sentence, advice },
             (false, None, true) => Outcome::Unfinished {
                 sentence: "The BIOS offers private KeyIDs, but the log tells neither success nor failure \
@@ -386,14 +414,26 @@ impl Log<'_> {
                 output.paragraph("in short: ", sentence)?;
                 output.paragraph("to do:    ", advice)
             }
-            Outcome::Silent => output.paragraph("in short: ", "no line about bring-up of the TDX module."),
+            Outcome::Troubled { sentence, advice } => {
+                output.paragraph("in short: ", &format!("the TDX module came up; later: {sentence}"))?;
+                output.paragraph("to do:    ", advice)
+            }
+            Outcome::Silent => {
+                output.paragraph("in short: ", "no line about bring-up of the TDX module.")?;
+                output.paragraph("to do:    ", SILENT)
+            }
         }
     }
 }
 
+/// What to do about a log that says nothing.
+const SILENT: &str = "Look whether the log starts at boot. If it does, the kernel has no TDX \
+                      (CONFIG_INTEL_TDX_HOST), or the BIOS offers none: turn on TME-MT and TDX in the BIOS; \
+                      `tdxhost doctor` checks the machine it runs on.";
+
 /// A line without control characters: a log must not move the cursor of who reads it.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    without_colours(text).chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// One run of a fuzzer: any bytes can be annotated and printed, and every line is accounted for once.
