@@ -29,11 +29,11 @@ impl LeakCounter for NoLeaks {
 impl Pages for Bump {
     type Leaks = NoLeaks;
 
-    fn alloc_contiguous(&self, request: AllocRequest) -> Option<OwnedPages<NoLeaks>> {
+    fn alloc_contiguous(&self, request: AllocRequest<'_>) -> Option<OwnedPages<NoLeaks>> {
         let bytes = request.bytes.next_multiple_of(PAGE_SIZE);
         let start = self.top.get().checked_sub(bytes)? & !(request.align - 1);
         let range = PhysRange::from_size(PhysAddr::new(start), bytes)?;
-        if start < self.bottom || request.avoid.is_some_and(|avoid| avoid.overlaps(range)) {
+        if start < self.bottom || request.avoid.iter().any(|avoid| avoid.overlaps(range)) {
             return None;
         }
         self.top.set(start);
