@@ -338,6 +338,10 @@ impl Region {
     fn replace(&mut self, ctx: &Context<'_>, line: u32, tag: LineTag, change: impl FnOnce(&mut [u8])) {
         let page = self.page(line / LINES_PER_PAGE);
         let index = (line % LINES_PER_PAGE) as usize;
+        if tag.is_cached() && page.written_at <= ctx.flushed {
+            // Every line of the page was written back since; the new number is not theirs.
+            page.tags.iter_mut().for_each(|tag| *tag = tag.with_cached(false));
+        }
         if let Some(bytes) = page.bytes.get_mut(index * LINE..(index + 1) * LINE) {
             change(bytes);
         }

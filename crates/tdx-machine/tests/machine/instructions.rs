@@ -215,3 +215,22 @@ fn the_seam_range_and_holes_are_closed_to_the_host() {
     assert_eq!(machine.movdir64b_zero(range(seam)), Err(MemFault::SeamRange { pa: seam }));
     assert_eq!(machine.movdir64b_zero(range(hole)), Err(MemFault::NotRam { pa: hole }));
 }
+
+#[test]
+fn a_line_that_was_written_back_stays_so_when_its_neighbour_is_written() {
+    let machine = with_faults(&[]);
+    let neighbour = REGION.checked_add(64).expect("RAM");
+    let line = PhysRange::from_size(REGION, 64).expect("a range");
+    for wbinvd in [true, false] {
+        machine.write(REGION, KeyId::new(5), &[5; 64]).expect("RAM");
+        if wbinvd {
+            machine.wbinvd(LP);
+        }
+        machine.write(neighbour, KeyId::new(5), &[6; 64]).expect("RAM");
+        machine.write(REGION, KeyId::TME, &[7; 64]).expect("RAM");
+        machine.evict(line);
+        let mut bytes = [0; 64];
+        machine.read(REGION, KeyId::TME, &mut bytes).expect("RAM");
+        assert_eq!(bytes == [7; 64], wbinvd, "a dirty line is written back late, a clean one is not");
+    }
+}
