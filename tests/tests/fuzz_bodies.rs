@@ -256,5 +256,5 @@ fn calls_of_any_leaf_keep_their_promises() {
 
 #[test]
 fn memory_does_what_the_table_of_keyids_says() {
-    on_numbers(fuzz::memory_by_keyid, 60, 1500);
+    on_numbers(fuzz::memory_by_keyid, 200, 1500);
 }

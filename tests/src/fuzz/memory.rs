@@ -18,8 +18,8 @@ use super::seamcall::bench::{self, Bench, PAMT, Stage, TDMRS};
 const LINE: usize = 64;
 /// PAMT of the 4 KiB pages of one step of TDMR.INIT.
 const STEP_PIECE: u64 = 16 << 10;
-/// A line each of the PAMT of the first two steps, one more of the second, and one of plain RAM.
-const LINES: [u64; 4] = [PAMT, PAMT + STEP_PIECE, PAMT + STEP_PIECE + 0x1000, 0x2000_0000];
+/// A line each of the PAMT of the first two steps, the next one of the same page, and one of plain RAM.
+const LINES: [u64; 4] = [PAMT, PAMT + STEP_PIECE, PAMT + STEP_PIECE + LINE_SIZE, 0x2000_0000];
 /// The step of TDMR.INIT that fills each line.
 const FILLED_BY: [Option<u64>; 4] = [Some(0), Some(1), Some(1), None];
 const SHARED: [KeyId; 3] = [KeyId::TME, KeyId::new(5), KeyId::new(31)];

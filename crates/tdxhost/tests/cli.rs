@@ -1,0 +1,272 @@
+//! The program as a process: exit codes, what goes to which stream, documents.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_tdxhost");
+const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios");
+
+fn tdxhost(args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Standard output of a run that must go well and say nothing else.
+fn good(args: &[&str]) -> String {
+    let output = tdxhost(args);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?}: {errors}");
+    assert_eq!(errors, "", "{args:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one line on standard error of a run that must fail with exit code 1.
+fn bad(args: &[&str]) -> String {
+    one_line(args, &tdxhost(args))
+}
+
+fn one_line(what: &[&str], output: &Output) -> String {
+    let errors = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{what:?}: {errors}");
+    assert_eq!(errors.lines().count(), 1, "{what:?}: {errors}");
+    errors.strip_prefix("tdxhost: ").unwrap_or_else(|| panic!("{errors}")).trim_end().to_owned()
+}
+
+fn document(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The document without what a clock or the size of the process says.
+fn timeless(text: &str) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|key, _| key != "seconds" && key != "peak_rss_kib");
+                map.values_mut().for_each(strip);
+            }
+            Value::Array(list) => list.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut value = document(text);
+    strip(&mut value);
+    value
+}
+
+/// Words in one line, however they were wrapped.
+fn unwrapped(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_demo_ends_with_the_attributes() {
+    for (args, platform) in [(&["demo"][..], "default"), (&["demo", "--platform", "tiny"], "tiny")] {
+        let spec = document(&good(&["platform", "show", platform, "--json"]));
+        let attributes = format!(
+            "version 2.1.00 seamldr_version {} num_remaining_updates {}",
+            spec["seamldr"]["version"].as_str().unwrap(),
+            spec["seamldr"]["remaining_updates"],
+        );
+        let text = good(args);
+        assert!(text.contains("TDX module initialized in "), "{text}");
+        assert!(unwrapped(&text).ends_with(&attributes), "{text}");
+        assert_eq!(unwrapped(&good(&[args, &["--quiet"]].concat())), attributes);
+    }
+}
+
+#[test]
+fn the_demo_as_json_is_one_document_that_the_seed_decides() {
+    let run = |seed| good(&["demo", "--platform", "tiny", "--json", "--seed", seed]);
+    let value = document(&run("7"));
+    assert_eq!(value["simulated"], true);
+    assert_eq!(value["attributes"]["version"], "2.1.00");
+    let gib = value["facts"]["tdmr_init_calls"].as_u64().unwrap() / 256;
+    assert_eq!(value["facts"]["tdmr_init_calls"], gib * 256);
+    let phases: Vec<_> = value["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]).collect();
+    assert_eq!(phases.first().unwrap().as_str(), Some("platform-checks"));
+    assert_eq!(phases.last().unwrap().as_str(), Some("tdmr-init"));
+    assert_eq!(timeless(&run("7")), timeless(&run("7")));
+    assert_eq!(document(&run("8"))["seed"], 8);
+}
+
+#[test]
+fn a_demo_that_fails_names_the_error_and_what_to_try() {
+    let error = bad(&["demo", "--platform", "laptop-no-tdx"]);
+    assert!(error.starts_with("no-tdx: MSR 0x87"), "{error}");
+    let output = tdxhost(&["demo", "--platform", "laptop-no-tdx", "--json"]);
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), &b""[..]));
+    let value = document(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(value["error"]["name"], "no-tdx");
+    assert!(value["error"]["advice"].is_string());
+    assert_eq!(value["attributes"], serde_json::json!({}));
+}
+
+#[test]
+fn linux_rules_show_the_failure_of_the_machine_that_the_default_rules_bring_up() {
+    let error = bad(&["demo", "--platform", "canonical-tdx-415", "--tdmr-rules", "linux-7.3"]);
+    assert!(error.starts_with("too-many-reserved-areas: TDMR [0x40000000, 0x80000000)"), "{error}");
+    good(&["demo", "--platform", "canonical-tdx-415", "--quiet"]);
+}
+
+#[test]
+fn run_says_by_its_exit_code_whether_every_case_passed() {
+    let text = good(&["run", &format!("{SCENARIOS}/bringup-faults.toml")]);
+    assert!(text.lines().last().unwrap().contains(" 0 failed"), "{text}");
+    let value = document(&good(&["run", &format!("{SCENARIOS}/life.toml"), "--json", "--seed", "3"]));
+    assert_eq!((&value["failed"], &value["seed"]), (&0.into(), &3.into()));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wrong.toml");
+    let wrong = "name = 'wrong'\nplatform = 'tiny'\n[[case]]\nname = 'x'\nfaults = ['no-vmx']\n";
+    std::fs::write(&file, wrong).unwrap();
+    let path = file.to_str().unwrap();
+    let output = tdxhost(&["run", path]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("FAIL x") && text.contains("bring-up: no-vmx"), "{text}");
+    let output = tdxhost(&["run", path, "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(document(&String::from_utf8(output.stdout).unwrap())["failed"], 1);
+}
+
+#[test]
+fn failures_are_one_line_that_names_what_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let no_toml = file("no.toml", "name = [\n");
+    let key = file("key.toml", "name = 'x'\nspeed = 9\n[[case]]\nname = 'y'\n");
+    let machine = file("machine.toml", "name = 'x'\nclock = 1\n[cpu]\nkind = 'granite-rapids'\n");
+    for (args, words) in [
+        (&["demo", "--platform", "nowhere"][..], &["nowhere", "tiny"][..]),
+        (&["demo", "--platform", &machine], &["machine.toml", "clock"]),
+        (&["run", "/does/not/exist"], &["/does/not/exist", "No such file"]),
+        (&["run", &no_toml], &["no.toml", "line"]),
+        (&["run", &key], &["key.toml", "speed"]),
+        (&["platform", "show", "nowhere"], &["nowhere"]),
+        (&["platform", "capture", "--dmesg", "/does/not/exist"], &["/does/not/exist"]),
+        (&["platform", "capture", "--dmesg", "/dev/null"], &["no memory map", "BIOS-e820"]),
+        (&["explain", "zzz"], &["zzz"]),
+        (&["explain", "field", "zzz"], &["zzz"]),
+        (&["explain", "error", "zzz"], &["zzz"]),
+        (&["explain", "--dmesg", "/does/not/exist"], &["/does/not/exist"]),
+    ] {
+        let error = bad(args);
+        assert!(words.iter().all(|word| error.contains(word)), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn platforms_are_listed_shown_and_read_back() {
+    let list = good(&["platform", "list"]);
+    let names: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    for name in ["tiny", "default", "spr-2s", "gnr-2s-connect", "gnr-8s", "laptop-no-tdx"] {
+        assert!(names.contains(&name), "{list}");
+    }
+    let rows = document(&good(&["platform", "list", "--json"]));
+    assert_eq!(rows.as_array().unwrap().len(), names.len());
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        // What is shown is a platform file again, the same one.
+        let file = folder.path().join(format!("{name}.toml"));
+        std::fs::write(&file, good(&["platform", "show", name])).unwrap();
+        let shown = document(&good(&["platform", "show", name, "--json"]));
+        assert_eq!(document(&good(&["platform", "show", file.to_str().unwrap(), "--json"])), shown);
+        assert_eq!(shown["name"], name);
+    }
+}
+
+const BOOT_LOG: &str = "\
+[    0.000000] BIOS-e820: [mem 0x0000000000000000-0x000000000009ffff] usable
+[    0.000000] BIOS-e820: [mem 0x0000000000100000-0x0000000067ffffff] usable
+[    0.000000] BIOS-e820: [mem 0x0000000100000000-0x000000107fffffff] usable
+[    1.000000] virt/tdx: BIOS enabled: private KeyID range [64, 128)
+";
+
+fn with_input(args: &[&str], input: &str) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_boot_log_on_standard_input_becomes_a_platform_that_comes_up() {
+    let output = with_input(&["platform", "capture", "--dmesg", "-"], BOOT_LOG);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("# "), "what was assumed comes first: {text}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("captured.toml");
+    std::fs::write(&file, &text).unwrap();
+    let path = file.to_str().unwrap();
+    let shown = document(&good(&["platform", "show", path, "--json"]));
+    assert_eq!((&shown["keyids"]["mktme"], &shown["keyids"]["tdx"]), (&63.into(), &64.into()));
+    assert!(good(&["demo", "--platform", path, "--quiet"]).contains("version"));
+
+    let output = with_input(&["platform", "capture", "--dmesg", "-"], "nothing of use\n");
+    assert!(one_line(&["capture"], &output).contains("no memory map"));
+}
+
+#[test]
+fn codes_that_users_posted_are_explained() {
+    for (words, name, detail) in [
+        (&["0x22", "0xc000050500000000"][..], "SYS_NOT_READY", "TDH.SYS.RD"),
+        (&["0x21", "0xc000090000000000"], "INCORRECT_CPUID_VALUE", "TDH.SYS.INIT"),
+        (&["33", "0xc000092100000122"], "INCORRECT_MSR_VALUE", "MSR 0x122 IA32_TSX_CTRL"),
+        (&["0x1c", "0xc000030000000001"], "PAGE_METADATA_INCORRECT", "operand RCX"),
+        (&["0xc000010000000045"], "OPERAND_INVALID", "CPUID_CONFIG"),
+        (&["0x22", "0xc0000c0000000000"], "METADATA_FIELD_ID_INCORRECT", "TDH.SYS.RD"),
+    ] {
+        let text = unwrapped(&good(&[&["explain"], words].concat()));
+        assert!(text.contains(name) && text.contains(detail), "{words:?}: {text}");
+        let value = document(&good(&[&["explain", "--json"], words].concat()));
+        assert!(value.to_string().contains(name), "{value}");
+    }
+}
+
+#[test]
+fn a_log_on_standard_input_is_annotated() {
+    let log = "virt/tdx: SEAMCALL (0x0000000000000021) failed: 0xc000092100000122\nusb 1-1: new device\n";
+    let output = with_input(&["explain", "--dmesg", "-"], log);
+    assert!(output.status.success());
+    let text = unwrapped(&String::from_utf8(output.stdout).unwrap());
+    assert!(text.contains("INCORRECT_MSR_VALUE") && text.contains("IA32_TSX_CTRL"), "{text}");
+    assert!(!text.contains("usb 1-1"), "{text}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    for args in [
+        &["platform", "list"][..],
+        &["platform", "show", "gnr-2s-connect"],
+        &["platform", "list", "--json"],
+        &["demo", "--platform", "tiny", "--json"],
+        &["demo", "--platform", "tiny"],
+        &["run", &format!("{SCENARIOS}/bringup-faults.toml")],
+        &["explain", "33", "0xc000092100000122"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(BINARY);
+        let output = command.args(args).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).output();
+        let Output { status, stderr, .. } = output.unwrap();
+        let errors = String::from_utf8(stderr).unwrap();
+        assert_eq!(errors, "", "{args:?}");
+        assert!(status.success(), "{args:?}: {status}");
+    }
+}
+
+#[test]
+fn words_that_are_no_command_end_with_usage() {
+    let output = tdxhost(&["dance"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("dance"));
+    let output = tdxhost(&["--version"]);
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with("tdxhost "));
+}

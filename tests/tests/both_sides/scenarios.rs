@@ -1,0 +1,129 @@
+//! The scenario files.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tdx_host::error::ERRORS;
+use tdx_machine::Fault;
+use tdx_machine::fault::CATALOGUE;
+use tdxhost::scenario::{self, RunOptions, RunReport, Scenario, Step};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios")
+}
+
+fn all() -> Vec<(PathBuf, Scenario)> {
+    let mut paths: Vec<_> = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 4, "{paths:?}");
+    paths
+        .into_iter()
+        .map(|path| {
+            let scenario = Scenario::load(&path).unwrap();
+            (path, scenario)
+        })
+        .collect()
+}
+
+fn run(scenario: &Scenario, seed: Option<u64>) -> RunReport {
+    let mut nothing = |_: &_| Ok(());
+    scenario::run(scenario, &mut RunOptions { seed, bar: false, each_case: &mut nothing, each_phase: None })
+        .unwrap()
+}
+
+/// The report as a document, without what a clock or the size of the process says.
+fn timeless(report: &RunReport) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|key, _| key != "seconds" && key != "peak_rss_kib");
+                map.values_mut().for_each(strip);
+            }
+            Value::Array(list) => list.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut bytes = Vec::new();
+    report.write_json(&mut bytes).unwrap();
+    let mut document = serde_json::from_slice(&bytes).unwrap();
+    strip(&mut document);
+    document
+}
+
+#[test]
+fn every_scenario_passes() {
+    for (path, scenario) in all() {
+        let report = run(&scenario, None);
+        for case in &report.cases {
+            assert!(case.passed, "{}: {case:?}", path.display());
+        }
+        assert_eq!((report.failed, report.passed), (0, scenario.cases.len()), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_seed_decides_the_whole_document_but_for_times() {
+    for name in ["life.toml", "bringup-faults.toml", "posted-machines.toml"] {
+        let scenario = Scenario::load(&folder().join(name)).unwrap();
+        let first = timeless(&run(&scenario, Some(41)));
+        assert_eq!(timeless(&run(&scenario, Some(41))), first, "{name}");
+        let other = run(&scenario, Some(42));
+        assert_eq!(other.failed, 0, "{name}");
+        assert_ne!(timeless(&other), first, "{name}: the seed is in the document");
+    }
+}
+
+#[test]
+fn expected_errors_are_errors_that_can_be_explained() {
+    let known: BTreeSet<&str> = ERRORS.iter().map(|row| row.name).collect();
+    let mut seen = 0;
+    for (path, scenario) in all() {
+        for step in scenario.cases.iter().flat_map(|case| &case.steps) {
+            if let Some(name) = expected(step) {
+                assert!(known.contains(name), "{}: {name}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 30, "{seen} expectations only");
+}
+
+/// The error that a step expects, of those steps that can fail with one of the host's errors.
+fn expected(step: &Step) -> Option<&str> {
+    match step {
+        Step::BringUp { expect, .. }
+        | Step::Offline { expect, .. }
+        | Step::Online { expect, .. }
+        | Step::AllocateKeyid { expect }
+        | Step::Suspend { expect, .. }
+        | Step::Resume { expect }
+        | Step::HotplugMemory { expect, .. }
+        | Step::ShutDown { expect }
+        | Step::Read { expect, .. } => expect.as_deref(),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_fault_of_the_catalogue_has_a_case() {
+    let scenario = Scenario::load(&folder().join("bringup-faults.toml")).unwrap();
+    let mut shown = BTreeSet::new();
+    for case in &scenario.cases {
+        let injected = case.steps.iter().filter_map(|step| match step {
+            Step::Inject { fault, .. } => Some(fault),
+            _ => None,
+        });
+        for value in case.faults.iter().chain(injected) {
+            let fault: Fault = value.clone().try_into().unwrap();
+            shown.insert(fault.name());
+        }
+        // A fault that ends in an error leaves neither a device nor a lost page, and the case looks.
+        if case.steps.iter().any(|step| expected(step).is_some()) {
+            let looks = |step: &Step| matches!(step, Step::Expect(what) if what.device.is_some() && what.leaked_pages == Some(0));
+            assert!(case.steps.iter().any(looks), "{}", case.name);
+        }
+    }
+    let catalogue: BTreeSet<&str> = CATALOGUE.iter().map(|info| info.name).collect();
+    assert_eq!(shown, catalogue);
+}
