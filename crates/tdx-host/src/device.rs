@@ -157,11 +157,9 @@ impl TdxHostDevice {
         K: RawLock + Sync,
         P: Seam + Pages + Cpus + ?Sized,
     {
-        let _reader = Reader::enter(self)?;
+        let reader = Reader::enter(self)?;
         host.ready()?;
-        // Not by presence: a removal that has begun waits for this reader to finish.
-        let attribute = self.offered_attributes().find(|attribute| attribute.name == name);
-        let attribute = attribute.ok_or(HostError::NoSuchAttribute)?;
+        let attribute = reader.attribute(name).ok_or(HostError::NoSuchAttribute)?;
         let size = buffer.len();
         let mut text = Text { buffer, used: 0 };
         let written = match attribute.content {
@@ -220,6 +218,11 @@ impl<'a> Reader<'a> {
         let reader = Self(device);
         if device.is_present() { Ok(reader) } else { Err(HostError::DeviceGone) }
     }
+
+    /// An attribute of the device, even if its removal has begun: it waits for this reader to finish.
+    fn attribute(&self, name: &str) -> Option<&'static Attribute> {
+        self.0.offered_attributes().find(|attribute| attribute.name == name)
+    }
 }
 
 impl Drop for Reader<'_> {
@@ -241,5 +244,26 @@ impl Write for Text<'_> {
         place.copy_from_slice(text.as_bytes());
         self.used = end;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_came_before_the_removal_still_finds_its_attribute() {
+        let device = TdxHostDevice::new();
+        device.groups.store(AttributeGroup::Base.bit(), Ordering::Release);
+        device.present.store(true, Ordering::SeqCst);
+        let reader = Reader::enter(&device).unwrap();
+        // What a removal does before it waits.
+        device.present.store(false, Ordering::SeqCst);
+        assert!(reader.attribute("version").is_some());
+        assert!(reader.attribute("seamldr_version").is_none(), "its group is not offered");
+        assert_eq!(device.attributes().count(), 0);
+        assert!(Reader::enter(&device).is_err());
+        drop(reader);
+        device.remove();
     }
 }

@@ -241,3 +241,20 @@ pub(crate) fn on_boot_cpu<P: Cpus + ?Sized>(platform: &P, visitor: &PerCpu<'_>) 
 pub(crate) fn boot_cpu<P: Cpus + ?Sized>(platform: &P) -> Result<CpuNumber, HostError> {
     first_online(platform, |_| true).ok_or(HostError::NoCpuOnline)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_has_the_last_word() {
+        let host = HostState::new([CpuSlot::new()], Spin::new());
+        host.end(Lifecycle::ShutDown);
+        assert_eq!(host.lifecycle(), Lifecycle::ShutDown);
+        host.crash();
+        assert_eq!(host.lifecycle(), Lifecycle::Crashed);
+        host.end(Lifecycle::ShutDown);
+        assert_eq!(host.lifecycle(), Lifecycle::Crashed);
+        assert!(host.is_going_down());
+    }
+}
