@@ -4,14 +4,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::api::{
-    self, CpusFacts, DeviceFacts, ModuleFacts, PlatformFacts, Problem, StatusFacts, default_socket,
-};
+use crate::api::{self, CpusFacts, DeviceFacts, ModuleFacts, PlatformFacts, StatusFacts, default_socket};
 use crate::text::{gib, plural};
 
 /// Arguments of `tdxhost status`.
@@ -37,31 +33,24 @@ pub fn report(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let socket = args.api.clone().unwrap_or_else(default_socket);
     if args.json {
         let mut answers = api::get(&socket, &["/v1/status"])?.into_iter();
-        let status: Value = document(answers.next(), "/v1/status")?;
+        let status: Value = api::facts(answers.next(), "/v1/status")?;
         serde_json::to_writer_pretty(&mut *out, &status).map_err(io::Error::from)?;
         writeln!(out)?;
         return Ok(());
     }
     let routes = ["/v1/status", "/v1/platform", "/v1/cpus", "/v1/device", "/v1/module"];
     let mut answers = api::get(&socket, &routes)?.into_iter();
-    let status: StatusFacts = document(answers.next(), routes[0])?;
-    let platform: PlatformFacts = document(answers.next(), routes[1])?;
-    let cpus: CpusFacts = document(answers.next(), routes[2])?;
-    let device: DeviceFacts = document(answers.next(), routes[3])?;
+    let status: StatusFacts = api::facts(answers.next(), routes[0])?;
+    let platform: PlatformFacts = api::facts(answers.next(), routes[1])?;
+    let cpus: CpusFacts = api::facts(answers.next(), routes[2])?;
+    let device: DeviceFacts = api::facts(answers.next(), routes[3])?;
     let module: Option<ModuleFacts> = match answers.next() {
         // The answer of a machine without a module.
         Some(Err(problem)) if problem.status == 404 => None,
-        answer => Some(document(answer, routes[4])?),
+        answer => Some(api::facts(answer, routes[4])?),
     };
     summary(out, &status, &platform, &cpus, &device, module.as_ref())?;
     Ok(())
-}
-
-fn document<T: DeserializeOwned>(answer: Option<Result<Value, Problem>>, route: &str) -> anyhow::Result<T> {
-    let answer = answer.with_context(|| format!("the server did not answer {route}"))?;
-    let value = answer.map_err(api::ClientError::Problem)?;
-    serde_json::from_value(value)
-        .with_context(|| format!("the server's answer to {route} is of another version"))
 }
 
 fn summary(

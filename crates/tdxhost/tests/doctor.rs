@@ -68,7 +68,7 @@ fn a_host_with_everything_is_ready() {
 #[test]
 fn every_missing_piece_is_found_alone() {
     type Change = fn(&mut Snapshot);
-    let cases: [(&str, Change); 17] = [
+    let cases: [(&str, Change); 18] = [
         ("cpu-vmx", |host| _ = host.cpu.flags.remove("vmx")),
         ("cpu-xsave", |host| _ = host.cpu.flags.remove("xsave")),
         ("cpu-movdir64b", |host| _ = host.cpu.flags.remove("movdir64b")),
@@ -76,6 +76,7 @@ fn every_missing_piece_is_found_alone() {
         ("tdx-host-platform", |host| _ = host.cpu.flags.remove("tdx_host_platform")),
         ("msr-tme-activate", |host| host.set_msr(1, MsrIndex::IA32_TME_ACTIVATE, 0)),
         ("msr-seamrr", |host| host.set_msr(1, SEAMRR, 0x400)),
+        ("msr-seamrr", |host| host.set_msr(1, SEAMRR, 0x800)),
         ("msr-seamrr", |host| host.remove_msr(0, SEAMRR)),
         ("msr-keyid-partitioning", |host| host.set_msr(0, KEYIDS, 63)),
         ("msr-keyid-partitioning", |host| {
@@ -112,7 +113,10 @@ fn every_missing_piece_is_found_alone() {
 fn the_package_at_fault_is_named() {
     let mut host = good();
     host.set_msr(1, SEAMRR, 0x400);
-    assert!(text(&examine(&host)).contains("package 0: bit 11 = 1; package 1: bit 11 = 0"));
+    assert!(
+        text(&examine(&host))
+            .contains("package 0: bit 11 = 1, bit 10 = 1; package 1: bit 11 = 0, bit 10 = 1")
+    );
 }
 
 #[test]

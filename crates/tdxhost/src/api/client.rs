@@ -9,11 +9,13 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::facts::StatusFacts;
 use super::problem::Problem;
-use crate::doctor::{Facts, Snapshot};
+use crate::doctor::{BringUpFailure, Facts, Simulated, Snapshot};
 
 /// A server that takes longer than this to answer is not answering.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,11 +67,23 @@ pub fn get(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, 
 
 /// The facts of the host behind the socket file `path`, for `tdxhost doctor --api`.
 pub fn hardware(path: &Path) -> anyhow::Result<Box<dyn Facts>> {
-    const ROUTE: &str = "/v1/hardware";
-    let answer = get(path, &[ROUTE])?.pop().with_context(|| format!("the server did not answer {ROUTE}"))?;
-    let snapshot: Snapshot = serde_json::from_value(answer.map_err(ClientError::Problem)?)
-        .with_context(|| format!("the server's answer to {ROUTE} is of another version"))?;
-    Ok(Box::new(snapshot))
+    let routes = ["/v1/hardware", "/v1/status"];
+    let mut answers = get(path, &routes)?.into_iter();
+    let snapshot: Snapshot = facts(answers.next(), routes[0])?;
+    let status: StatusFacts = facts(answers.next(), routes[1])?;
+    let failure = status.error.map(|error| BringUpFailure {
+        seen: format!("{}: {}", error.name, error.message),
+        advice: error.advice,
+    });
+    Ok(Box::new(Simulated { snapshot, failure }))
+}
+
+/// An answer of the server as the facts that it stands for.
+pub fn facts<T: DeserializeOwned>(answer: Option<Result<Value, Problem>>, route: &str) -> anyhow::Result<T> {
+    let answer = answer.with_context(|| format!("the server did not answer {route}"))?;
+    let value = answer.map_err(ClientError::Problem)?;
+    serde_json::from_value(value)
+        .with_context(|| format!("the server's answer to {route} is of another version"))
 }
 
 async fn ask(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, ClientError> {

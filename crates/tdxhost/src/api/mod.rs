@@ -9,7 +9,7 @@ mod routes;
 mod server;
 mod socket;
 
-pub use client::{ClientError, get, hardware};
+pub use client::{ClientError, facts, get, hardware};
 pub use facts::{
     CpuFacts, CpusFacts, DeviceAttributeFacts, DeviceFacts, ErrorFacts, HostFacts, HostSource, HostState,
     KeyIdFacts, KeyRangeFacts, LogFacts, LogLine, ModuleFacts, PhaseFacts, PhaseState, PlatformFacts,

@@ -29,6 +29,15 @@ pub enum Unseen {
     },
 }
 
+/// Why a host did not come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BringUpFailure {
+    /// Name and sentence of the error.
+    pub seen: String,
+    /// What to try.
+    pub advice: String,
+}
+
 /// Facts about a host. Nothing here changes the machine.
 pub trait Facts {
     /// The first CPU; all CPUs of a TDX host are of one kind.
@@ -45,6 +54,11 @@ pub trait Facts {
 
     /// The kernel's log since boot.
     fn kernel_log(&self) -> Result<String, Unseen>;
+
+    /// Why bring-up failed, if the host tells it itself instead of in a log.
+    fn bring_up_failure(&self) -> Option<BringUpFailure> {
+        None
+    }
 
     /// False for a host without command line, module parameters and log of Linux: those checks are left out.
     fn runs_linux(&self) -> bool {

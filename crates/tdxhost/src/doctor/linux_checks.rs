@@ -27,6 +27,14 @@ pub(super) fn all(facts: &dyn Facts, cpu: Option<&CpuIdentity>) -> Vec<Check> {
         checks.push(kvm(facts, &words));
         checks.push(kernel_log(facts));
     }
+    if let Some(failure) = facts.bring_up_failure() {
+        checks.push(Check::failed(
+            "bring-up",
+            "the host brought the TDX module up",
+            failure.seen,
+            failure.advice,
+        ));
+    }
     checks.push(device(facts));
     checks
 }

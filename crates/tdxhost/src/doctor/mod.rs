@@ -19,10 +19,10 @@ use serde::Serialize;
 
 pub use check::{Check, State};
 pub use cpu::{CpuIdentity, TDX_MODELS, TdxModel};
-pub use facts::{Facts, Unseen};
+pub use facts::{BringUpFailure, Facts, Unseen};
 pub use msr_checks::MSRS;
 pub use real::RealHost;
-pub use snapshot::Snapshot;
+pub use snapshot::{Simulated, Snapshot};
 
 use crate::text::{Format, Output, Tone};
 

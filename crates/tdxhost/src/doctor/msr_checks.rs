@@ -34,8 +34,12 @@ const CHECKS: [MsrCheck; 5] = [
     MsrCheck {
         id: "msr-seamrr",
         msr: MsrIndex::IA32_SEAMRR_PHYS_MASK,
-        expected: "bit 11 of MSR 0x1401 (SEAMRR mask) = 1: the range for the TDX module is enabled",
-        judge: |value| (format!("bit 11 = {}", value >> 11 & 1), value >> 11 & 1 == 1),
+        expected: "bits 11 and 10 of MSR 0x1401 (SEAMRR mask) = 1: the range for the TDX module is enabled \
+                   and locked",
+        judge: |value| {
+            let (enabled, locked) = (value >> 11 & 1, value >> 10 & 1);
+            (format!("bit 11 = {enabled}, bit 10 = {locked}"), enabled == 1 && locked == 1)
+        },
         wrong: "Turn on TDX in the BIOS. If it is on, the BIOS refused it: fill the memory channels \
                 symmetrically, leave no memory in other modes (mirroring, persistent memory), update the \
                 BIOS.",

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tdx_abi::msr::MsrIndex;
 
 use super::cpu::CpuIdentity;
-use super::facts::{Facts, Unseen};
+use super::facts::{BringUpFailure, Facts, Unseen};
 
 /// Everything that the checks look at, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,5 +68,44 @@ impl Facts for Snapshot {
 
     fn runs_linux(&self) -> bool {
         self.kernel_log.is_some()
+    }
+}
+
+/// A snapshot of a host that says itself why it did not come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Simulated {
+    /// What the checks look at.
+    pub snapshot: Snapshot,
+    /// Why bring-up failed.
+    pub failure: Option<BringUpFailure>,
+}
+
+impl Facts for Simulated {
+    fn cpu(&self) -> Result<CpuIdentity, Unseen> {
+        self.snapshot.cpu()
+    }
+
+    fn packages(&self) -> Result<Vec<u32>, Unseen> {
+        self.snapshot.packages()
+    }
+
+    fn rdmsr(&self, package: u32, msr: MsrIndex) -> Result<u64, Unseen> {
+        self.snapshot.rdmsr(package, msr)
+    }
+
+    fn read_file(&self, path: &str) -> Result<String, Unseen> {
+        self.snapshot.read_file(path)
+    }
+
+    fn kernel_log(&self) -> Result<String, Unseen> {
+        self.snapshot.kernel_log()
+    }
+
+    fn bring_up_failure(&self) -> Option<BringUpFailure> {
+        self.failure.clone()
+    }
+
+    fn runs_linux(&self) -> bool {
+        self.snapshot.runs_linux()
     }
 }

@@ -21,7 +21,7 @@ impl PhaseClock {
     /// phase that ended.
     pub fn new(bar: bool, each: Option<fn(&PhaseReport)>) -> Self {
         let target = if bar { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let bar = ProgressBar::with_draw_target(Some(1), target);
         if let Ok(style) = ProgressStyle::with_template("  {msg:<16} [{bar:40}] {pos}/{len}") {
             bar.set_style(style.progress_chars("=> "));
         }

@@ -258,3 +258,20 @@ fn a_platform_that_does_not_exist_is_named() {
     assert!(sentence.contains("no-such-platform"), "{sentence}");
     assert!(!places.socket().exists());
 }
+
+#[test]
+fn the_doctor_tells_why_a_served_host_did_not_come_up() {
+    let places = Places::new();
+    let shown = Command::new(BINARY).args(["platform", "show", "tiny"]).output().unwrap();
+    let spec = String::from_utf8(shown.stdout).unwrap();
+    let file = places.directory.path().join("no-module.toml");
+    fs::write(&file, spec.replacen("[cpu]", "faults = [\"module-missing\"]\n\n[cpu]", 1)).unwrap();
+    let _server = places.serve(file.to_str().unwrap(), &[]);
+    // Registers and CPUID of this machine are as they should be: only the host itself can tell.
+    let facts = tdxhost::api::hardware(&places.socket()).unwrap();
+    let report = examine(&*facts);
+    let failed: Vec<_> = report.checks.iter().filter(|check| check.state == State::Failed).collect();
+    assert_eq!(failed.iter().map(|check| check.id).collect::<Vec<_>>(), ["bring-up", "tdx-host-device"]);
+    assert!(failed[0].seen.starts_with("module-not-loaded: no TDX module answers"), "{}", failed[0].seen);
+    assert!(failed[0].advice.as_ref().is_some_and(|advice| advice.contains("BIOS")), "{failed:?}");
+}
