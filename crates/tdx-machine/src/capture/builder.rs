@@ -294,7 +294,9 @@ fn keyids(facts: &Facts, kind: CpuKind) -> KeyIdSpec {
     match facts.private_keys {
         _ if !kind.has_tdx() => KeyIdSpec { bits: 0, mktme: 0, tdx: 0, integrity: false },
         Some((first, end)) => {
-            let bits = u8::try_from(end.max(2).next_power_of_two().trailing_zeros()).unwrap_or(u8::MAX);
+            // More bits than an address has are refused with the rest of the machine.
+            let room = end.max(2).checked_next_power_of_two();
+            let bits = room.and_then(|room| u8::try_from(room.trailing_zeros()).ok()).unwrap_or(u8::MAX);
             KeyIdSpec { bits, mktme: first.saturating_sub(1), tdx: end - first, integrity: true }
         }
         None => KeyIdSpec::default(),
@@ -365,7 +367,7 @@ fn place_seamrr(spec: &mut PlatformSpec) {
     };
     let default = SeamrrSpec::default().base.0;
     let top = taken.iter().map(|range| range.end().as_u64()).max().unwrap_or(GIB_4);
-    let above = top.max(GIB_4).next_multiple_of(SEAMRR_SIZE);
+    let above = top.max(GIB_4).checked_next_multiple_of(SEAMRR_SIZE).unwrap_or(default);
     let below = (default / SEAMRR_SIZE..GIB_4 / SEAMRR_SIZE).map(|slot| slot * SEAMRR_SIZE);
     let base = [default].into_iter().chain(below).find(|&base| free(base)).unwrap_or(above);
     spec.seamrr.base = Hex(base);

@@ -247,6 +247,23 @@ fn iomem_and_memory_blocks_stand_in_for_firmware_tables() {
     assert_eq!(spec.nodes[1].ranges[0].end.0, 6 << 30);
 }
 
+#[test]
+fn numbers_beyond_every_machine_are_refused_without_a_panic() {
+    for (old, new) in [
+        ("[32, 64)", "[1, 4294967295)"),
+        ("[32, 64)", "[0, 4294967295)"),
+        ("0x000000207fffffff] usable", "0xfffffffffffffffe] usable"),
+        ("0x0000000070ffffff] ACPI data", "0xfffffffffffffffe] ACPI data"),
+        ("0x207fffffff]", "0xfffffffffffffffe]"),
+        ("cores per package:    32", "cores per package: 4294967295"),
+        ("logical packages:   2", "logical packages: 4294967295"),
+    ] {
+        let log = LOG.replace(old, new);
+        assert_ne!(log, LOG, "{old}");
+        assert!(from_dmesg(&log).is_err_and(|error| matches!(error, CaptureError::Spec(_))), "{new}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_is_a_log_or_is_refused(text in "\\PC{0,300}") {

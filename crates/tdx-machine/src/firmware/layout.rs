@@ -94,7 +94,7 @@ impl Memory {
             .chain(self.nodes.iter().map(|(range, _)| range.end()))
             .max()
             .map_or(0, PhysAddr::as_u64);
-        (top.max(HIGH_RAM_START) / SIZE_1G + 2) * SIZE_1G
+        (top.max(HIGH_RAM_START) / SIZE_1G + 2).saturating_mul(SIZE_1G)
     }
 
     /// Refuses a memory fault for which there is no room.
@@ -109,7 +109,7 @@ impl Memory {
         if self.cmrs.len() + cmrs > MAX_CMRS {
             return impossible("it has too many CMRs already");
         }
-        if self.free_block() + span > 1 << bits {
+        if self.free_block().saturating_add(span) > 1 << bits {
             return impossible("there are no addresses left above its memory");
         }
         Ok(())
@@ -286,9 +286,7 @@ impl Layout {
 }
 
 fn backing(e820: &[E820Entry], cmrs: &[PhysRange], seamrr: PhysRange) -> Vec<PhysRange> {
-    let mapped = e820.iter().filter(|entry| {
-        matches!(entry.kind, E820Kind::Usable | E820Kind::AcpiData | E820Kind::AcpiNvs | E820Kind::Persistent)
-    });
+    let mapped = e820.iter().filter(|entry| entry.kind.is_memory());
     let mut pieces: Vec<PhysRange> =
         mapped.map(|entry| entry.range).chain(cmrs.iter().copied()).chain([seamrr]).collect();
     pieces.sort_unstable();

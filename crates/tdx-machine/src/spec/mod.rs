@@ -353,6 +353,13 @@ pub enum E820Kind {
     Persistent,
 }
 
+impl E820Kind {
+    /// True if memory answers there.
+    pub(crate) const fn is_memory(self) -> bool {
+        matches!(self, Self::Usable | Self::AcpiData | Self::AcpiNvs | Self::Persistent)
+    }
+}
+
 /// What one package does differently.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

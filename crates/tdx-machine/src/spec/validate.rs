@@ -6,7 +6,7 @@ use tdx_abi::addr::PAGE_SIZE;
 use tdx_abi::cmr::MAX_CMRS;
 use tdx_abi::{AddressLayout, PhysRange};
 
-use super::{E820Kind, PlatformSpec, RangeSpec, SpecIssue};
+use super::{PlatformSpec, RangeSpec, SpecIssue};
 use crate::firmware::layout;
 
 /// Most packages of a TDX platform.
@@ -135,7 +135,7 @@ fn ranges(spec: &PlatformSpec) -> Result<(), SpecIssue> {
         |index, range| SpecIssue::OverlappingE820 { index, range },
     )?;
     for (entry, range) in spec.e820.iter().zip(map) {
-        if entry.kind == E820Kind::Usable {
+        if entry.kind.is_memory() {
             within_width(spec, "e820", range)?;
         }
     }
@@ -216,6 +216,7 @@ fn nodes(spec: &PlatformSpec) -> Result<(), SpecIssue> {
                 .range()
                 .filter(|range| !range.is_empty())
                 .ok_or(SpecIssue::EmptyRange { key: "node.ranges", index })?;
+            within_width(spec, "node.ranges", range)?;
             if let Some(&(_, other)) = ranges.iter().find(|(taken, _)| taken.overlaps(range)) {
                 return Err(SpecIssue::OverlappingNodes { node: node.id, other, range });
             }

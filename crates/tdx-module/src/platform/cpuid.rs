@@ -224,3 +224,27 @@ pub(crate) fn sampled(cpuid: &[CpuidRegs], leaf: u32, subleaf: u32) -> CpuidRegs
         .find(|(_, entry)| entry.is(leaf, subleaf))
         .map_or_else(CpuidRegs::default, |(regs, _)| *regs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_l3_is_shared_by_exactly_one_package() {
+        let ends = |package_shift, l3_sharing| {
+            let mut topology = Topology { l3_sharing, ..Topology::default() };
+            let level = |number: u32, eax| CpuidRegs { eax, ecx: number << 8, ..CpuidRegs::default() };
+            topology.level(0, level(1, 0))?;
+            topology.level(1, level(LEVEL_CORE, package_shift))?;
+            topology.level(2, level(0, 0))
+        };
+        let refused = Err(StatusCode::INVALID_WBINVD_SCOPE.plain());
+        // A package of one LP has no bits below its number.
+        for (shift, sharing) in [(0, 0), (1, 1), (7, 127), (7, 64)] {
+            assert_eq!(ends(shift, sharing), Ok(()), "TDH.SYS.INIT-17: {shift} {sharing}");
+        }
+        for (shift, sharing) in [(0, 1), (1, 0), (1, 2), (7, 63), (7, 128)] {
+            assert_eq!(ends(shift, sharing), refused, "TDH.SYS.INIT-17: {shift} {sharing}");
+        }
+    }
+}

@@ -5,7 +5,10 @@ use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, Status, StatusCode};
 use tdx_module::{LockName, LpIndex, ModuleState, PconfigError};
 
-use crate::common::{Bench, Case, Facts, GIB, Moment, Stage, TDMRS, Trial, config, with_leaf};
+use crate::common::{
+    Bench, Case, Facts, GIB, Moment, PAMT, PAMT_1G, PAMT_STEP, Stage, TDMRS, Trial, config, config_regs,
+    with_leaf,
+};
 
 const BASE: u64 = TDMRS[0].0;
 
@@ -279,4 +282,22 @@ fn lps_in_parallel_neither_lose_nor_repeat_a_step() {
     let written = pieces.len();
     pieces.dedup();
     assert_eq!(pieces.len(), written);
+}
+
+#[test]
+fn the_line_of_four_1g_entries_is_written_with_the_first_of_them() {
+    const BASE: u64 = 6 * GIB;
+    let bench = Bench::at("1.5.05", Stage::LpsInitialised);
+    bench.put_tdmr(1, BASE, 5 * GIB);
+    bench.ok(0, SeamcallLeaf::SYS_CONFIG, config_regs());
+    for lp in [0, 2] {
+        bench.ok(lp, SeamcallLeaf::SYS_KEY_CONFIG, Registers::default());
+    }
+    for _ in 0..5 * 256 {
+        bench.ok(0, SeamcallLeaf::SYS_TDMR_INIT, Registers { rcx: BASE, ..Registers::default() });
+    }
+    let lines = bench.hw.initialised().into_iter().map(|(range, _)| range).filter(|range| range.size() == 64);
+    let first = PAMT + PAMT_STEP + PAMT_1G;
+    let starts: Vec<_> = lines.map(|range| range.start().as_u64()).collect();
+    assert_eq!(starts, [first, first + 64], "five GiB have five entries, in two lines");
 }

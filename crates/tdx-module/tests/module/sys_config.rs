@@ -88,6 +88,7 @@ fn tdmr_cases() -> Vec<Case> {
         case("TDH.SYS.CONFIG-16a", invalid_area, |facts, _| facts.tdmr(1, 10, 0x20_0800)),
         case("TDH.SYS.CONFIG-16b", invalid_area, |facts, _| facts.tdmr(1, 11, 0x1800)),
         case("TDH.SYS.CONFIG-17", invalid_area, |facts, _| facts.tdmr(1, 11, 2 * GIB)),
+        case("TDH.SYS.CONFIG-17", invalid_area, |facts, _| facts.tdmr(1, 11, 2 * GIB - 0x1F_F000)),
         case("TDH.SYS.CONFIG-18", invalid_pamt(2), |facts, _| facts.tdmr(1, 3, 0)),
         case("TDH.SYS.CONFIG-18", invalid_pamt(2), |facts, _| facts.tdmr(1, 2, PAMT1 + 8)),
         case("TDH.SYS.CONFIG-18", invalid_pamt(1), |facts, _| facts.tdmr(1, 5, 2 * 8192 - 4096)),

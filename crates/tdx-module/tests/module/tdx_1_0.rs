@@ -217,6 +217,18 @@ fn lp_cases() -> Vec<Case> {
 }
 
 #[test]
+fn lp_init_compares_tsx_ctrl_only_where_it_exists() {
+    for (arch_capabilities, status) in [(0xFDEB, differs(0x122)), (0xFD6B, Status::SUCCESS)] {
+        let bench = Bench::new("1.0");
+        bench.hw.set(|facts| facts.set_msr(0x10A, arch_capabilities));
+        bench.ok(0, SeamcallLeaf::SYS_INIT, Registers::default());
+        bench.hw.set(|facts| facts.flip_msr(LP, 0x122, 1));
+        let answer = bench.status(1, SeamcallLeaf::SYS_LP_INIT, Registers::default());
+        assert_eq!(answer, status, "{arch_capabilities:#x}");
+    }
+}
+
+#[test]
 fn lp_init_refuses_in_order() {
     let trial = Trial { bench: || Bench::at("1.0", Stage::Initialised), lp: 1, good: good_lp_init };
     trial.refuses(&lp_cases(), |_| {});
