@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 
 use crate::api::{ApiServer, ErrorFacts, HostSource, HostState, ServiceFacts, default_socket};
 use crate::fuse::{self, Mounted, Unmounted};
+use crate::scenario::RulesName;
 use crate::sysfs::{HostView, Layout, SoftwareHost, sysfs};
 use crate::text;
 
@@ -37,6 +38,9 @@ pub struct ServeArgs {
     /// Seed of interrupts, entropy failures and contention
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = text::number)]
     pub seed: u64,
+    /// How TDMRs are built
+    #[arg(long, value_enum, value_name = "RULES", default_value = "tdxhost")]
+    pub tdmr_rules: RulesName,
     /// End with exit status 1 if the host does not come up
     #[arg(long)]
     pub strict: bool,
@@ -57,7 +61,7 @@ pub trait ServedHost: HostSource {
 
 /// Powers the platform on and serves it until a signal comes.
 pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let host = SoftwareHost::power_on(&args.platform, args.seed)?;
+    let host = SoftwareHost::power_on(&args.platform, args.seed, args.tdmr_rules.into())?;
     serve(Arc::new(host), args)
 }
 

@@ -10,7 +10,7 @@ use tdx_abi::KeyIdPartitioning;
 use tdx_abi::msr::MsrIndex;
 use tdx_host::seamcall::{SeamcallCause, SeamcallError};
 use tdx_host::traits::LogLevel;
-use tdx_host::{HostError, Lifecycle};
+use tdx_host::{HostError, Lifecycle, TdmrRules};
 use tdx_machine::{LpIndex, Machine};
 use tdx_module::ModuleState;
 use tdx_module::inspect::{KeyRange, KeyState, TdmrInspection};
@@ -37,12 +37,12 @@ pub struct SoftwareHost {
 
 impl SoftwareHost {
     /// Switches on the platform of a preset's name or of a file.
-    pub fn power_on(name: &str, seed: u64) -> anyhow::Result<Self> {
+    pub fn power_on(name: &str, seed: u64, tdmr_rules: TdmrRules) -> anyhow::Result<Self> {
         let spec = platform::load(name)?;
         let machine = Machine::power_on(spec, seed).with_context(|| format!("platform {name}"))?;
         let machine = Arc::new(machine);
         let platform = Platform::new(Arc::clone(&machine), CpuMode::Sequential);
-        let host = TdxHost::new(Arc::new(platform), HostOptions::default());
+        let host = TdxHost::new(Arc::new(platform), HostOptions { tdmr_rules, ..HostOptions::default() });
         Ok(Self { machine, host, seed, phases: Phases::default(), failure: OnceLock::new() })
     }
 

@@ -226,6 +226,20 @@ fn a_machine_without_tdx_is_served_without_a_device() {
 }
 
 #[test]
+fn a_served_machine_fails_by_the_rules_of_linux_and_comes_up_by_the_default_ones() {
+    let places = Places::new();
+    let mut served = places.command("canonical-tdx-135", &["--strict", "--tdmr-rules", "linux-7.3"]);
+    let output = served.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("too-many-reserved-areas"), "{text}");
+
+    let server = places.serve("canonical-tdx-135", &["--strict"]);
+    let (status, ..) = server.end(Signal::SIGTERM);
+    assert!(status.success());
+}
+
+#[test]
 fn strict_ends_a_machine_without_tdx_with_its_error() {
     let places = Places::new();
     let output = places.command("laptop-no-tdx", &["--strict"]).output().unwrap();
