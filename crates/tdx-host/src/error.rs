@@ -214,6 +214,15 @@ host_errors! {
     TooManyVmxClients = "too-many-vmx-clients", Caller, EBUSY,
         "all VMX client numbers are taken",
         "give back the number of a client that is gone";
+    /// A client leaves with references.
+    VmxClientBusy {
+        /// Number of the client.
+        client: u8,
+        /// The first CPU.
+        cpu: CpuNumber,
+    } = "vmx-client-busy", Caller, EBUSY,
+        "VMX client {client} gives its number back but still holds a reference on {cpu}",
+        "a bug of that client: it gives back every reference before its number";
     /// No such CPU.
     UnknownCpu {
         /// Its number.

@@ -11,7 +11,7 @@ use tdx_abi::msr::MsrIndex;
 use crate::cpu::{CpuSlot, MAX_VMX_CLIENTS, VmxBasic, cpuid, slot};
 use crate::error::HostError;
 use crate::seamcall::Gate;
-use crate::traits::{CpuPin, Processor, Vmx};
+use crate::traits::{CpuNumber, CpuPin, Processor, Vmx};
 
 /// Number of a user of VMX operation.
 ///
@@ -54,11 +54,19 @@ impl VmxClients {
         }
     }
 
-    /// Gives a number back. The client holds no reference any more.
-    pub fn unregister(&self, client: VmxClient) {
+    /// Gives a number back. Refused while the client holds a reference on one of `cpus`: the next
+    /// client with the number would inherit it. The number of the TDX host itself is never given back.
+    pub fn unregister(&self, cpus: &[CpuSlot], client: VmxClient) -> Result<(), HostError> {
+        for (slot, number) in cpus.iter().zip(0..) {
+            let held = slot.vmx_references(client.0).map_or(0, |count| count.load(Ordering::Relaxed));
+            if held != 0 {
+                return Err(HostError::VmxClientBusy { client: client.0, cpu: CpuNumber(number) });
+            }
+        }
         if client != VmxClient::TDX {
             self.0.fetch_and(!(1 << client.0), Ordering::Relaxed);
         }
+        Ok(())
     }
 }
 

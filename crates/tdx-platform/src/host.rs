@@ -264,6 +264,11 @@ impl TdxHost {
         self.note(self.state.vmx_clients().register())
     }
 
+    /// Gives a number back; refused while the client holds references.
+    pub fn unregister_vmx_client(&self, client: VmxClient) -> Result<(), HostError> {
+        self.note(self.state.vmx_clients().unregister(self.state.cpus(), client))
+    }
+
     /// Takes a VMX reference on every online CPU. After an error none is held.
     pub fn vmx_get_everywhere(&self, client: VmxClient) -> Result<(), HostError> {
         let vmx = self.state.vmx(&*self.platform);

@@ -94,8 +94,22 @@ fn client_numbers_run_out_and_come_back() {
     let clients = bench.host.vmx_clients();
     let all: Vec<_> = (0..7).map(|_| clients.register().unwrap()).collect();
     assert_eq!(clients.register(), Err(HostError::TooManyVmxClients));
-    clients.unregister(all[3]);
+    clients.unregister(bench.host.cpus(), all[3]).unwrap();
     assert_eq!(clients.register(), Ok(all[3]));
+}
+
+#[test]
+fn a_client_that_holds_references_keeps_its_number() {
+    let bench = Bench::new(Fake::new(1));
+    let (clients, vmx) = (bench.host.vmx_clients(), bench.host.vmx(&*bench.fake));
+    let client = clients.register().unwrap();
+    on(1, |pin| vmx.get(pin, client)).unwrap();
+    let busy = clients.unregister(bench.host.cpus(), client).unwrap_err();
+    assert_eq!((busy.name(), busy.errno().name()), ("vmx-client-busy", Some("EBUSY")));
+    assert_ne!(clients.register().unwrap(), client);
+    on(1, |pin| vmx.put(pin, client)).unwrap();
+    clients.unregister(bench.host.cpus(), client).unwrap();
+    assert_eq!(clients.register(), Ok(client));
 }
 
 #[test]

@@ -51,8 +51,10 @@ fn a_second_client_of_vmx_lives_beside_the_host() {
     host.vmx_get_everywhere(client).unwrap();
     host.shutdown().unwrap();
     assert_eq!(host.status().cpus_in_vmx, 4, "the client's VMX outlives the module");
+    assert_eq!(host.unregister_vmx_client(client).unwrap_err().name(), "vmx-client-busy");
     host.vmx_put_everywhere(client).unwrap();
     assert_eq!(host.status().cpus_in_vmx, 0);
+    host.unregister_vmx_client(client).unwrap();
 }
 
 #[test]
