@@ -1,6 +1,8 @@
 //! Everything that can go wrong on the host side: each with a name, a sentence, the one to blame and what
 //! to try.
 
+mod terms;
+
 use tdx_abi::metadata::FieldId;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, PhysRange};
@@ -8,6 +10,8 @@ use tdx_abi::{KeyId, PhysAddr, PhysRange};
 use crate::errno::Errno;
 use crate::seamcall::SeamcallError;
 use crate::traits::{CpuNumber, MemoryFault, NodeId, PackageId, VmxFault};
+
+pub use terms::{CpuFeature, CpuidSubleaf};
 
 /// Who has to act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -307,24 +311,24 @@ host_errors! {
         /// Leaf.
         leaf: u32,
         /// Sub-leaf, all ones if it has none.
-        subleaf: u32,
+        subleaf: CpuidSubleaf,
         /// The call.
         error: SeamcallError,
     } = "incorrect-cpuid", Platform, EIO,
-        "the module refuses CPUID leaf {leaf:#x} sub-leaf {subleaf:#x} ({error})",
+        "the module refuses CPUID leaf {leaf:#x}{subleaf} ({error})",
         "this CPU stepping, microcode or BIOS setting does not fit the module: update the microcode, or take the module line of this CPU";
     /// CPUID is not the same on all CPUs.
     InconsistentCpuid {
         /// Leaf.
         leaf: u32,
         /// Sub-leaf.
-        subleaf: u32,
+        subleaf: CpuidSubleaf,
         /// Where.
         cpu: CpuNumber,
         /// The call.
         error: SeamcallError,
     } = "inconsistent-cpuid", Platform, EIO,
-        "CPUID leaf {leaf:#x} sub-leaf {subleaf:#x} of {cpu} differs from that of the CPU that initialised the module ({error})",
+        "CPUID leaf {leaf:#x}{subleaf} of {cpu} differs from that of the CPU that initialised the module ({error})",
         "all packages need CPUs of the same stepping with the same microcode and BIOS settings";
     /// SYS.INIT failed in another way.
     SysInitFailed {
@@ -347,7 +351,7 @@ host_errors! {
         /// The first SYS.RD.
         error: SeamcallError,
     } = "module-too-old", Module, EIO,
-        "module too old: no TDH.SYS.RD ({error}), so that its properties cannot be read",
+        "the module has no TDH.SYS.RD ({error}), so that its properties cannot be read",
         "update the BIOS or stage a TDX module 1.5 or later; 1.0 modules predate the metadata interface";
     /// A metadata field cannot be read.
     MetadataReadFailed {
@@ -578,27 +582,6 @@ host_errors! {
     } = "seamldr-info-failed", Module, EIO,
         "P-SEAMLDR does not tell of itself: {error}",
         "VMfailInvalid means that no P-SEAMLDR is loaded: update the BIOS";
-}
-
-/// A CPU feature that bring-up needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CpuFeature {
-    /// XSAVE: the state of guests must be kept.
-    Xsave,
-    /// MOVDIR64B: clears private memory.
-    Movdir64b,
-    /// Self-snoop: caches stay coherent when attributes of memory change.
-    SelfSnoop,
-}
-
-impl core::fmt::Display for CpuFeature {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Self::Xsave => "XSAVE (CPUID.1:ECX[26])",
-            Self::Movdir64b => "MOVDIR64B (CPUID.7.0:ECX[28])",
-            Self::SelfSnoop => "self-snoop (CPUID.1:EDX[27])",
-        })
-    }
 }
 
 impl From<MemoryFault> for HostError {

@@ -8,7 +8,7 @@ use tdx_abi::status::{Status, StatusCode};
 
 use super::{Phase, Walk, transport};
 use crate::cpu::{CpuSlot, cpuid, slot};
-use crate::error::{CpuFeature, HostError};
+use crate::error::{CpuFeature, CpuidSubleaf, HostError};
 use crate::host::HostState;
 use crate::seamcall::{SeamPort, SeamcallCause, SeamcallError};
 use crate::traits::{CpuNumber, CpuPin, Cpus, Platform, Processor, Seam, SeamcallFault, Vmx};
@@ -150,7 +150,7 @@ fn judge(error: SeamcallError, cpu: CpuNumber, otherwise: HostError) -> HostErro
     let msr = MsrIndex(status.detail());
     // RCX of a CPUID refusal: leaf in bits 31:0, sub-leaf above.
     #[allow(clippy::cast_possible_truncation)]
-    let (leaf, subleaf) = (error.rcx as u32, (error.rcx >> 32) as u32);
+    let (leaf, subleaf) = (error.rcx as u32, CpuidSubleaf((error.rcx >> 32) as u32));
     match status.code() {
         StatusCode::INCORRECT_MSR_VALUE => HostError::IncorrectMsr { msr, cpu, error },
         StatusCode::INCONSISTENT_MSR => HostError::InconsistentMsr { msr, cpu, error },

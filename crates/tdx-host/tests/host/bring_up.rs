@@ -9,6 +9,7 @@ use tdx_abi::metadata::sys;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::seamldr::Version;
 use tdx_abi::status::{OperandId, StatusCode};
+use tdx_host::error::CpuidSubleaf;
 use tdx_host::traits::{CpuNumber, CpuidLeaf, LogLevel, NodeId, SeamcallFault};
 use tdx_host::{BringUpOptions, HostError, Lifecycle, Phase, Progress, TdmrRules};
 
@@ -190,9 +191,17 @@ fn refusals_of_the_module_name_the_cpu_and_the_register() {
     let word = LeafWord::module(SeamcallLeaf::SYS_LP_INIT, 0);
     fake.script_word(word, 2, 1, StatusCode::INCONSISTENT_CPUID_FIELD, 7 | 1 << 32);
     let error = Bench::new(fake).bring_up().unwrap_err();
-    let HostError::InconsistentCpuid { leaf: 7, subleaf: 1, cpu: CpuNumber(2), .. } = error else {
+    let HostError::InconsistentCpuid { leaf: 7, subleaf: CpuidSubleaf(1), cpu: CpuNumber(2), .. } = error
+    else {
         panic!("{error}");
     };
+    assert!(error.to_string().starts_with("CPUID leaf 0x7 sub-leaf 0x1 of CPU 2 "), "{error}");
+
+    let fake = Fake::new(1);
+    let word = LeafWord::module(SeamcallLeaf::SYS_INIT, 0);
+    fake.script_word(word, 0, 9, StatusCode::INCORRECT_CPUID_VALUE, 0x15 | 0xFFFF_FFFF << 32);
+    let error = Bench::new(fake).bring_up().unwrap_err();
+    assert!(error.to_string().starts_with("the module refuses CPUID leaf 0x15 (TDH.SYS.INIT"), "{error}");
 
     let fake = Fake::new(1);
     fake.script(SeamcallLeaf::SYS_INIT, 0, 9, StatusCode::INCORRECT_MSR_VALUE.with_detail(0x122));
