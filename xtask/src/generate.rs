@@ -24,7 +24,7 @@ pub(crate) fn write(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fails with the name of the first file that differs from what [`write`] would write.
+/// Fails with the name of the first file that differs from what [`write()`] would write.
 pub(crate) fn check(root: &Path) -> Result<()> {
     for (name, tables) in CRATES {
         let directory = root.join(name).join("src/generated");
