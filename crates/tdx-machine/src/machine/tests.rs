@@ -108,6 +108,19 @@ fn pconfig_lacks_entropy_as_often_as_the_fault_says() {
 }
 
 #[test]
+fn pconfig_lacks_entropy_and_finds_the_key_table_busy_by_chance() {
+    for (no_entropy, busy, expected) in [
+        (1_000_000, 0, Err(PconfigError::Entropy)),
+        (0, 1_000_000, Err(PconfigError::DeviceBusy)),
+        (0, 0, Ok(())),
+    ] {
+        let mut spec = presets::find("tiny").expect("a preset").spec().expect("valid");
+        spec.chaos = ChaosSpec { no_entropy, busy, ..spec.chaos };
+        assert_eq!(program(&Machine::power_on(spec, 1).expect("valid")), expected);
+    }
+}
+
+#[test]
 fn pconfig_refuses_foreign_keyids_and_inactive_algorithms() {
     let machine = with_fault(Fault::HibernationPossible);
     for key in [0, 64, u16::MAX] {

@@ -321,6 +321,31 @@ fn row_18_a_late_write_back_of_a_private_line_turns_host_data_into_zeros() {
 }
 
 #[test]
+fn row_18_clflush_through_another_keyid_leaves_the_line_in_its_cache() {
+    for (key, written_back) in [(SHARED, false), (PRIVATE, true)] {
+        let memory = memory(true, false);
+        memory.write(LINE, PRIVATE, &ONES, Store::Cached);
+        memory.flush(line_range(), key);
+        memory.write(LINE, SHARED, &TWOS, Store::Direct);
+        memory.evict(line_range());
+        assert_eq!(read(&memory, SHARED) == Ok(TWOS), written_back, "{key}");
+    }
+}
+
+#[test]
+fn wbinvd_of_the_last_package_writes_back_only_what_all_have_flushed() {
+    let memory = memory(true, false);
+    memory.write(PhysAddr::new(0x1_0000_2000), SHARED, &ONES, Store::Cached);
+    memory.write_back_invalidate(0);
+    memory.write(LINE, SHARED, &ONES, Store::Cached);
+    memory.initialise(line_range(), PRIVATE);
+    memory.write_back_invalidate(1);
+    assert_eq!(read(&memory, PRIVATE), Ok([0; 64]), "package 0 may hold the line still");
+    memory.write_back_invalidate(0);
+    assert_eq!(read(&memory, PRIVATE), Err(LINE));
+}
+
+#[test]
 fn a_partial_store_in_seam_to_a_line_of_another_owner_poisons_it() {
     for (memory, integrity, _) in platforms() {
         memory.write(LINE, SHARED, &ONES, Store::Cached);
