@@ -32,6 +32,8 @@ fn reserved_bits_of_rax_are_refused_in_every_state() {
         let bench = Bench::at("2.0.08", stage);
         for bit in [24, 40, 62] {
             refused(&bench, 1 << bit | INIT, INVALID_RAX, "DISPATCH-1");
+            // Not an early leaf: "DISPATCH-1 before DISPATCH-5".
+            refused(&bench, 1 << bit | MNG_RD, INVALID_RAX, "DISPATCH-1");
         }
     }
 }
@@ -65,6 +67,7 @@ fn a_version_is_refused_where_the_leaf_has_none() {
 fn before_it_is_ready_a_module_takes_the_early_leaves_only() {
     for stage in [Stage::Loaded, Stage::LpsInitialised, Stage::Configured] {
         let bench = Bench::at("1.5.05", stage);
+        // Some of them are unknown to the release: "DISPATCH-5 before DISPATCH-6".
         for leaf in [0, 9, 36, 42, 52, 60, 69, 127, 191, 192, 0xFFFF] {
             refused(&bench, leaf, NOT_READY, "DISPATCH-5");
         }
@@ -142,6 +145,13 @@ fn the_loader_takes_one_lp_at_a_time() {
     assert!(bench.hw.intrusion().is_err(), "SEAMLDR-1");
     bench.hw.set(|facts| facts.contended.push(LockName::Seamldr));
     assert!(bench.raw(0, info()).is_none(), "SEAMLDR-1");
+    // "SEAMLDR-1 before SEAMLDR-2": in use, and without entropy for its first call.
+    let fresh = Bench::new("2.0.08");
+    fresh.hw.set(|facts| {
+        facts.contended.push(LockName::Seamldr);
+        facts.entropy = None;
+    });
+    assert!(fresh.raw(0, info()).is_none(), "SEAMLDR-1");
     bench.hw.set(|facts| facts.contended.clear());
     assert!(bench.raw(0, info()).is_some());
 }

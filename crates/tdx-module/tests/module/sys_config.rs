@@ -141,6 +141,7 @@ fn the_upper_of_two_violated_rows_answers() {
             "TDH.SYS.CONFIG-10 before TDH.SYS.CONFIG-11b",
             "TDH.SYS.CONFIG-11b before TDH.SYS.CONFIG-12",
             "TDH.SYS.CONFIG-12 before TDH.SYS.CONFIG-13",
+            "TDH.SYS.CONFIG-13 before TDH.SYS.CONFIG-14",
             "TDH.SYS.CONFIG-14 before TDH.SYS.CONFIG-15",
             "TDH.SYS.CONFIG-15 before TDH.SYS.CONFIG-16b",
             "TDH.SYS.CONFIG-16a before TDH.SYS.CONFIG-17",

@@ -18,10 +18,12 @@ use crate::fake::{FakeHost, UPDATABLE};
 /// User and group "nobody".
 const NOBODY: u32 = 65534;
 
-/// Whether this process can mount; says so in one line if not.
+/// Whether this process can mount; says so in one line if not. With `TDXHOST_REQUIRE_FUSE` set, not
+/// being able to is a failure: a test run that promises these tests does not leave them out unseen.
 pub(crate) fn can_mount() -> bool {
     let root = fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
     let able = root && OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
+    assert!(able || std::env::var_os("TDXHOST_REQUIRE_FUSE").is_none(), "mounting needs root and /dev/fuse");
     if !able {
         eprintln!("left out: mounting needs root and /dev/fuse");
     }

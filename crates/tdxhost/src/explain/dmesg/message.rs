@@ -280,8 +280,9 @@ static MESSAGES: &[Message] = &[
         Blame::Caller,
         "One TDMR has more than 16 holes. Linux counts every hole of the page allocator, also those in \
          convertible memory, which need not be reserved.",
-        "Use a kernel that reserves only what lies outside the CMRs (`tdxhost run` with the machine's \
-         platform file shows that it comes up), or a BIOS that leaves fewer holes in that range.",
+        "Use a kernel that reserves only what lies outside the CMRs (`tdxhost platform capture --dmesg` makes \
+         a platform file of the log, `tdxhost demo --platform` shows that it comes up), or a BIOS that leaves \
+         fewer holes in that range.",
     )
     .with_numbers(tdmr_range),
     info(
