@@ -95,7 +95,8 @@ fn document(root: &Path) -> Result<(String, Vec<String>)> {
     let mut text = String::from(
         "# Check rows and their tests\n\n\
          Written by `cargo xtask coverage` from `crates/tdx-module/spec/checks.toml` and the tests that name\n\
-         the rows. Rows stand in the order in which a leaf looks; numbers are permanent names. \"Before\" names\n\
+         the rows. Rows stand in the order in which a leaf looks; numbers are permanent names. \"Tests\" names\n\
+         tests and the tables that tests go through. \"Before\" names\n\
          the rows that a test violates together with this one to show that this one answers.\n\n",
     );
     let tested = checks.row.iter().filter(|row| evidence.contains_key(row.id.as_str())).count();
