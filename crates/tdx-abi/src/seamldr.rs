@@ -1,4 +1,5 @@
-//! SEAMLDR_INFO: what P-SEAMLDR tells of itself and of the module (256 bytes, 256-byte aligned).
+//! SEAMLDR_INFO and SEAMLDR_PARAMS: what P-SEAMLDR tells of itself and of the module (256 bytes, 256-byte
+//! aligned), and what it takes to install one (4096 bytes, page aligned).
 
 use core::fmt;
 use core::mem::offset_of;
@@ -105,3 +106,38 @@ impl SeamldrInfo {
         Version::new(self.major_version.get(), self.minor_version.get(), self.update_version.get())
     }
 }
+
+/// Bytes and alignment of SEAMLDR_PARAMS.
+pub const SEAMLDR_PARAMS_SIZE: u64 = 4096;
+/// Module pages that SEAMLDR_PARAMS has room for, which is the size limit of a module.
+pub const MAX_MODULE_PAGES: usize = 496;
+
+/// Value of [`SeamldrParams::scenario`]: start from nothing, all TDs of the module before are lost.
+pub const SCENARIO_LOAD: u32 = 0;
+/// Value of [`SeamldrParams::scenario`]: take over from the module that was shut down.
+pub const SCENARIO_UPDATE: u32 = 1;
+
+/// SEAMLDR_PARAMS, the operand of SEAMLDR.INSTALL (4096 bytes, page aligned).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SeamldrParams {
+    /// Structure version, 0.
+    pub version: U32,
+    /// [`SCENARIO_LOAD`] or [`SCENARIO_UPDATE`].
+    pub scenario: U32,
+    /// Address of the page that begins with the SIGSTRUCT, page aligned.
+    pub sigstruct_pa: U64,
+    /// 0.
+    pub reserved_16: [u8; 104],
+    /// Module pages in use.
+    pub num_module_pages: U64,
+    /// Addresses of the module pages; those behind the number are not looked at.
+    pub module_pages: [U64; MAX_MODULE_PAGES],
+}
+
+const _: () = {
+    assert!(size_of::<SeamldrParams>() as u64 == SEAMLDR_PARAMS_SIZE);
+    assert!(offset_of!(SeamldrParams, sigstruct_pa) == 8);
+    assert!(offset_of!(SeamldrParams, num_module_pages) == 120);
+    assert!(offset_of!(SeamldrParams, module_pages) == 128);
+};

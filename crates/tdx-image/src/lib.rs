@@ -1,0 +1,2 @@
+//! Images of the TDX module.
+#![no_std]
