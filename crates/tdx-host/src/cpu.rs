@@ -1,6 +1,6 @@
 //! What the host side keeps of each CPU.
 
-use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use tdx_abi::msr::MsrIndex;
 

@@ -1,8 +1,8 @@
 //! The `tdx_host` device and its attributes.
 
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use crate::sync::hint;
 use core::fmt::{self, Write};
-use core::hint;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use tdx_abi::features::Features0;
 

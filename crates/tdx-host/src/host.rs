@@ -1,6 +1,6 @@
 //! The state of the host side, stored by the embedder.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use tdx_abi::KeyIdPartitioning;
 use tdx_abi::msr::MsrIndex;

@@ -1,6 +1,6 @@
 //! Private KeyIDs: the module's own and those of TDs.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tdx_abi::{KeyId, KeyIdPartitioning};
 

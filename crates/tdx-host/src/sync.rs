@@ -1,7 +1,12 @@
 //! Locks and lock-free cells, without a lock of their own where one can be had from the embedder.
 
-use core::hint;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+// A model checker puts its own in their place, so that it can stop a thread at each of them.
+#[cfg(not(feature = "shuttle"))]
+pub(crate) use core::{hint, sync::atomic};
+#[cfg(feature = "shuttle")]
+pub(crate) use shuttle::{hint, sync::atomic};
+
+use atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 /// A lock that may be taken with interrupts off.
 pub trait RawLock {

@@ -3,7 +3,7 @@
 //! Several independent clients (the TDX host itself, a hypervisor, a test) hold references on each CPU;
 //! the first turns VMX on, the last turns it off.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 use tdx_abi::PAGE_SIZE;
 use tdx_abi::msr::MsrIndex;

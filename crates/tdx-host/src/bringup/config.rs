@@ -1,6 +1,6 @@
 //! TDH.SYS.CONFIG: the tables it reads, the call, and what it may have changed.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 use tdx_abi::PAGE_SIZE;
 use tdx_abi::features::Features0;

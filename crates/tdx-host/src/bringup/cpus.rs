@@ -1,6 +1,6 @@
 //! The part of bring-up that runs on every CPU, at boot and whenever one comes online later.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
 use tdx_abi::msr::MsrIndex;

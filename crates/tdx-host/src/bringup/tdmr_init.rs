@@ -1,6 +1,6 @@
 //! The keys of the packages and the PAMTs: the part of bring-up in which the module writes to memory.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tdx_abi::PhysRange;
 use tdx_abi::addr::SIZE_1G;

@@ -4,9 +4,9 @@
 mod seamldr;
 mod sys;
 
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::hint;
 use core::fmt;
-use core::hint;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use tdx_abi::Registers;
 use tdx_abi::leaf::LeafWord;

@@ -1,6 +1,6 @@
 //! P-SEAMLDR leaves.
 
-use core::hint;
+use crate::sync::hint;
 
 use tdx_abi::leaf::{LeafWord, SeamldrLeaf};
 use tdx_abi::status::SeamldrStatus;
