@@ -22,6 +22,7 @@ pub mod checks;
 mod disable;
 pub mod features;
 mod generated;
+mod handoff;
 pub mod hardware;
 mod hpa;
 pub mod inspect;

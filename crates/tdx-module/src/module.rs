@@ -1,7 +1,7 @@
 //! The TDX module: configuration, state, and the way of a call to its leaf.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
@@ -12,6 +12,7 @@ use crate::call::{Call, Exit, invalid};
 use crate::checks::Switch;
 use crate::disable::Disable;
 use crate::features;
+use crate::handoff::Handoff;
 use crate::hardware::{Hardware, LpIndex};
 use crate::keys::KeyTable;
 use crate::leaves;
@@ -197,6 +198,12 @@ pub(crate) struct Module {
     pub(crate) platform: OnceLock<Platform>,
     pub(crate) tdmrs: OnceLock<TdmrTable>,
     pub(crate) lps: OnceLock<LpTable>,
+    /// What the next instance gets, or what the one before left.
+    pub(crate) handoff: Handoff,
+    /// TDs between MNG.INIT and MR.FINALIZE. No leaf that would count them is modelled.
+    pub(crate) td_builds: AtomicU16,
+    /// Migration calls that were interrupted and not resumed. The same holds for them.
+    pub(crate) interrupted_migrations: AtomicU16,
     pub(crate) disable: Disable,
     disabled: AtomicBool,
 }
@@ -207,6 +214,7 @@ impl Module {
         let key_ids = usize::try_from(rules.max_key_ids()).unwrap_or(usize::MAX);
         Self {
             keys: KeyTable::new(key_ids),
+            handoff: Handoff::new(rules.sigstruct.pages),
             rules,
             global: SharedExclusiveLock::default(),
             state: AtomicU8::new(0),
@@ -217,6 +225,8 @@ impl Module {
             platform: OnceLock::new(),
             tdmrs: OnceLock::new(),
             lps: OnceLock::new(),
+            td_builds: AtomicU16::new(0),
+            interrupted_migrations: AtomicU16::new(0),
             disable: Disable::default(),
             disabled: AtomicBool::new(false),
         }

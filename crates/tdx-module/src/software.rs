@@ -1,6 +1,7 @@
 //! What sits in the SEAM range of one powered-on machine.
 
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 
 use tdx_abi::leaf::LeafWord;
 use tdx_abi::{PhysAddr, Registers};
@@ -67,6 +68,22 @@ impl SeamSoftware {
                 let _ = self.machine_check.set(check.pa);
             }
         })
+    }
+
+    /// Sets how many TDs the module counts as being built. White box: no leaf that builds a TD is
+    /// modelled.
+    pub fn set_td_builds(&self, count: u16) {
+        if let Some(module) = &self.module {
+            module.td_builds.store(count, Ordering::Release);
+        }
+    }
+
+    /// Sets how many interrupted migration calls the module counts. White box: no migration leaf is
+    /// modelled.
+    pub fn set_interrupted_migrations(&self, count: u16) {
+        if let Some(module) = &self.module {
+            module.interrupted_migrations.store(count, Ordering::Release);
+        }
     }
 
     /// The state of everything, for status displays and tests. Fields may be from different
