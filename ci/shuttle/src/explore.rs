@@ -1,0 +1,32 @@
+//! Ways to try many orders of steps.
+
+use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler};
+use shuttle::{Config, MaxSteps, Runner};
+
+/// The seed of every exploration: the same orders are tried each time.
+const SEED: u64 = 0x7d_c0de;
+/// Changes of priority per run of the second half of an exploration.
+const DEPTH: usize = 4;
+/// Steps of one run; whoever waits for more waits for ever.
+const MOST_STEPS: usize = 400_000;
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config.stack_size = 0x4_0000;
+    config.silence_warnings = true;
+    config.max_steps = MaxSteps::FailAfter(MOST_STEPS);
+    config
+}
+
+/// Runs `body` under `runs` orders: half of them drawn step by step, half with priorities that change
+/// a few times.
+pub fn explore(runs: usize, body: fn()) {
+    let half = runs.div_ceil(2);
+    Runner::new(RandomScheduler::new_from_seed(SEED, half), config()).run(body);
+    Runner::new(PctScheduler::new_from_seed(SEED, DEPTH, half), config()).run(body);
+}
+
+/// Runs `body` under every order there is, up to `most`.
+pub fn explore_all(most: usize, body: fn()) {
+    Runner::new(DfsScheduler::new(Some(most), false), config()).run(body);
+}
