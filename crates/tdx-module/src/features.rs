@@ -10,6 +10,7 @@ use tdx_abi::features::Features0;
 /// | TD_PRESERVING | a host decides by it whether it offers an update |
 /// | NO_RBP_MOD | Linux refuses a module without it |
 /// | TOPOLOGY_ENUM | KVM refuses a module without it |
+/// | UPDATE_COMPATIBILITY | SYS.SHUTDOWN and the opt-in are modelled; what they count is set from outside |
 ///
 /// Why the others are dropped: TD_MIGRATION, PARTITIONED_TD_MIGRATION, SCAN_EXPORT_RESTORE,
 /// IMPORT_PAGE_STATUS, NON_BLOCKING_EXPORT, DEBUG_RO_TD_MIGRATION, LIST_ERROR_COUNT and
@@ -20,17 +21,16 @@ use tdx_abi::features::Features0;
 /// sealing bits speak of guests; CONFIG_IA32_ARCH_CAP, FMS_CONFIG, MAXPA_VIRT, MAXGPA_VIRT,
 /// CPUID2_VIRT, ICSSD, FIXED_CTR12_PROF and EVENT_FILTERING of TD_PARAMS. DYNAMIC_PAMT: SYS.CONFIG
 /// refuses bit 16 of R8. FATAL_DIAGNOSTICS: SYS.INIT version 1 checks R8 but nothing is ever
-/// written there. UPDATE_COMPATIBILITY: only SYS.SHUTDOWN acts on it.
-pub const KEPT: Features0 =
-    Features0::TD_PRESERVING.union(Features0::NO_RBP_MOD).union(Features0::TOPOLOGY_ENUM);
+/// written there.
+pub const KEPT: Features0 = Features0::TD_PRESERVING
+    .union(Features0::NO_RBP_MOD)
+    .union(Features0::TOPOLOGY_ENUM)
+    .union(Features0::UPDATE_COMPATIBILITY);
 
-/// Bits that only the synthetic releases report: TDX_CONNECT, EXT and UPDATE_COMPATIBILITY, so that
-/// SYS.CONFIG version 1 has something to opt into, and SYS_DISABLE, whose leaf is modelled.
-pub const KEPT_SYNTHETIC: Features0 = KEPT
-    .union(Features0::TDX_CONNECT)
-    .union(Features0::EXT)
-    .union(Features0::UPDATE_COMPATIBILITY)
-    .union(Features0::SYS_DISABLE);
+/// Bits that only the synthetic releases report: TDX_CONNECT and EXT, so that SYS.CONFIG version 1
+/// has more to opt into, and SYS_DISABLE, whose leaf is modelled.
+pub const KEPT_SYNTHETIC: Features0 =
+    KEPT.union(Features0::TDX_CONNECT).union(Features0::EXT).union(Features0::SYS_DISABLE);
 
 /// The bits of `real` that a module reports.
 pub const fn reported(real: Features0, synthetic: bool) -> Features0 {
@@ -49,7 +49,11 @@ mod tests {
             reported(profile.features0, profile.synthetic)
         };
         assert_eq!(of("1.5.01").bits(), 0x4_0002);
-        assert_eq!(of("2.0.18").bits(), 0x14_0002);
+        assert_eq!(of("1.5.20").bits(), 0x14_0002);
+        assert_eq!(of("2.0.12").bits(), 0x14_0002);
+        for name in ["1.5.24", "1.5.34", "2.0.14", "2.0.18"] {
+            assert_eq!(of(name).bits(), 0x14_0002 | 1 << 47, "{name}");
+        }
         assert_eq!(of("connect").bits(), 0x14_0002 | 1 << 6 | 1 << 39 | 1 << 47 | 1 << 53);
     }
 }

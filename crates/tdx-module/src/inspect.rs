@@ -55,12 +55,27 @@ pub struct ModuleInspection {
     pub global_key: Option<KeyId>,
     /// Add-on features that the host opted into.
     pub opted_in: Features0,
+    /// TDs that are being built, as set from outside.
+    pub td_builds: u16,
+    /// Migration calls that were interrupted and not resumed, as set from outside.
+    pub interrupted_migrations: u16,
+    /// What lies in the hand-off area, if it is valid.
+    pub handoff: Option<HandoffInspection>,
     /// KeyIDs that are not free.
     pub key_ids: Vec<KeyRange>,
     /// TDMRs, ascending.
     pub tdmrs: Vec<TdmrInspection>,
     /// Calls by leaf; `None` for all leaves that are not modelled.
     pub calls: Vec<(Option<SeamcallLeaf>, u64)>,
+}
+
+/// Valid data in a hand-off area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoffInspection {
+    /// Hand-off version.
+    pub version: u16,
+    /// Bytes, the header left out.
+    pub size: u32,
 }
 
 /// Neighbouring KeyIDs in the same state.
@@ -105,6 +120,7 @@ impl Module {
     pub(crate) fn inspect(&self) -> ModuleInspection {
         let lps = self.lps.get();
         let packages = self.packages.load(Ordering::Acquire);
+        let handoff = self.handoff.region().header();
         ModuleInspection {
             profile: self.rules.profile,
             features0: self.rules.features0,
@@ -118,6 +134,11 @@ impl Module {
                 .collect(),
             global_key: self.global_key.get().copied(),
             opted_in: self.opted_in(),
+            td_builds: self.td_builds.load(Ordering::Acquire),
+            interrupted_migrations: self.interrupted_migrations.load(Ordering::Acquire),
+            handoff: handoff
+                .valid
+                .then_some(HandoffInspection { version: handoff.version, size: handoff.size }),
             key_ids: self
                 .keys
                 .in_use()

@@ -1,6 +1,6 @@
 //! The key ownership table: what each KeyID is used for.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tdx_abi::KeyId;
 
@@ -18,44 +18,92 @@ pub enum KeyState {
 }
 
 impl KeyState {
-    const fn from_number(number: u8) -> Self {
+    /// The state with this number in a key ownership table.
+    pub(crate) const fn from_number(number: u8) -> Option<Self> {
         match number {
-            1 => Self::Assigned,
-            2 => Self::Flushed,
-            3 => Self::Reserved,
-            _ => Self::Free,
+            0 => Some(Self::Free),
+            1 => Some(Self::Assigned),
+            2 => Some(Self::Flushed),
+            3 => Some(Self::Reserved),
+            _ => None,
+        }
+    }
+
+    /// Its number there.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Free => 0,
+            Self::Assigned => 1,
+            Self::Flushed => 2,
+            Self::Reserved => 3,
         }
     }
 }
 
-/// States of all KeyIDs that a module can manage.
+/// What the table says of one KeyID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyEntry {
+    pub(crate) state: KeyState,
+    /// Bit per package whose caches must still be written back.
+    pub(crate) packages: u32,
+}
+
+impl KeyEntry {
+    pub(crate) const FREE: Self = Self { state: KeyState::Free, packages: 0 };
+
+    /// State and packages change together, hence one word: packages low, state above.
+    fn from_word(word: u64) -> Self {
+        let [p0, p1, p2, p3, state, ..] = word.to_le_bytes();
+        Self {
+            state: KeyState::from_number(state).unwrap_or(KeyState::Free),
+            packages: u32::from_le_bytes([p0, p1, p2, p3]),
+        }
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.packages) | u64::from(self.state.number()) << 32
+    }
+}
+
+/// Entries of all KeyIDs that a module can manage.
 #[derive(Debug)]
-pub(crate) struct KeyTable(Box<[AtomicU8]>);
+pub(crate) struct KeyTable(Box<[AtomicU64]>);
 
 impl KeyTable {
     pub(crate) fn new(count: usize) -> Self {
-        Self((0..count).map(|_| AtomicU8::new(0)).collect())
+        Self((0..count).map(|_| AtomicU64::new(KeyEntry::FREE.word())).collect())
     }
 
-    fn set(&self, key: KeyId, state: u8) {
-        if let Some(entry) = self.0.get(usize::from(key.number())) {
-            entry.store(state, Ordering::Release);
+    fn set(&self, key: KeyId, entry: KeyEntry) {
+        if let Some(word) = self.0.get(usize::from(key.number())) {
+            word.store(entry.word(), Ordering::Release);
         }
     }
 
     pub(crate) fn reserve(&self, key: KeyId) {
-        self.set(key, 3);
+        self.set(key, KeyEntry { state: KeyState::Reserved, packages: 0 });
     }
 
     pub(crate) fn free(&self, key: KeyId) {
-        self.set(key, 0);
+        self.set(key, KeyEntry::FREE);
+    }
+
+    /// All entries, from KeyID 0.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = KeyEntry> {
+        self.0.iter().map(|word| KeyEntry::from_word(word.load(Ordering::Acquire)))
+    }
+
+    /// Puts what another instance knew in place of every entry.
+    pub(crate) fn restore(&self, entries: &[KeyEntry]) {
+        for (word, entry) in self.0.iter().zip(entries) {
+            word.store(entry.word(), Ordering::Release);
+        }
     }
 
     /// KeyIDs that are not free, as ranges of the same state: first, last, state.
     pub(crate) fn in_use(&self) -> Vec<(KeyId, KeyId, KeyState)> {
         let mut ranges: Vec<(KeyId, KeyId, KeyState)> = Vec::new();
-        for (number, entry) in (0u16..).zip(&self.0) {
-            let state = KeyState::from_number(entry.load(Ordering::Acquire));
+        for (number, KeyEntry { state, .. }) in (0u16..).zip(self.entries()) {
             if state == KeyState::Free {
                 continue;
             }
@@ -93,5 +141,19 @@ mod tests {
         let table = KeyTable::new(4);
         table.reserve(KeyId::new(4));
         assert!(table.in_use().is_empty());
+    }
+
+    #[test]
+    fn an_entry_is_state_and_packages() {
+        for number in 0..4 {
+            let state = KeyState::from_number(number).expect("a state");
+            let entry = KeyEntry { state, packages: 0x8000_0001 };
+            assert_eq!((state.number(), KeyEntry::from_word(entry.word())), (number, entry));
+        }
+        assert_eq!(KeyState::from_number(4), None);
+        let table = KeyTable::new(2);
+        let entries = [KeyEntry::FREE, KeyEntry { state: KeyState::Flushed, packages: 3 }];
+        table.restore(&entries);
+        assert_eq!(table.entries().collect::<Vec<_>>(), entries);
     }
 }

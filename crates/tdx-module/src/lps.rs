@@ -54,9 +54,10 @@ const INSIDE: u8 = 1;
 impl LpSlot {
     /// Marks the LP busy until the guard is dropped, and counts the call.
     ///
-    /// The store is sequentially consistent: a leaf that looks at a flag afterwards and
-    /// SYS.DISABLE, which sets the flag and then looks at all LPs, cannot miss each other. SYS.RD
-    /// does without: it reads what never changes, so that one that is missed has simply run before.
+    /// The store is sequentially consistent: a leaf that looks at flag and state afterwards, and
+    /// SYS.DISABLE or SYS.SHUTDOWN, which set flag or state and then look at all LPs, cannot miss
+    /// each other. SYS.RD does without: it changes nothing, so that one that is missed has simply
+    /// run before.
     pub(crate) fn enter(&self, leaf: SeamcallLeaf) -> Busy<'_> {
         let counter = COUNTER.get(usize::from(leaf.0)).copied().unwrap_or(OTHERS);
         if let Some(calls) = self.calls.get(usize::from(counter)) {

@@ -12,16 +12,17 @@ use crate::call::{Call, Exit, invalid};
 use crate::checks::Switch;
 use crate::disable::Disable;
 use crate::features;
-use crate::handoff::Handoff;
+use crate::handoff::{Counters, Estate, Handoff, WbtEntry, idle_write_back};
 use crate::hardware::{Hardware, LpIndex};
 use crate::keys::KeyTable;
 use crate::leaves;
 use crate::lock::SharedExclusiveLock;
 use crate::lps::LpTable;
+use crate::metadata::HandoffFields;
 use crate::platform::Platform;
 use crate::profile::{Generation, HandoffVersions, Profile};
 use crate::software::NoAnswer;
-use crate::tdmrs::TdmrTable;
+use crate::tdmrs::{Tdmr, TdmrTable};
 
 /// Leaves that this crate models.
 pub const MODELLED_LEAVES: &[SeamcallLeaf] = &[
@@ -34,6 +35,8 @@ pub const MODELLED_LEAVES: &[SeamcallLeaf] = &[
     SeamcallLeaf::SYS_RDALL,
     SeamcallLeaf::SYS_LP_SHUTDOWN,
     SeamcallLeaf::SYS_CONFIG,
+    SeamcallLeaf::SYS_SHUTDOWN,
+    SeamcallLeaf::SYS_UPDATE,
     SeamcallLeaf::SYS_DISABLE,
 ];
 
@@ -192,7 +195,7 @@ pub(crate) struct Module {
     pub(crate) initialised_lps: AtomicU64,
     /// KeyID of the last successful SYS.CONFIG.
     pub(crate) global_key: OnceLock<KeyId>,
-    /// Add-on features that SYS.CONFIG version 1 enabled.
+    /// Add-on features that version 1 of SYS.CONFIG or SYS.UPDATE enabled.
     pub(crate) opted_in: AtomicU64,
     pub(crate) keys: KeyTable,
     pub(crate) platform: OnceLock<Platform>,
@@ -200,6 +203,8 @@ pub(crate) struct Module {
     pub(crate) lps: OnceLock<LpTable>,
     /// What the next instance gets, or what the one before left.
     pub(crate) handoff: Handoff,
+    /// Write-back table of the instance before. No leaf that would work on it is modelled.
+    write_back: OnceLock<Box<[WbtEntry]>>,
     /// TDs between MNG.INIT and MR.FINALIZE. No leaf that would count them is modelled.
     pub(crate) td_builds: AtomicU16,
     /// Migration calls that were interrupted and not resumed. The same holds for them.
@@ -225,6 +230,7 @@ impl Module {
             platform: OnceLock::new(),
             tdmrs: OnceLock::new(),
             lps: OnceLock::new(),
+            write_back: OnceLock::new(),
             td_builds: AtomicU16::new(0),
             interrupted_migrations: AtomicU16::new(0),
             disable: Disable::default(),
@@ -232,13 +238,59 @@ impl Module {
         }
     }
 
+    /// Sequentially consistent for SYS.SHUTDOWN, see [`crate::lps::LpSlot::enter`].
     pub(crate) fn state(&self) -> ModuleState {
-        ModuleState::from_number(self.state.load(Ordering::Acquire))
+        ModuleState::from_number(self.state.load(Ordering::SeqCst))
     }
 
     /// Called with the global lock held.
     pub(crate) fn set_state(&self, state: ModuleState) {
-        self.state.store(state as u8, Ordering::Release);
+        self.state.store(state as u8, Ordering::SeqCst);
+    }
+
+    /// TD builds and interrupted migrations, as far as the host opted into their being counted.
+    pub(crate) fn counters(&self) -> Counters {
+        if !self.opted_in().contains(Features0::UPDATE_COMPATIBILITY) {
+            return Counters::default();
+        }
+        Counters {
+            td_builds: self.td_builds.load(Ordering::Acquire),
+            interrupted_migrations: self.interrupted_migrations.load(Ordering::Acquire),
+        }
+    }
+
+    /// The metadata fields that mirror the header of the hand-off area.
+    pub(crate) fn handoff_fields(&self) -> HandoffFields {
+        HandoffFields::new(self.handoff.region().header())
+    }
+
+    /// What a successor needs; `None` before the module is configured. Nobody else may be inside.
+    pub(crate) fn estate(&self) -> Option<Estate> {
+        let with_progress = |tdmr: &Tdmr| (tdmr.config.clone(), tdmr.steps_done());
+        Some(Estate {
+            keys: self.keys.entries().collect(),
+            write_back: self.write_back.get().cloned().unwrap_or_else(idle_write_back),
+            tdmrs: self.tdmrs.get()?.iter().map(with_progress).collect(),
+            global_key: *self.global_key.get()?,
+            packages: self.packages.load(Ordering::Acquire),
+            counters: self.counters(),
+        })
+    }
+
+    /// Takes over what another instance left. Called once at most: SYS.UPDATE and SYS.CONFIG, which
+    /// fill the same cells, leave the state in which they run.
+    pub(crate) fn inherit(&self, estate: Estate) {
+        let Estate { keys, write_back, tdmrs, global_key, packages, counters } = estate;
+        if self.tdmrs.set(TdmrTable::restored(tdmrs)).is_err()
+            || self.global_key.set(global_key).is_err()
+            || self.write_back.set(write_back).is_err()
+        {
+            return;
+        }
+        self.keys.restore(&keys);
+        self.packages.store(packages, Ordering::Release);
+        self.td_builds.store(counters.td_builds, Ordering::Release);
+        self.interrupted_migrations.store(counters.interrupted_migrations, Ordering::Release);
     }
 
     /// Add-on features in use.
@@ -367,6 +419,8 @@ fn run(call: &Call<'_>, leaf: SeamcallLeaf, regs: &mut Registers) -> Result<Stat
         SeamcallLeaf::SYS_RDALL => leaves::sys_rdall::run(call, regs),
         SeamcallLeaf::SYS_CONFIG => leaves::sys_config::run(call, regs),
         SeamcallLeaf::SYS_KEY_CONFIG => leaves::sys_key_config::run(call),
+        SeamcallLeaf::SYS_SHUTDOWN => leaves::sys_shutdown::run(call, regs),
+        SeamcallLeaf::SYS_UPDATE => leaves::sys_update::run(call, regs),
         SeamcallLeaf::SYS_DISABLE => leaves::sys_disable::run(call),
         SeamcallLeaf::SYS_LP_SHUTDOWN => leaves::sys_lp_shutdown::run(call),
         _ => Err(invalid(OperandId::RAX)),

@@ -86,6 +86,19 @@ impl SeamSoftware {
         }
     }
 
+    /// Bytes of the module's hand-off area, none without a module. White box, as is the next one:
+    /// nothing outside SEAM reads or writes them.
+    pub fn handoff_area(&self) -> Vec<u8> {
+        self.module.as_ref().map_or_else(Vec::new, |module| module.handoff.region().bytes().to_vec())
+    }
+
+    /// Puts `bytes` at the start of the module's hand-off area; what does not fit is cut off.
+    pub fn set_handoff_area(&self, bytes: &[u8]) {
+        if let Some(module) = &self.module {
+            module.handoff.region().overwrite(bytes);
+        }
+    }
+
     /// The state of everything, for status displays and tests. Fields may be from different
     /// moments while calls run.
     pub fn inspect(&self) -> Inspection {

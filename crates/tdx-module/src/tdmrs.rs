@@ -92,6 +92,16 @@ impl TdmrTable {
         Self(configs.into_iter().map(Tdmr::new).collect())
     }
 
+    /// TDMRs with the steps that were done before.
+    pub(crate) fn restored(tdmrs: Vec<(TdmrConfig, u64)>) -> Self {
+        let restored = tdmrs.into_iter().map(|(config, steps)| {
+            let tdmr = Tdmr::new(config);
+            tdmr.set_steps_done(steps);
+            tdmr
+        });
+        Self(restored.collect())
+    }
+
     pub(crate) fn starting_at(&self, base: PhysAddr) -> Option<&Tdmr> {
         let index = self.0.binary_search_by_key(&base, |tdmr| tdmr.config.range.start()).ok()?;
         self.0.get(index)

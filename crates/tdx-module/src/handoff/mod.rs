@@ -4,14 +4,29 @@
 //! SYS.SHUTDOWN writes header and data, the P-SEAMLDR copies the area into the new instance, and
 //! SYS.UPDATE reads the data and invalidates the header.
 
+mod estate;
 mod layout;
 
+pub(crate) use estate::{Counters, Estate, HandoffError, Machine, idle_write_back};
+pub(crate) use layout::WbtEntry;
+
+use core::mem::size_of;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tdx_abi::PAGE_SIZE;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
-use layout::{HEADER_SIZE, RawHeader};
+use layout::{DataV0, HEADER_SIZE, RawHeader, TailV1};
+
+/// Bytes of the data of a hand-off version.
+fn data_size(version: u16) -> Option<u32> {
+    let size = match version {
+        0 => size_of::<DataV0>(),
+        1 => size_of::<DataV0>() + size_of::<TailV1>(),
+        _ => return None,
+    };
+    u32::try_from(size).ok()
+}
 
 /// Header of a hand-off area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +75,50 @@ impl HandoffRegion {
     /// does not fit is cut off.
     pub(crate) fn copy_from(&mut self, old: &Self) {
         let total = usize::try_from(old.header().total()).unwrap_or(usize::MAX);
-        let length = total.min(old.bytes.len()).min(self.bytes.len());
-        if let (Some(to), Some(from)) = (self.bytes.get_mut(..length), old.bytes.get(..length)) {
-            to.copy_from_slice(from);
+        self.overwrite(old.bytes.get(..total).unwrap_or(&old.bytes));
+    }
+
+    /// Writes header and data.
+    pub(crate) fn write(&mut self, version: u16, estate: &Estate) -> Result<(), HandoffError> {
+        let size = data_size(version).ok_or(HandoffError::Version(version))?;
+        let too_small = || HandoffError::Size(size);
+        let (header, data) = RawHeader::mut_from_prefix(&mut self.bytes).map_err(|_| too_small())?;
+        let (v0, rest) = DataV0::mut_from_prefix(data).map_err(|_| too_small())?;
+        if version != 0 {
+            let (tail, _) = TailV1::mut_from_prefix(rest).map_err(|_| too_small())?;
+            *tail = estate.counters.encode();
+        }
+        estate.encode(v0);
+        *header = RawHeader { valid: 1, reserved: 0, version: version.into(), size: size.into() };
+        Ok(())
+    }
+
+    /// Reads the data, whatever bytes they are. The caller has looked at the valid byte.
+    pub(crate) fn read(&self, machine: Machine<'_>) -> Result<Estate, HandoffError> {
+        let HandoffHeader { version, size, .. } = self.header();
+        let wrong_size = || HandoffError::Size(size);
+        if size != data_size(version).ok_or(HandoffError::Version(version))? {
+            return Err(wrong_size());
+        }
+        let data = self.bytes.get(HEADER_SIZE..).ok_or_else(wrong_size)?;
+        let (v0, rest) = DataV0::ref_from_prefix(data).map_err(|_| wrong_size())?;
+        let counters = if version == 0 {
+            Counters::default()
+        } else {
+            Counters::decode(TailV1::read_from_prefix(rest).map_err(|_| wrong_size())?.0)?
+        };
+        Estate::decode(v0, counters, machine)
+    }
+
+    /// The whole area.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Puts `bytes` at the start of the area; what does not fit is cut off.
+    pub(crate) fn overwrite(&mut self, bytes: &[u8]) {
+        for (to, from) in self.bytes.iter_mut().zip(bytes) {
+            *to = *from;
         }
     }
 
@@ -87,5 +143,80 @@ impl Handoff {
     /// The area.
     pub(crate) fn region(&self) -> MutexGuard<'_, HandoffRegion> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tdx_abi::KeyId;
+
+    fn estate() -> Estate {
+        Estate {
+            keys: Vec::new(),
+            write_back: idle_write_back(),
+            tdmrs: Vec::new(),
+            global_key: KeyId::new(32),
+            packages: 1,
+            counters: Counters { td_builds: 1, interrupted_migrations: 2 },
+        }
+    }
+
+    #[test]
+    fn a_fresh_area_is_whole_pages_of_zeros() {
+        let region = HandoffRegion::new(13);
+        assert_eq!(region.capacity(), 14 * PAGE_SIZE);
+        assert!(region.bytes().iter().all(|&byte| byte == 0));
+        assert_eq!(region.header(), HandoffHeader { valid: false, version: 0, size: 0 });
+    }
+
+    #[test]
+    fn the_header_tells_version_and_size() {
+        let mut region = HandoffRegion::new(13);
+        for (version, end) in [(0, 0xD092), (1, 0xD097)] {
+            assert_eq!(region.write(version, &estate()), Ok(()));
+            let header = region.header();
+            assert_eq!((header.valid, header.version, header.total()), (true, version, end));
+        }
+        region.invalidate();
+        assert_eq!(region.header(), HandoffHeader { valid: false, version: 1, size: 0xD08F });
+        assert_eq!(HandoffHeader { size: u32::MAX, ..region.header() }.total(), 0x1_0000_0007);
+    }
+
+    #[test]
+    fn neither_an_unknown_version_nor_a_small_area_is_written() {
+        let mut region = HandoffRegion::new(24);
+        assert_eq!(region.write(2, &estate()), Err(HandoffError::Version(2)));
+        let mut small = HandoffRegion::new(12);
+        assert_eq!(small.write(0, &estate()), Err(HandoffError::Size(0xD08A)));
+        for region in [region, small] {
+            assert!(region.bytes().iter().all(|&byte| byte == 0));
+        }
+    }
+
+    #[test]
+    fn the_copy_of_an_area_is_header_and_data() {
+        let mut old = HandoffRegion::new(13);
+        old.overwrite(&vec![0xA5; 14 * 4096]);
+        assert_eq!(old.write(0, &estate()), Ok(()));
+        let mut new = HandoffRegion::new(24);
+        new.copy_from(&old);
+        assert_eq!(new.header(), old.header());
+        let (data, rest) = new.bytes().split_at(0xD092);
+        assert_eq!(Some(data), old.bytes().get(..0xD092));
+        assert!(rest.iter().all(|&byte| byte == 0), "what lies behind the data stays behind");
+    }
+
+    #[test]
+    fn a_copy_goes_as_far_as_both_areas_do() {
+        let mut old = HandoffRegion::new(0);
+        old.overwrite(&[0xFF; 4096]);
+        let mut new = HandoffRegion::new(1);
+        new.copy_from(&old);
+        assert_eq!(new.bytes().get(..4096), Some(old.bytes()));
+        assert_eq!(new.bytes().get(4096), Some(&0));
+        let mut small = HandoffRegion::new(0);
+        small.copy_from(&new);
+        assert_eq!(small, old);
     }
 }

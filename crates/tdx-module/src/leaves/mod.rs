@@ -11,7 +11,9 @@ pub(crate) mod sys_lp_init_1_0;
 pub(crate) mod sys_lp_shutdown;
 pub(crate) mod sys_rd;
 pub(crate) mod sys_rdall;
+pub(crate) mod sys_shutdown;
 pub(crate) mod sys_tdmr_init;
+pub(crate) mod sys_update;
 
 /// IA32_MISC_ENABLE: CPUID leaves above 2 are hidden.
 const MISC_ENABLE_LIMIT_CPUID: u64 = 1 << 22;

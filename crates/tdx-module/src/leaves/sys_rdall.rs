@@ -1,5 +1,7 @@
 //! TDH.SYS.RDALL: writes all global metadata as a list.
 
+use std::slice;
+
 use tdx_abi::metadata::{FieldId, ListWriter};
 use tdx_abi::status::{OperandId, Status, StatusCode};
 use tdx_abi::{PAGE_SIZE, Registers};
@@ -24,6 +26,9 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
         .metadata
         .runs_from(FieldId::from_raw(regs.r8), call.module.opted_in())
         .ok_or(StatusCode::METADATA_FIELD_ID_INCORRECT)?;
+    let live = call.module.handoff_fields();
+    let runs =
+        runs.map(|run| Run { values: live.get(run.header).map_or(run.values, slice::from_ref), ..run });
     let mut page = [0; LIST_BYTES];
     let next = fill(&mut page, runs);
     call.hw.write(list, key, &page);

@@ -5,8 +5,9 @@ mod values;
 pub(crate) use values::{Facts, offers};
 
 use tdx_abi::features::Features0;
-use tdx_abi::metadata::{Context, FieldId, FieldInfo};
+use tdx_abi::metadata::{Context, FieldId, FieldInfo, sys};
 
+use crate::handoff::HandoffHeader;
 use crate::module::Rules;
 use crate::platform::Platform;
 
@@ -64,6 +65,37 @@ pub(crate) struct Run<'a> {
 const fn key(id: FieldId) -> u32 {
     (id.class() as u32) << 24 | id.field_code()
 }
+
+/// The fields that show the header of the hand-off area as it is now; those of the table are 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandoffFields([u64; 3]);
+
+impl HandoffFields {
+    pub(crate) fn new(header: HandoffHeader) -> Self {
+        Self([u64::from(header.valid), u64::from(header.version), u64::from(header.size)])
+    }
+
+    /// Place of `id` among them: they follow each other.
+    fn place(id: FieldId) -> Option<usize> {
+        let place = key(id).checked_sub(key(sys::HANDOFF_DATA_VALID))?;
+        usize::try_from(place).ok().filter(|&place| place < 3)
+    }
+
+    /// True if `id` is one of them.
+    pub(crate) fn contain(id: FieldId) -> bool {
+        Self::place(id).is_some()
+    }
+
+    /// Value of one of them.
+    pub(crate) fn get(&self, id: FieldId) -> Option<&u64> {
+        self.0.get(Self::place(id)?)
+    }
+}
+
+const _: () = {
+    assert!(key(sys::HANDOFF_DATA_HV) == key(sys::HANDOFF_DATA_VALID) + 1);
+    assert!(key(sys::HANDOFF_DATA_SIZE) == key(sys::HANDOFF_DATA_VALID) + 2);
+};
 
 impl MetadataTable {
     /// The table of a module on a platform whose other facts are sampled.

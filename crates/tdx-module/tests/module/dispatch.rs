@@ -71,9 +71,7 @@ fn before_it_is_ready_a_module_takes_the_early_leaves_only() {
         for leaf in [0, 9, 36, 42, 52, 60, 69, 127, 191, 192, 0xFFFF] {
             refused(&bench, leaf, NOT_READY, "DISPATCH-5");
         }
-        // SYS.UPDATE is early but not modelled.
-        refused(&bench, 53, INVALID_RAX, "DISPATCH-6");
-        for leaf in [31, 32, 33, 34, 35, 37, 44, 45] {
+        for leaf in [31, 32, 33, 34, 35, 37, 44, 45, 53] {
             let status = bench.status(3, SeamcallLeaf(leaf), Registers::default());
             assert!(status != NOT_READY && status != INVALID_RAX, "leaf {leaf}: {status}");
         }

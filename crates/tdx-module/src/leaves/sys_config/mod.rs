@@ -3,6 +3,8 @@
 mod overlap;
 mod tdmr;
 
+pub(crate) use tdmr::TdmrRules;
+
 use std::sync::atomic::Ordering;
 
 use tdx_abi::features::Features0;
@@ -48,7 +50,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &Registers) -> Result<Status, Exit> {
         .ok_or_else(|| invalid(OperandId::R8))?;
     // Before the TDMRs are looked at: a refused call leaves the KeyID reserved.
     module.keys.reserve(global_key);
-    let rules = tdmr::TdmrRules {
+    let rules = TdmrRules {
         space: &platform.space,
         memory: &platform.memory,
         empty_gaps: module.rules.has(Switch::SysConfig24At10),

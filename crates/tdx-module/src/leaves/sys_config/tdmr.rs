@@ -14,12 +14,12 @@ use crate::tdmrs::{PamtAreas, TdmrConfig};
 pub(super) const LARGEST_FIRST: [PageLevel; 3] = [PageLevel::Size1G, PageLevel::Size2M, PageLevel::Size4K];
 
 /// What a TDMR is measured against.
-pub(super) struct TdmrRules<'a> {
-    pub(super) space: &'a AddressSpace,
+pub(crate) struct TdmrRules<'a> {
+    pub(crate) space: &'a AddressSpace,
     /// CMRs, touching ones joined.
-    pub(super) memory: &'a [PhysRange],
+    pub(crate) memory: &'a [PhysRange],
     /// TDX 1.0: a gap of no bytes must lie in a CMR too.
-    pub(super) empty_gaps: bool,
+    pub(crate) empty_gaps: bool,
 }
 
 /// A status that names TDMR `index` and up to two more bytes.
@@ -30,7 +30,7 @@ pub(super) fn refusal(code: StatusCode, index: usize, second: usize, third: usiz
 
 impl TdmrRules<'_> {
     /// Checks the TDMR behind `earlier`.
-    pub(super) fn check(&self, info: &TdmrInfo, earlier: &[TdmrConfig]) -> Result<TdmrConfig, Exit> {
+    pub(crate) fn check(&self, info: &TdmrInfo, earlier: &[TdmrConfig]) -> Result<TdmrConfig, Exit> {
         let index = earlier.len();
         let range = self.range(info, index, earlier.last())?;
         let reserved = reserved(info, index, range)?;

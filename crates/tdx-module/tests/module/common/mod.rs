@@ -80,9 +80,19 @@ impl Bench {
             self.ok(0, SeamcallLeaf::SYS_CONFIG, config_regs());
         }
         if stage >= Stage::Ready {
-            for lp in [0, 2] {
-                self.ok(lp, SeamcallLeaf::SYS_KEY_CONFIG, Registers::default());
-            }
+            self.program_keys();
+        }
+    }
+
+    /// From [`Stage::LpsInitialised`] to [`Stage::Ready`].
+    pub(crate) fn advance_from_lps(&self) {
+        self.ok(0, SeamcallLeaf::SYS_CONFIG, config_regs());
+        self.program_keys();
+    }
+
+    fn program_keys(&self) {
+        for lp in [0, 2] {
+            self.ok(lp, SeamcallLeaf::SYS_KEY_CONFIG, Registers::default());
         }
     }
 
