@@ -20,7 +20,8 @@ use tdx_host::device::TdxHostDevice;
 use tdx_host::memory::MemoryBlock;
 use tdx_host::sync::Spin;
 use tdx_host::traits::*;
-use tdx_host::{BringUpOptions, HostError, HostMemory, HostState, SuspendKind};
+use tdx_host::{BringUpOptions, HostError, HostMemory, HostState, SuspendKind, UpdateOptions};
+use tdx_image::Image;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
@@ -107,6 +108,14 @@ impl Cpus for Bare {
     ) -> Result<(), HostError> {
         cpus.iter().try_for_each(|&cpu| self.on_cpu(cpu, visitor))
     }
+
+    fn lockstep(&self, phases: u32, visitor: &LockstepFn<'_>) -> Result<(), LockstepError> {
+        let cpu = CpuNumber(0);
+        (0..phases).try_for_each(|phase| {
+            let visit = CpuPin::enter(cpu, |pin| visitor(pin, phase));
+            visit.map_err(|error| LockstepError { phase, cpu, error })
+        })
+    }
 }
 
 impl Processor for Bare {
@@ -155,9 +164,8 @@ impl Log for Bare {
 
 static HOST: HostState<[CpuSlot; 1], Spin> = HostState::new([CpuSlot::new()], Spin::new());
 
-/// The walk of a boot and everything behind it.
-#[unsafe(no_mangle)]
-pub extern "C" fn boot() -> bool {
+/// The walk of a boot, an update to the image `file`, and everything behind it.
+fn walk_through(file: &[u8]) -> bool {
     let mut memory = HostMemory::new([MemoryBlock::default(); 64]);
     let device = TdxHostDevice::new();
     device.platform_is_ready();
@@ -169,6 +177,8 @@ pub extern "C" fn boot() -> bool {
         for attribute in device.attributes() {
             device.read(&HOST, &Bare, attribute.name, &mut text)?;
         }
+        let image = Image::parse(file)?;
+        HOST.update(&Bare, &image, &UpdateOptions::default(), &())?;
         HOST.may_go_offline(&Bare, CpuNumber(0))?;
         HOST.may_suspend(SuspendKind::S2idle)?;
         HOST.shutdown(&Bare, &mut memory)
@@ -177,6 +187,12 @@ pub extern "C" fn boot() -> bool {
     device.remove();
     HOST.crash_everywhere(&Bare);
     result.is_ok()
+}
+
+/// [`walk_through`] for a linker.
+#[unsafe(no_mangle)]
+pub extern "C" fn boot() -> bool {
+    walk_through(&[])
 }
 
 /// The parts of the ABI that a host does not use on its way.

@@ -18,6 +18,7 @@ pub const MAX_VMX_CLIENTS: usize = 8;
 pub struct CpuSlot {
     cache_incoherent: AtomicBool,
     lp_initialised: AtomicBool,
+    install_called: AtomicBool,
     vmx_on: AtomicBool,
     vmx_references: [AtomicU16; MAX_VMX_CLIENTS],
 }
@@ -28,6 +29,7 @@ impl CpuSlot {
         Self {
             cache_incoherent: AtomicBool::new(false),
             lp_initialised: AtomicBool::new(false),
+            install_called: AtomicBool::new(false),
             vmx_on: AtomicBool::new(false),
             vmx_references: [const { AtomicU16::new(0) }; MAX_VMX_CLIENTS],
         }
@@ -52,13 +54,27 @@ impl CpuSlot {
         self.cache_incoherent.swap(false, Ordering::Relaxed)
     }
 
-    /// True if this CPU ran TDH.SYS.LP.INIT. Survives offlining.
+    /// True if this CPU ran TDH.SYS.LP.INIT of the present module. Survives offlining.
     pub fn lp_initialised(&self) -> bool {
         self.lp_initialised.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_lp_initialised(&self) {
         self.lp_initialised.store(true, Ordering::Release);
+    }
+
+    /// The module that knew this CPU is gone.
+    pub(crate) fn clear_lp_initialised(&self) {
+        self.lp_initialised.store(false, Ordering::Release);
+    }
+
+    /// True if P-SEAMLDR counted this CPU in a session of SEAMLDR.INSTALL that has not ended.
+    pub(crate) fn install_called(&self) -> bool {
+        self.install_called.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_install_called(&self, called: bool) {
+        self.install_called.store(called, Ordering::Release);
     }
 
     /// True if this CPU is in VMX operation on behalf of a client.
@@ -86,8 +102,12 @@ pub(crate) fn slot(slots: &[CpuSlot], cpu: CpuNumber) -> Result<&CpuSlot, HostEr
     slots.get(cpu.0 as usize).ok_or(HostError::UnknownCpu { cpu })
 }
 
-/// CPUID.1:ECX and other facts of the boot CPU that bring-up asks for.
+/// CPUID leaves and bits that the host asks for.
 pub(crate) mod cpuid {
+    /// Leaf of the topology with dies and more; EDX is the x2APIC id.
+    pub(crate) const V2_TOPOLOGY: u32 = 0x1F;
+    /// Leaf of the topology of threads and cores; EDX is the x2APIC id.
+    pub(crate) const TOPOLOGY: u32 = 0xB;
     /// CPUID.1:ECX bit of VMX.
     pub(crate) const LEAF_1_ECX_VMX: u32 = 1 << 5;
     /// CPUID.1:ECX bit of XSAVE.

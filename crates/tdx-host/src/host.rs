@@ -1,8 +1,9 @@
 //! The state of the host side, stored by the embedder.
 
-use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use tdx_abi::KeyIdPartitioning;
+use tdx_abi::features::Features0;
 use tdx_abi::msr::MsrIndex;
 
 use crate::cpu::CpuSlot;
@@ -17,6 +18,7 @@ use crate::tdmr::TdmrTable;
 use crate::traits::{
     CpuNumber, CpuPin, Cpus, Firmware, LeakCounter, PerCpu, Processor, Seam, Vmx, first_online,
 };
+use crate::update::{FailureCell, UpdateFailure};
 use crate::vmx::{VmxClients, VmxPort, vmx_basic};
 
 /// Where in its life the host side is.
@@ -37,10 +39,17 @@ pub enum Lifecycle {
     ShutDown = 5,
     /// The host crashed.
     Crashed = 6,
+    /// A lockstep replaces the module.
+    Updating = 7,
+    /// An update shut the module down and could not install another: only another update is possible.
+    Down = 8,
+    /// An update failed for good; the module is gone until the machine is reset.
+    Gone = 9,
 }
 
 impl Lifecycle {
-    const ALL: [Self; 7] = [
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 10] = [
         Self::Off,
         Self::Checked,
         Self::BringingUp,
@@ -48,6 +57,9 @@ impl Lifecycle {
         Self::Failed,
         Self::ShutDown,
         Self::Crashed,
+        Self::Updating,
+        Self::Down,
+        Self::Gone,
     ];
 
     /// One word for tables and documents.
@@ -60,6 +72,9 @@ impl Lifecycle {
             Self::Failed => "failed",
             Self::ShutDown => "shut-down",
             Self::Crashed => "crashed",
+            Self::Updating => "updating",
+            Self::Down => "module-down",
+            Self::Gone => "module-gone",
         }
     }
 }
@@ -92,8 +107,11 @@ pub struct HostState<C, K = Spin> {
     keyids: KeyIdPool,
     sysinfo: SysInfoCell,
     partial_write_erratum: AtomicBool,
-    pub(crate) sys_init: SpinOnce<5>,
+    pub(crate) sys_init: SpinOnce<7>,
     seamldr: Seamldr<K>,
+    update_claimed: AtomicBool,
+    opted_in: AtomicU64,
+    failure: FailureCell,
 }
 
 impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
@@ -109,6 +127,9 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
             partial_write_erratum: AtomicBool::new(false),
             sys_init: SpinOnce::new(),
             seamldr: Seamldr::new(lock),
+            update_claimed: AtomicBool::new(false),
+            opted_in: AtomicU64::new(0),
+            failure: FailureCell::new(),
         }
     }
 
@@ -142,7 +163,13 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
         if self.is_going_down() {
             return Err(HostError::GoingDown);
         }
-        if self.lifecycle() == Lifecycle::Ready { Ok(()) } else { Err(HostError::NotInitialised) }
+        match self.lifecycle() {
+            Lifecycle::Ready => Ok(()),
+            Lifecycle::Updating => Err(HostError::UpdateRunning),
+            Lifecycle::Down => Err(HostError::ModuleDown),
+            Lifecycle::Gone => Err(HostError::ModuleGone),
+            _ => Err(HostError::NotInitialised),
+        }
     }
 
     /// The state of each CPU.
@@ -160,9 +187,53 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
         &self.keyids
     }
 
-    /// The module's metadata; `None` before it was read.
+    /// The module's metadata; `None` before it was read, and from the shutdown of a module in an update until
+    /// its successor has taken over.
+    ///
+    /// After an update the version is that of the new module, everything else that of the first one: an
+    /// update switches nothing on.
     pub fn sysinfo(&self) -> Option<SysInfo> {
+        self.sysinfo.get().filter(SysInfo::is_current)
+    }
+
+    /// What the module that was read last told, be it down or gone by now.
+    pub(crate) fn last_sysinfo(&self) -> Option<SysInfo> {
         self.sysinfo.get()
+    }
+
+    /// Add-on features that are on.
+    pub fn opted_in(&self) -> Features0 {
+        Features0::from_bits(self.opted_in.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_opted_in(&self, features: Features0) {
+        self.opted_in.store(features.bits(), Ordering::Release);
+    }
+
+    /// Where and why the last update failed that touched the module; `None` after one that succeeded.
+    pub fn update_failure(&self) -> Option<UpdateFailure> {
+        self.failure.get()
+    }
+
+    pub(crate) fn failure_cell(&self) -> &FailureCell {
+        &self.failure
+    }
+
+    /// True while an update runs, from its first check to its end.
+    pub fn update_is_running(&self) -> bool {
+        self.update_claimed.load(Ordering::Acquire)
+    }
+
+    /// Keeps updates out until the claim is dropped.
+    pub(crate) fn claim_update(&self) -> Result<UpdateClaim<'_>, HostError> {
+        match self.update_claimed.swap(true, Ordering::AcqRel) {
+            true => Err(HostError::UpdateRunning),
+            false => Ok(UpdateClaim(&self.update_claimed)),
+        }
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     pub(crate) fn sysinfo_cell(&self) -> &SysInfoCell {
@@ -222,6 +293,15 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
             return Err(HostError::HibernationPossible);
         }
         Ok(())
+    }
+}
+
+/// The right to replace or end the module.
+pub(crate) struct UpdateClaim<'a>(&'a AtomicBool);
+
+impl Drop for UpdateClaim<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -12,11 +12,17 @@ use crate::vmx::VmxClient;
 impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
     /// Judges whether `cpu` may go offline, without doing anything.
     ///
-    /// While a TD holds a KeyID each package needs a CPU that can write its caches back.
+    /// While a TD holds a KeyID each package needs a CPU that can write its caches back. While the module is
+    /// down every CPU stays: the update that brings it back needs them all, and none could come again.
     pub fn may_go_offline<P: Cpus + ?Sized>(&self, platform: &P, cpu: CpuNumber) -> Result<(), HostError> {
         slot(self.cpus(), cpu)?;
         if !platform.is_online(cpu) {
             return Err(HostError::CpuOffline { cpu });
+        }
+        match self.lifecycle() {
+            Lifecycle::Updating => return Err(HostError::UpdateRunning),
+            Lifecycle::Down => return Err(HostError::ModuleDown),
+            _ => {}
         }
         if self.keyids().in_use() == 0 {
             return Ok(());
@@ -48,6 +54,9 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         let vmx = self.vmx(platform).cpu_came_online(pin);
         let came = vmx.and_then(|()| match self.lifecycle() {
             Lifecycle::Ready => self.start_cpu(platform, pin),
+            Lifecycle::Updating => Err(HostError::UpdateRunning),
+            Lifecycle::Down => Err(HostError::ModuleDown),
+            Lifecycle::Gone => Err(HostError::ModuleGone),
             _ => Ok(()),
         });
         if came.is_err() {

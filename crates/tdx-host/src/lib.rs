@@ -7,7 +7,7 @@
 //!
 //! The walk of a boot: [`HostState::early_init`] checks the platform, [`HostState::bring_up`] takes the
 //! module from power-on to ready, [`device::TdxHostDevice::probe`] shows it, [`HostState::shutdown`] or
-//! [`HostState::crash`] ends it.
+//! [`HostState::crash`] ends it. In between [`HostState::update`] replaces the module under running TDs.
 #![no_std]
 
 pub mod bringup;
@@ -26,6 +26,7 @@ pub mod sync;
 pub mod sysinfo;
 pub mod tdmr;
 pub mod traits;
+pub mod update;
 pub mod vmx;
 
 pub use bringup::{BringUpOptions, BringUpReport, Phase, Progress};
@@ -34,3 +35,4 @@ pub use error::{Blame, ERRORS, ErrorInfo, HostError};
 pub use host::{HostMemory, HostState, Lifecycle};
 pub use power::SuspendKind;
 pub use tdmr::TdmrRules;
+pub use update::{Preflight, UpdateFailure, UpdateObserver, UpdateOptions, UpdatePhase, UpdateReport};

@@ -37,8 +37,20 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         if self.is_going_down() {
             return Err(HostError::GoingDown);
         }
-        let initialised = matches!(self.lifecycle(), Lifecycle::BringingUp | Lifecycle::Ready);
-        if initialised && kind != SuspendKind::S2idle {
+        // Pages keep their keys while the module is down, and even when it is gone.
+        let keys_in_use = match self.lifecycle() {
+            Lifecycle::BringingUp
+            | Lifecycle::Ready
+            | Lifecycle::Updating
+            | Lifecycle::Down
+            | Lifecycle::Gone => true,
+            Lifecycle::Off
+            | Lifecycle::Checked
+            | Lifecycle::Failed
+            | Lifecycle::ShutDown
+            | Lifecycle::Crashed => false,
+        };
+        if keys_in_use && kind != SuspendKind::S2idle {
             return Err(HostError::SuspendRefused { kind });
         }
         Ok(())
@@ -46,13 +58,14 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
 
     /// Ends the module in order: TDH.SYS.DISABLE, caches written back, VMX off on every CPU.
     ///
-    /// The module's pages become ordinary memory again if it took leave; a module without the leaf keeps
-    /// them until the machine is reset.
+    /// The module's pages become ordinary memory again if it took leave; a module without the leaf, or one
+    /// that a failed update left down, keeps them until the machine is reset. Refused while an update runs.
     pub fn shutdown<P, B>(&self, platform: &P, memory: &mut HostMemory<B, P::Leaks>) -> Result<(), HostError>
     where
         P: Platform + ?Sized,
         B: AsRef<[MemoryBlock]> + AsMut<[MemoryBlock]>,
     {
+        let _no_update = self.claim_update()?;
         let was_ready = self.lifecycle() == Lifecycle::Ready;
         let disabled = was_ready && self.disable_module(platform);
         // Shut down before, or crashed: that path takes the CPUs down, and no page is used again.
@@ -61,7 +74,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         }
         self.end(Lifecycle::ShutDown);
         platform.on_each_cpu(&|pin| self.retire_cpu(platform, pin))?;
-        if let Some(info) = self.sysinfo().filter(|_| disabled) {
+        if let Some(info) = self.last_sysinfo().filter(|_| disabled) {
             let whole = |_| u64::MAX;
             let clear = self.partial_write_erratum();
             memory.tdmrs.reclaim(platform, clear, &TdmrLimits::of(&info), whole);

@@ -1,12 +1,14 @@
 //! P-SEAMLDR, the resident loader of the module.
 
-use tdx_abi::PAGE_SIZE;
 use tdx_abi::seamldr::SeamldrInfo;
+use tdx_abi::{PAGE_SIZE, PhysAddr};
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::cpu::CpuSlot;
 use crate::error::HostError;
 use crate::host::{boot_cpu, on_boot_cpu};
-use crate::seamcall::{SeamPort, SeamcallCause};
+use crate::seamcall::{SeamPort, SeamcallCause, SeamcallError};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{RawLock, with_lock};
 use crate::traits::{AllocRequest, CpuPin, Cpus, Pages, Seam};
 
@@ -14,12 +16,14 @@ use crate::traits::{AllocRequest, CpuPin, Cpus, Pages, Seam};
 #[derive(Debug, Default)]
 pub struct Seamldr<K> {
     lock: K,
+    /// CPUs that it counted in a session of SEAMLDR.INSTALL that has not ended.
+    counted: AtomicU32,
 }
 
 impl<K> Seamldr<K> {
     /// Callers are serialised by `lock`.
     pub const fn new(lock: K) -> Self {
-        Self { lock }
+        Self { lock, counted: AtomicU32::new(0) }
     }
 }
 
@@ -48,5 +52,44 @@ impl<K: RawLock + Sync> Seamldr<K> {
             on_boot_cpu(platform, &ask).and_then(|()| Ok(platform.read(&buffer, 0, info.as_mut_bytes())?));
         platform.free(buffer);
         asked.map(|()| info)
+    }
+
+    /// SEAMLDR.INSTALL on the CPU of `pin`, unless P-SEAMLDR has counted it already in a session that some
+    /// CPU broke off: a second call would be refused. `cpus` are all CPUs of the machine.
+    pub(crate) fn install<S: Seam + ?Sized>(
+        &self,
+        port: &SeamPort<'_, S>,
+        pin: &CpuPin<'_>,
+        cpus: &[CpuSlot],
+        params: PhysAddr,
+    ) -> Result<(), SeamcallError> {
+        let call = || {
+            let slot = cpus.get(pin.cpu().0 as usize);
+            if slot.is_some_and(CpuSlot::install_called) {
+                return Ok(());
+            }
+            let counted = self.counted.load(Ordering::Acquire) + 1;
+            let result = port.seamldr_install(pin, params);
+            let answered = match &result {
+                Ok(()) => true,
+                Err(error) => matches!(error.cause, SeamcallCause::Loader(_)),
+            };
+            if answered && counted as usize >= cpus.len() {
+                // The last one: the session is over, however it ended.
+                self.counted.store(0, Ordering::Release);
+                cpus.iter().for_each(|slot| slot.set_install_called(false));
+            } else if result.is_ok() {
+                self.counted.store(counted, Ordering::Release);
+                if let Some(slot) = slot {
+                    slot.set_install_called(true);
+                }
+            }
+            result
+        };
+        // Before the lock: after a crash its holder may never come back.
+        if port.is_closed() {
+            return call();
+        }
+        with_lock(&self.lock, call)
     }
 }

@@ -156,6 +156,11 @@ impl<const N: usize> SpinOnce<N> {
         core::array::from_fn(|i| self.words[i].load(Ordering::Relaxed))
     }
 
+    /// Forgets the words, so that they are worked out anew. For a time when nobody asks for them.
+    pub fn reset(&self) {
+        self.state.store(Self::FRESH, Ordering::Release);
+    }
+
     /// True once somebody began.
     pub fn was_begun(&self) -> bool {
         self.state.load(Ordering::Acquire) != Self::FRESH

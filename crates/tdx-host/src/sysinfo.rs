@@ -58,6 +58,9 @@ const FIELDS: [(FieldId, Need, bool); FIELD_COUNT] = [
 ];
 
 const FIELD_COUNT: usize = 24;
+/// The first rows are the version and its build, the only ones that are read again behind an update.
+const VERSION_ROWS: usize = 5;
+const VERSION_PRESENT: u64 = (1 << VERSION_ROWS) - 1;
 const LEAVES_AT: usize = FIELD_COUNT;
 const VALUES_AT: usize = LEAVES_AT + MAX_CPUID_CONFIGS;
 const CMR_BASES_AT: usize = VALUES_AT + 2 * MAX_CPUID_CONFIGS;
@@ -108,6 +111,24 @@ impl SysInfo {
             self.small(sys::MINOR_VERSION),
             self.small(sys::UPDATE_VERSION),
         )
+    }
+
+    /// Version of the module that was read last, running or not.
+    pub(crate) fn last_version(&self) -> Version {
+        let mut seen = *self;
+        put(&mut seen, PRESENT_AT, VERSION_PRESENT);
+        seen.version()
+    }
+
+    /// True unless the module that it tells of was shut down.
+    pub(crate) fn is_current(&self) -> bool {
+        self.field(sys::MAJOR_VERSION).is_some()
+    }
+
+    /// The module goes: its version is nobody's from here on, the rest is kept.
+    pub(crate) fn withdraw_version(&mut self) {
+        let present = self.words.get(PRESENT_AT).copied().unwrap_or(0);
+        put(self, PRESENT_AT, present & !VERSION_PRESENT);
     }
 
     /// Build number; `None` if the module does not tell.
@@ -225,6 +246,30 @@ pub(crate) fn read<S: Seam + ?Sized>(port: &SeamPort<'_, S>, pin: &CpuPin<'_>) -
         put(&mut info, CMR_SIZES_AT + place, size);
     }
     Ok(info)
+}
+
+/// Reads the version of the module that took over; everything else keeps the value of its predecessor,
+/// as an update switches nothing on. After an error `info` tells of no module.
+pub(crate) fn refresh_version<S: Seam + ?Sized>(
+    port: &SeamPort<'_, S>,
+    pin: &CpuPin<'_>,
+    info: &mut SysInfo,
+) -> Result<(), (FieldId, SeamcallError)> {
+    info.withdraw_version();
+    let mut fresh = *info;
+    for (index, &(field, need, _)) in FIELDS.iter().enumerate().take(VERSION_ROWS) {
+        match port.sys_rd(pin, field) {
+            Ok(value) => {
+                put(&mut fresh, index, value);
+                let present = fresh.words.get(PRESENT_AT).copied().unwrap_or(0);
+                put(&mut fresh, PRESENT_AT, present | 1 << index);
+            }
+            Err(error) if need == Need::May && error.is(StatusCode::METADATA_FIELD_ID_INCORRECT) => {}
+            Err(error) => return Err((field, error)),
+        }
+    }
+    *info = fresh;
+    Ok(())
 }
 
 /// Reads again what TDH.SYS.CONFIG may have changed.

@@ -6,6 +6,7 @@
 
 mod allocator;
 mod host;
+mod lockstep;
 mod platform;
 mod seam;
 

@@ -7,12 +7,13 @@ use parking_lot::{Mutex, RwLock};
 use tdx_abi::{KeyId, PAGE_SIZE, PhysAddr, PhysRange};
 use tdx_host::HostError;
 use tdx_host::traits::{
-    AllocRequest, CpuNumber, CpuPin, Cpus, LogLevel, MemoryFault, NodeId, OwnedPages, PackageId, Pages,
-    PerCpu,
+    AllocRequest, CpuNumber, CpuPin, Cpus, LockstepError, LockstepFn, LogLevel, MemoryFault, NodeId,
+    OwnedPages, PackageId, Pages, PerCpu,
 };
 use tdx_machine::{E820Kind, LpIndex, Machine, MemFault};
 
 use crate::allocator::{Allocator, Leaks, PageAccounts};
+use crate::lockstep;
 
 /// Most CPUs that run on threads of their own.
 pub const MAX_THREADS: usize = 16;
@@ -51,7 +52,8 @@ pub struct Platform {
     mode: CpuMode,
     memory: Vec<(PhysRange, NodeId)>,
     boot: Mutex<Boot>,
-    /// Held for reading while work runs on CPUs, for writing while one comes or goes.
+    /// Held for reading while work runs on CPUs, for writing while one comes or goes and while all of them
+    /// go in lockstep.
     pub(crate) hotplug: RwLock<()>,
     pub(crate) log: Mutex<Vec<LogLine>>,
 }
@@ -105,13 +107,18 @@ impl Platform {
         self.boot.lock().vmxon_regions.get(cpu.0 as usize).copied()
     }
 
+    /// Does work on so many CPUs run on one after the other?
+    fn one_by_one(&self, cpus: usize) -> bool {
+        self.mode == CpuMode::Sequential || !(2..=MAX_THREADS).contains(&cpus)
+    }
+
     fn run(&self, cpus: &[CpuNumber], visitor: &PerCpu<'_>) -> Result<(), HostError> {
         let _no_hotplug = self.hotplug.read_recursive();
         if let Some(&cpu) = cpus.iter().find(|&&cpu| !self.is_online(cpu)) {
             return Err(HostError::CpuOffline { cpu });
         }
         let visit = |cpu: CpuNumber| CpuPin::enter(cpu, |pin| visitor(pin));
-        if self.mode == CpuMode::Sequential || cpus.len() < 2 || cpus.len() > MAX_THREADS {
+        if self.one_by_one(cpus.len()) {
             return cpus.iter().try_for_each(|&cpu| visit(cpu));
         }
         let together = Barrier::new(cpus.len());
@@ -199,6 +206,17 @@ impl Cpus for Platform {
 
     fn on_cpus(&self, cpus: &[CpuNumber], visitor: &PerCpu<'_>) -> Result<(), HostError> {
         self.run(cpus, visitor)
+    }
+
+    fn lockstep(&self, phases: u32, visitor: &LockstepFn<'_>) -> Result<(), LockstepError> {
+        // Not only CPUs stay: nothing else runs on any of them, as all are stopped.
+        let _all_stopped = self.hotplug.write();
+        let online = self.online_cpus();
+        if self.one_by_one(online.len()) {
+            lockstep::one_by_one(&online, phases, visitor)
+        } else {
+            lockstep::on_threads(&online, phases, visitor)
+        }
     }
 }
 

@@ -129,9 +129,9 @@ where
     }
 }
 
-/// True if version 1 of CONFIG was refused for what version 0 lacks: R9, R11, or the version itself, which
-/// modules that do not know it refuse as RAX.
-fn opt_in_refused(error: &SeamcallError) -> bool {
+/// True if version 1 of CONFIG or UPDATE was refused for what version 0 lacks: R9, R11, or the version
+/// itself, which modules that do not know it refuse as RAX.
+pub(crate) fn opt_in_refused(error: &SeamcallError) -> bool {
     let operand = error.status().filter(|status| status.is(StatusCode::OPERAND_INVALID));
     let operand = operand.and_then(Status::operand);
     matches!(operand, Some(OperandId::RAX | OperandId::R9 | OperandId::R11))

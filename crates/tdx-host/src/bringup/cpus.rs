@@ -2,16 +2,15 @@
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
 use tdx_abi::msr::MsrIndex;
-use tdx_abi::status::{Status, StatusCode};
+use tdx_abi::status::StatusCode;
 
 use super::{Phase, Walk, transport};
 use crate::cpu::{CpuSlot, cpuid, slot};
 use crate::error::{CpuFeature, CpuidSubleaf, HostError};
 use crate::host::HostState;
-use crate::seamcall::{SeamPort, SeamcallCause, SeamcallError};
-use crate::traits::{CpuNumber, CpuPin, Cpus, Platform, Processor, Seam, SeamcallFault, Vmx};
+use crate::seamcall::{SeamPort, SeamcallError};
+use crate::traits::{CpuNumber, CpuPin, Cpus, Platform, Processor, Seam, Vmx};
 use crate::vmx::VmxClient;
 
 impl<C, K, P> Walk<'_, C, K, P>
@@ -92,6 +91,18 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         let words = self.sys_init.get_or_init(|| encode(port.sys_init(pin), pin.cpu()));
         decode(words).map_err(|(error, cpu)| judge_sys_init(error, cpu))
     }
+
+    /// TDH.SYS.INIT of a module that was just installed; from here on its result is everybody's. No other
+    /// CPU asks meanwhile.
+    pub(crate) fn init_new_module<S: Seam + ?Sized>(
+        &self,
+        port: &SeamPort<'_, S>,
+        pin: &CpuPin<'_>,
+    ) -> Result<(), SeamcallError> {
+        self.sys_init.reset();
+        decode(self.sys_init.get_or_init(|| encode(port.sys_init(pin), pin.cpu())))
+            .map_err(|(error, _)| error)
+    }
 }
 
 /// Bits of IA32_SEAMRR_PHYS_MASK.
@@ -160,37 +171,17 @@ fn judge(error: SeamcallError, cpu: CpuNumber, otherwise: HostError) -> HostErro
     }
 }
 
-const OK: u64 = 0;
-const STATUS: u64 = 1;
-const INVALID_OPCODE: u64 = 2;
-const GENERAL_PROTECTION: u64 = 3;
-const VM_FAIL_INVALID: u64 = 4;
-const GOING_DOWN: u64 = 5;
-
-/// The result of TDH.SYS.INIT as words that all CPUs can share.
-fn encode(result: Result<(), SeamcallError>, cpu: CpuNumber) -> [u64; 5] {
-    let cpu = u64::from(cpu.0);
-    let Err(error) = result else { return [OK, 0, 0, 0, cpu] };
-    let (kind, status) = match error.cause {
-        SeamcallCause::Status(status) => (STATUS, status.raw()),
-        SeamcallCause::Loader(status) => (STATUS, status.0),
-        SeamcallCause::Fault(SeamcallFault::InvalidOpcode) => (INVALID_OPCODE, 0),
-        SeamcallCause::Fault(SeamcallFault::GeneralProtection) => (GENERAL_PROTECTION, 0),
-        SeamcallCause::Fault(SeamcallFault::VmFailInvalid) => (VM_FAIL_INVALID, 0),
-        SeamcallCause::GoingDown => (GOING_DOWN, 0),
-    };
-    [kind, status, error.rcx, error.rdx, cpu]
+/// The result of TDH.SYS.INIT as words that all CPUs can share; the last one is 0 after success.
+fn encode(result: Result<(), SeamcallError>, cpu: CpuNumber) -> [u64; 7] {
+    let Err(error) = result else { return [0; 7] };
+    let [cause, value, leaf, rcx, rdx] = error.to_words();
+    [cause, value, leaf, rcx, rdx, u64::from(cpu.0), 1]
 }
 
-fn decode([kind, status, rcx, rdx, cpu]: [u64; 5]) -> Result<(), (SeamcallError, CpuNumber)> {
-    let cause = match kind {
-        OK => return Ok(()),
-        INVALID_OPCODE => SeamcallCause::Fault(SeamcallFault::InvalidOpcode),
-        GENERAL_PROTECTION => SeamcallCause::Fault(SeamcallFault::GeneralProtection),
-        VM_FAIL_INVALID => SeamcallCause::Fault(SeamcallFault::VmFailInvalid),
-        GOING_DOWN => SeamcallCause::GoingDown,
-        _ => SeamcallCause::Status(Status::from_raw(status)),
-    };
-    let leaf = LeafWord::module(SeamcallLeaf::SYS_INIT, 0);
-    Err((SeamcallError { leaf, cause, rcx, rdx }, CpuNumber(u32::try_from(cpu).unwrap_or(u32::MAX))))
+fn decode([cause, value, leaf, rcx, rdx, cpu, failed]: [u64; 7]) -> Result<(), (SeamcallError, CpuNumber)> {
+    if failed == 0 {
+        return Ok(());
+    }
+    let error = SeamcallError::from_words([cause, value, leaf, rcx, rdx]);
+    Err((error, CpuNumber(u32::try_from(cpu).unwrap_or(u32::MAX))))
 }

@@ -16,6 +16,8 @@ use crate::sysinfo::{self, SysInfo};
 use crate::tdmr::{TdmrLimits, TdmrRules};
 use crate::traits::{CpuNumber, LogLevel, Platform, SeamcallFault};
 
+pub(crate) use config::opt_in_refused;
+
 /// What the embedder chooses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BringUpOptions {
@@ -155,11 +157,19 @@ where
     {
         self.step(Lifecycle::Checked, Lifecycle::BringingUp).map_err(|found| match found {
             Lifecycle::Off | Lifecycle::Checked => HostError::EarlyInitMissing,
-            Lifecycle::BringingUp | Lifecycle::Ready | Lifecycle::Failed => HostError::AlreadyTried,
+            Lifecycle::BringingUp
+            | Lifecycle::Ready
+            | Lifecycle::Failed
+            | Lifecycle::Updating
+            | Lifecycle::Down
+            | Lifecycle::Gone => HostError::AlreadyTried,
             Lifecycle::ShutDown | Lifecycle::Crashed => HostError::GoingDown,
         })?;
         let walk = Walk { host: self, platform, options, progress };
         let result = walk.run(memory);
+        if let Ok(report) = &result {
+            self.set_opted_in(report.opted_in);
+        }
         let next = match result {
             Ok(_) => Lifecycle::Ready,
             Err(_) if self.sys_init.was_begun() => Lifecycle::Failed,
@@ -302,6 +312,8 @@ where
 pub(crate) fn transport(error: SeamcallError) -> Option<HostError> {
     match error.cause {
         SeamcallCause::GoingDown => Some(HostError::GoingDown),
+        SeamcallCause::Down => Some(HostError::ModuleDown),
+        SeamcallCause::Gone => Some(HostError::ModuleGone),
         SeamcallCause::Fault(SeamcallFault::InvalidOpcode) => Some(HostError::NotInVmxOperation { error }),
         SeamcallCause::Fault(SeamcallFault::GeneralProtection) => Some(HostError::SeamDisabled { error }),
         SeamcallCause::Fault(SeamcallFault::VmFailInvalid) => Some(HostError::ModuleNotLoaded { error }),

@@ -32,3 +32,35 @@ impl fmt::Display for CpuFeature {
         })
     }
 }
+
+/// Work of the module that does not survive its replacement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SensitiveWork {
+    /// TDs between TDH.MNG.INIT and TDH.MR.FINALIZE.
+    TdBuild,
+    /// Interrupted calls of an export or import.
+    Migration,
+    /// Another reason that the module gave by its number.
+    Other(u16),
+}
+
+impl SensitiveWork {
+    /// The work that the module names by `reason`.
+    pub(crate) const fn from_reason(reason: u16) -> Self {
+        match reason {
+            0 => Self::TdBuild,
+            1 => Self::Migration,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl fmt::Display for SensitiveWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TdBuild => f.write_str("TDs being built"),
+            Self::Migration => f.write_str("interrupted migration calls"),
+            Self::Other(reason) => write!(f, "of reason {reason}"),
+        }
+    }
+}

@@ -1,10 +1,11 @@
 //! Calls to the TDX module and P-SEAMLDR: one typed wrapper per leaf over one policy of retry and
 //! resumption, which is nowhere else.
 
+mod gate;
 mod seamldr;
 mod sys;
+mod words;
 
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::hint;
 use core::fmt;
 
@@ -16,7 +17,8 @@ use crate::cpu::CpuSlot;
 use crate::errno::Errno;
 use crate::traits::{CpuPin, Seam, SeamcallFault};
 
-pub use sys::{ConfigRequest, KeyConfigured, NextAddress};
+pub use gate::Gate;
+pub use sys::{ConfigRequest, HandoffVersion, KeyConfigured, NextAddress};
 
 /// Tries of a call that finds no entropy, the first included.
 pub const ENTROPY_TRIES: u32 = 10;
@@ -37,6 +39,10 @@ pub enum SeamcallCause {
     Fault(SeamcallFault),
     /// No call was made: the host is going down.
     GoingDown,
+    /// No call was made: an update shut the module down, and none has taken its place yet.
+    Down,
+    /// No call was made: an update failed and left no module.
+    Gone,
 }
 
 /// A call that failed.
@@ -74,6 +80,8 @@ impl SeamcallError {
             SeamcallCause::Fault(SeamcallFault::GeneralProtection) => Errno::EOPNOTSUPP,
             SeamcallCause::Fault(SeamcallFault::InvalidOpcode) => Errno::EACCES,
             SeamcallCause::GoingDown => Errno::ESHUTDOWN,
+            SeamcallCause::Down => Errno::EBUSY,
+            SeamcallCause::Gone => Errno::ENODEV,
         }
     }
 }
@@ -88,9 +96,14 @@ impl fmt::Display for SeamcallError {
                 }
                 Ok(())
             }
-            SeamcallCause::Loader(status) => write!(f, "{:?} returned {status}", self.leaf),
+            SeamcallCause::Loader(status) => {
+                write!(f, "{:?} returned {status}", self.leaf)?;
+                if self.rdx == 0 { Ok(()) } else { write!(f, ", RDX {:#x}", self.rdx) }
+            }
             SeamcallCause::Fault(fault) => write!(f, "{:?}: {fault}", self.leaf),
             SeamcallCause::GoingDown => write!(f, "{:?} was not called, the host is going down", self.leaf),
+            SeamcallCause::Down => write!(f, "{:?} was not called, the module is shut down", self.leaf),
+            SeamcallCause::Gone => write!(f, "{:?} was not called, the module is gone", self.leaf),
         }
     }
 }
@@ -101,33 +114,14 @@ impl fmt::Debug for SeamcallError {
     }
 }
 
-/// Closed once the host goes down; from then on no SEAMCALL is made.
-#[derive(Debug, Default)]
-pub struct Gate(AtomicBool);
-
-impl Gate {
-    /// An open gate.
-    pub const fn new() -> Self {
-        Self(AtomicBool::new(false))
-    }
-
-    /// Closes the gate for good. Takes no lock, fit for a crash.
-    pub fn close(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// True after [`Gate::close`].
-    pub fn is_closed(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
 /// The way to the module: the instruction, the gate and the flags of each CPU.
 #[derive(Debug)]
 pub struct SeamPort<'a, S: Seam + ?Sized> {
     seam: &'a S,
     gate: &'a Gate,
     cpus: &'a [CpuSlot],
+    /// Belongs to an update, which calls the module while nobody else may.
+    for_update: bool,
 }
 
 impl<S: Seam + ?Sized> Clone for SeamPort<'_, S> {
@@ -141,7 +135,12 @@ impl<S: Seam + ?Sized> Copy for SeamPort<'_, S> {}
 impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
     /// A port; `cpus` holds one slot per possible CPU.
     pub const fn new(seam: &'a S, gate: &'a Gate, cpus: &'a [CpuSlot]) -> Self {
-        Self { seam, gate, cpus }
+        Self { seam, gate, cpus, for_update: false }
+    }
+
+    /// A port that stays open while the module is down.
+    pub(crate) const fn for_update(self) -> Self {
+        Self { for_update: true, ..self }
     }
 
     /// True once the host goes down: every call would fail.
@@ -157,8 +156,8 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         leaf: LeafWord,
         registers: &mut Registers,
     ) -> Result<u64, SeamcallCause> {
-        if self.gate.is_closed() {
-            return Err(SeamcallCause::GoingDown);
+        if let Some(cause) = self.gate.refusal(self.for_update || leaf.is_seamldr()) {
+            return Err(cause);
         }
         // Before the call: the module may leave private lines in this CPU's caches even if it fails.
         if let Some(slot) = self.cpus.get(pin.cpu().0 as usize) {
@@ -196,9 +195,31 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         leaf: LeafWord,
         input: &dyn Fn() -> Registers,
         registers: &mut Registers,
-        mut last: Result<Status, SeamcallCause>,
+        first: Result<Status, SeamcallCause>,
     ) -> Result<Status, SeamcallError> {
-        let (mut entropy, mut busy, mut resumed) = (1, 1, 0);
+        let mut resumed = 0;
+        let ended = self.try_again(pin, leaf, input, registers, first, &mut resumed);
+        // A call that is given up, or cut off by a fault, stays interrupted inside the module.
+        let finished = match &ended {
+            Ok(_) => true,
+            Err(error) => error.status().is_some_and(|status| !leaves_interrupted(status.code())),
+        };
+        if resumed > 0 && finished {
+            self.gate.call_finished();
+        }
+        ended
+    }
+
+    fn try_again(
+        &self,
+        pin: &CpuPin<'_>,
+        leaf: LeafWord,
+        input: &dyn Fn() -> Registers,
+        registers: &mut Registers,
+        mut last: Result<Status, SeamcallCause>,
+        resumed: &mut u32,
+    ) -> Result<Status, SeamcallError> {
+        let (mut entropy, mut busy) = (1, 1);
         loop {
             let fail = |cause, registers: &Registers| {
                 Err(SeamcallError { leaf, cause, rcx: registers.rcx, rdx: registers.rdx })
@@ -213,7 +234,12 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
                     (&mut entropy, ENTROPY_TRIES)
                 }
                 StatusCode::SYS_BUSY | StatusCode::OPERAND_BUSY => (&mut busy, BUSY_TRIES),
-                StatusCode::INTERRUPTED_RESUMABLE => (&mut resumed, RESUME_TRIES),
+                StatusCode::INTERRUPTED_RESUMABLE => {
+                    if *resumed == 0 {
+                        self.gate.call_interrupted();
+                    }
+                    (&mut *resumed, RESUME_TRIES)
+                }
                 _ => return fail(SeamcallCause::Status(status), registers),
             };
             let (count, limit) = tries;
@@ -246,6 +272,11 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         }
         Err(unexpected(leaf, status, &registers))
     }
+}
+
+/// True for the ends of a resumed call behind which it waits to be resumed still.
+fn leaves_interrupted(code: StatusCode) -> bool {
+    matches!(code, StatusCode::INTERRUPTED_RESUMABLE | StatusCode::SYS_BUSY | StatusCode::OPERAND_BUSY)
 }
 
 /// A status without the error bit that the leaf does not have.

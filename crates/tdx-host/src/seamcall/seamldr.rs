@@ -31,4 +31,19 @@ impl<S: Seam + ?Sized> SeamPort<'_, S> {
             hint::spin_loop();
         }
     }
+
+    /// SEAMLDR.INSTALL: counts this CPU in; the last CPU of the machine installs what `params`, page aligned,
+    /// tells. One call, no policy: a repeated one would be another CPU's.
+    ///
+    /// RDX of a failure is 0 if the old module is still there.
+    pub(crate) fn seamldr_install(&self, pin: &CpuPin<'_>, params: PhysAddr) -> Result<(), SeamcallError> {
+        let leaf = LeafWord::seamldr(SeamldrLeaf::INSTALL);
+        let mut registers = Registers { rcx: params.as_u64(), ..Registers::default() };
+        let cause = match self.once(pin, leaf, &mut registers) {
+            Ok(0) => return Ok(()),
+            Ok(word) => SeamcallCause::Loader(SeamldrStatus(word)),
+            Err(cause) => cause,
+        };
+        Err(SeamcallError { leaf, cause, rcx: registers.rcx, rdx: registers.rdx })
+    }
 }

@@ -20,6 +20,13 @@ pub struct ConfigRequest {
     pub global_key: KeyId,
 }
 
+/// Version of the data that a module leaves to its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoffVersion(pub u16);
+
+/// Bit of RCX of TDH.SYS.SHUTDOWN.
+const AVOID_COMPAT_SENSITIVE: u32 = 16;
+
 /// What TDH.SYS.KEY.CONFIG did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyConfigured {
@@ -91,6 +98,33 @@ impl<S: Seam + ?Sized> SeamPort<'_, S> {
             StatusCode::TDMR_ALREADY_INITIALIZED => Ok(None),
             _ => Err(unexpected(leaf, status, &registers)),
         }
+    }
+
+    /// TDH.SYS.SHUTDOWN: ends the module, which leaves its state to a successor that understands hand-off
+    /// version `handoff`.
+    ///
+    /// With `avoid_sensitive` it refuses while TDs are at a point that does not survive; only for a module
+    /// that was told UPDATE_COMPATIBILITY.
+    pub fn sys_shutdown(
+        &self,
+        pin: &CpuPin<'_>,
+        handoff: HandoffVersion,
+        avoid_sensitive: bool,
+    ) -> Result<(), SeamcallError> {
+        let rcx = u64::from(handoff.0) | u64::from(avoid_sensitive) << AVOID_COMPAT_SENSITIVE;
+        let input = || Registers { rcx, ..Registers::default() };
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_SHUTDOWN, 0), input).map(|_| ())
+    }
+
+    /// TDH.SYS.UPDATE version 0: takes over from the module that was shut down.
+    pub fn sys_update(&self, pin: &CpuPin<'_>) -> Result<(), SeamcallError> {
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_UPDATE, 0), Registers::default).map(|_| ())
+    }
+
+    /// TDH.SYS.UPDATE version 1: as version 0, and switches on the add-on features of `opt_in`.
+    pub fn sys_update_v1(&self, pin: &CpuPin<'_>, opt_in: Features0) -> Result<(), SeamcallError> {
+        let input = || Registers { r9: opt_in.bits(), ..Registers::default() };
+        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_UPDATE, 1), input).map(|_| ())
     }
 
     /// TDH.SYS.DISABLE: ends the module until it is loaded again.

@@ -70,6 +70,20 @@ impl CpuPin<'_> {
 /// What runs on every CPU of a call, maybe on several at the same time.
 pub type PerCpu<'a> = dyn Fn(&CpuPin<'_>) -> Result<(), HostError> + Sync + 'a;
 
+/// What every CPU runs in each phase of a lockstep; the number counts phases from 0.
+pub type LockstepFn<'a> = dyn Fn(&CpuPin<'_>, u32) -> Result<(), HostError> + Sync + 'a;
+
+/// A lockstep ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockstepError {
+    /// The phase in which all CPUs stopped.
+    pub phase: u32,
+    /// The lowest-numbered CPU that failed in it.
+    pub cpu: CpuNumber,
+    /// How.
+    pub error: HostError,
+}
+
 /// The CPUs and ways to run on them.
 ///
 /// While one of the `on_…` methods runs, the set of online CPUs does not change.
@@ -99,6 +113,13 @@ pub trait Cpus: Sync {
 
     /// As [`Cpus::on_each_cpu`] for the CPUs of a list, each named once.
     fn on_cpus(&self, cpus: &[CpuNumber], visitor: &PerCpu<'_>) -> Result<(), HostError>;
+
+    /// Takes all online CPUs through `phases` phases: none enters a phase before all have ended the one
+    /// before it. A failure on any of them stops all at the end of that phase.
+    ///
+    /// From before the first phase until behind the last no CPU comes or goes and nothing else runs on any
+    /// of them; interrupts are off, so that `visitor` neither allocates nor sleeps.
+    fn lockstep(&self, phases: u32, visitor: &LockstepFn<'_>) -> Result<(), LockstepError>;
 }
 
 /// The lowest-numbered online CPU that `wanted` accepts.

@@ -14,7 +14,7 @@ use tdx_abi::msr::MsrIndex;
 use tdx_abi::{PhysRange, Registers};
 
 pub(crate) use cpu::first_online;
-pub use cpu::{CpuNumber, CpuPin, Cpus, PackageId, PerCpu};
+pub use cpu::{CpuNumber, CpuPin, Cpus, LockstepError, LockstepFn, PackageId, PerCpu};
 pub use pages::{
     AllocRequest, DonatedPages, LeakCounter, MemoryFault, NodeId, OwnedPages, Pages, ReclaimedPages,
 };

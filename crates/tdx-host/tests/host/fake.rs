@@ -1,24 +1,25 @@
 //! A machine made of the host's own traits: enough of a module to walk through, and a script of failures.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard};
 use std::thread;
 
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::metadata::{FieldId, sys};
 use tdx_abi::msr::MsrIndex;
-use tdx_abi::status::{OperandId, Status, StatusCode};
+use tdx_abi::status::{OperandId, SeamldrStatus, Status, StatusCode};
 use tdx_abi::{PhysAddr, PhysRange, Registers};
 use tdx_host::cpu::CpuSlot;
 use tdx_host::memory::MemoryBlock;
 use tdx_host::sync::Spin;
 use tdx_host::traits::{
-    AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, LeakCounter, Log, LogLevel, MemoryFault,
-    MsrFault, NodeId, OwnedPages, PackageId, Pages, PerCpu, Processor, Seam, SeamcallFault, Vmx, VmxFault,
+    AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, LeakCounter, LockstepError, LockstepFn, Log,
+    LogLevel, MemoryFault, MsrFault, NodeId, OwnedPages, PackageId, Pages, PerCpu, Processor, Seam,
+    SeamcallFault, Vmx, VmxFault,
 };
 use tdx_host::{BringUpOptions, BringUpReport, HostError, HostMemory, HostState};
 
@@ -42,6 +43,18 @@ impl From<Status> for Outcome {
     }
 }
 
+impl From<SeamldrStatus> for Outcome {
+    fn from(status: SeamldrStatus) -> Self {
+        Self::Status(Status::from_raw(status.0))
+    }
+}
+
+impl From<SeamcallFault> for Outcome {
+    fn from(fault: SeamcallFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 impl From<StatusCode> for Outcome {
     fn from(code: StatusCode) -> Self {
         Self::Status(code.plain())
@@ -56,6 +69,7 @@ struct Scripted {
     times: u64,
     outcome: Outcome,
     rcx: u64,
+    rdx: u64,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +109,12 @@ pub(crate) struct State {
     pub(crate) cleared: Vec<PhysRange>,
     pub(crate) msrs: BTreeMap<u32, Option<u64>>,
     pub(crate) cpuid: BTreeMap<u32, CpuidLeaf>,
+    /// CPUID and MSRs of single CPUs, before those of all.
+    pub(crate) cpuid_of: BTreeMap<(u32, u32), CpuidLeaf>,
+    pub(crate) msr_of: BTreeMap<(u32, u32), Option<u64>>,
+    pub(crate) loader: Loader,
+    /// A lockstep runs: nothing may be allocated, freed or written to the log.
+    pub(crate) in_lockstep: bool,
     pub(crate) fields: BTreeMap<u64, u64>,
     pub(crate) calls: Vec<(CpuNumber, LeafWord, Registers)>,
     pub(crate) events: Vec<Event>,
@@ -115,13 +135,43 @@ pub(crate) struct State {
     pub(crate) longest_init_visit: usize,
 }
 
+/// P-SEAMLDR and the module behind it, as far as an update sees them.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    /// Version that SEAMLDR_INFO tells, and its feature word.
+    pub(crate) version: [u8; 2],
+    pub(crate) features: u8,
+    pub(crate) remaining: u32,
+    /// SVN of the loaded module, minor byte first.
+    pub(crate) svn: [u8; 2],
+    /// How the next sessions end: status and RDX of the last CPU's call. Empty: well.
+    pub(crate) ends: Vec<(SeamldrStatus, u64)>,
+    /// CPUs that called in the running session.
+    pub(crate) session: BTreeSet<u32>,
+    /// SEAM_READY.
+    pub(crate) reachable: bool,
+    pub(crate) shut_down: bool,
+    /// RCX of TDH.SYS.SHUTDOWN.
+    pub(crate) handoff: Option<u64>,
+    /// A module was installed and has not taken over; the CPUs that ran TDH.SYS.LP.INIT.
+    pub(crate) fresh: Option<BTreeSet<u32>>,
+    /// Module pages that were installed last, by content, and their SIGSTRUCT.
+    pub(crate) installed: Vec<u8>,
+    pub(crate) sigstruct: Vec<u8>,
+    /// Fields that an installed module has other values of.
+    pub(crate) next_fields: BTreeMap<u64, u64>,
+}
+
 pub(crate) struct Fake {
     packages: u32,
     threads: bool,
     leaks: Leaks,
     state: Mutex<State>,
     on_crash: Mutex<Option<Box<dyn Fn() + Send>>>,
+    before_lockstep: Mutex<Option<BeforeLockstep>>,
 }
+
+type BeforeLockstep = Box<dyn Fn(&Fake) + Send>;
 
 impl Fake {
     /// `packages` packages of two CPUs and a node of 2 GiB each; CMRs as large as the RAM.
@@ -135,6 +185,7 @@ impl Fake {
             (sys::MINOR_VERSION, 5),
             (sys::UPDATE_VERSION, 6),
             (sys::BUILD_NUM, 744),
+            (sys::MODULE_HV, 1),
             (sys::TDX_FEATURES0, 0xF_0FBF),
             (sys::MAX_TDMRS, 64),
             (sys::MAX_RESERVED_PER_TDMR, 16),
@@ -166,6 +217,7 @@ impl Fake {
             threads: false,
             leaks: Leaks::default(),
             on_crash: Mutex::new(None),
+            before_lockstep: Mutex::new(None),
             state: Mutex::new(State {
                 online: vec![true; cpus],
                 vmxe: vec![false; cpus],
@@ -183,10 +235,28 @@ impl Fake {
                 ]
                 .into(),
                 cpuid: [
-                    (1, CpuidLeaf { ecx: 1 << 5 | 1 << 26, edx: 1 << 27, ..CpuidLeaf::default() }),
+                    (1, CpuidLeaf { eax: 0x8_06F8, ecx: 1 << 5 | 1 << 26, edx: 1 << 27, ebx: 0 }),
                     (7, CpuidLeaf { ecx: 1 << 28, ..CpuidLeaf::default() }),
                 ]
                 .into(),
+                cpuid_of: (0..).zip(0..cpus).map(|(cpu, _)| ((cpu, 0x1F), topology(cpu))).collect(),
+                msr_of: BTreeMap::new(),
+                loader: Loader {
+                    version: [5, 1],
+                    features: 0,
+                    remaining: 59,
+                    svn: [5, 1],
+                    ends: Vec::new(),
+                    session: BTreeSet::new(),
+                    reachable: true,
+                    shut_down: false,
+                    handoff: None,
+                    fresh: None,
+                    installed: Vec::new(),
+                    sigstruct: Vec::new(),
+                    next_fields: [(sys::UPDATE_VERSION.0, 8), (sys::BUILD_NUM.0, 790)].into(),
+                },
+                in_lockstep: false,
                 fields,
                 calls: Vec::new(),
                 events: Vec::new(),
@@ -258,7 +328,14 @@ impl Fake {
         outcome: impl Into<Outcome>,
         rcx: u64,
     ) {
-        self.state().script.push(Scripted { leaf, from, times, outcome: outcome.into(), rcx });
+        self.state().script.push(Scripted { leaf, from, times, outcome: outcome.into(), rcx, rdx: 0 });
+    }
+
+    /// The next call of `word` but `after` ends in `outcome` with `rdx`, without doing its work.
+    pub(crate) fn fail_once(&self, word: LeafWord, after: u64, outcome: impl Into<Outcome>, rdx: u64) {
+        let mut state = self.state();
+        let from = state.made.get(&word.raw()).copied().unwrap_or(0) + after;
+        state.script.push(Scripted { leaf: word, from, times: 1, outcome: outcome.into(), rcx: 0, rdx });
     }
 
     /// Calls `crash` from inside the next call of `leaf`.
@@ -270,6 +347,11 @@ impl Fake {
     pub(crate) fn in_call(&self, word: LeafWord, work: impl Fn() + Send + 'static) {
         self.state().crash_at = Some(word);
         *self.on_crash.lock().unwrap() = Some(Box::new(work));
+    }
+
+    /// Does `work` between the last check and the freezing of the CPUs.
+    pub(crate) fn before_lockstep(&self, work: impl Fn(&Fake) + Send + 'static) {
+        *self.before_lockstep.lock().unwrap() = Some(Box::new(work));
     }
 
     pub(crate) fn calls_of(&self, leaf: SeamcallLeaf) -> usize {
@@ -336,14 +418,67 @@ impl Cpus for Fake {
     fn on_cpus(&self, cpus: &[CpuNumber], visitor: &PerCpu<'_>) -> Result<(), HostError> {
         self.run(cpus, visitor)
     }
+    fn lockstep(&self, phases: u32, visitor: &LockstepFn<'_>) -> Result<(), LockstepError> {
+        if let Some(work) = self.before_lockstep.lock().unwrap().take() {
+            work(self);
+        }
+        let online: Vec<_> = (0..self.possible()).map(CpuNumber).filter(|&cpu| self.is_online(cpu)).collect();
+        self.state().in_lockstep = true;
+        let result = if self.threads {
+            on_threads(&online, phases, visitor)
+        } else {
+            (0..phases).try_for_each(|phase| {
+                online.iter().try_for_each(|&cpu| {
+                    let visit = CpuPin::enter(cpu, |pin| visitor(pin, phase));
+                    visit.map_err(|error| LockstepError { phase, cpu, error })
+                })
+            })
+        };
+        self.state().in_lockstep = false;
+        result
+    }
+}
+
+/// A lockstep with a thread for each CPU.
+fn on_threads(cpus: &[CpuNumber], phases: u32, visitor: &LockstepFn<'_>) -> Result<(), LockstepError> {
+    let ended = Barrier::new(cpus.len());
+    let failed_in = AtomicU32::new(u32::MAX);
+    let run = |cpu: CpuNumber| {
+        for phase in 0..phases {
+            let visit = CpuPin::enter(cpu, |pin| visitor(pin, phase));
+            if visit.is_err() {
+                failed_in.fetch_min(phase, Ordering::SeqCst);
+            }
+            ended.wait();
+            if failed_in.load(Ordering::SeqCst) <= phase {
+                return visit.map_err(|error| LockstepError { phase, cpu, error });
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> = cpus.iter().map(|&cpu| scope.spawn(move || run(cpu))).collect();
+        let results: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        results.into_iter().collect()
+    })
+}
+
+/// CPUID leaf 0x1F of a CPU.
+pub(crate) fn topology(x2apic_id: u32) -> CpuidLeaf {
+    CpuidLeaf { ebx: 1, edx: x2apic_id, ..CpuidLeaf::default() }
 }
 
 impl Processor for Fake {
-    fn rdmsr(&self, _pin: &CpuPin<'_>, msr: MsrIndex) -> Result<u64, MsrFault> {
-        self.state().msrs.get(&msr.0).copied().flatten().ok_or(MsrFault(msr))
+    fn rdmsr(&self, pin: &CpuPin<'_>, msr: MsrIndex) -> Result<u64, MsrFault> {
+        let state = self.state();
+        let own = state.msr_of.get(&(pin.cpu().0, msr.0)).copied();
+        own.unwrap_or_else(|| state.msrs.get(&msr.0).copied().flatten()).ok_or(MsrFault(msr))
     }
-    fn cpuid(&self, _pin: &CpuPin<'_>, leaf: u32, _subleaf: u32) -> CpuidLeaf {
-        self.state().cpuid.get(&leaf).copied().unwrap_or_default()
+    fn cpuid(&self, pin: &CpuPin<'_>, leaf: u32, _subleaf: u32) -> CpuidLeaf {
+        let state = self.state();
+        let own = state.cpuid_of.get(&(pin.cpu().0, leaf));
+        own.or_else(|| state.cpuid.get(&leaf)).copied().unwrap_or_default()
     }
     fn wbinvd(&self, pin: &CpuPin<'_>) {
         let mut state = self.state();
@@ -393,7 +528,10 @@ impl Firmware for Fake {
 
 impl Log for Fake {
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
-        self.state().lines.push((level, line.to_string()));
+        let line = line.to_string();
+        let mut state = self.state();
+        assert!(!state.in_lockstep, "a log line with interrupts off: {line}");
+        state.lines.push((level, line));
     }
 }
 
@@ -402,6 +540,7 @@ impl Pages for Fake {
 
     fn alloc_contiguous(&self, request: AllocRequest<'_>) -> Option<OwnedPages<Leaks>> {
         let mut state = self.state();
+        assert!(!state.in_lockstep, "an allocation with interrupts off");
         let bytes = request.bytes.next_multiple_of(4096);
         if bytes > state.largest_allocation || state.allocations_left == 0 {
             return None;
@@ -437,6 +576,7 @@ impl Pages for Fake {
         let back = pages.into_allocator();
         let (mut start, mut end) = (back.start().as_u64(), back.end().as_u64());
         let mut state = self.state();
+        assert!(!state.in_lockstep, "pages freed with interrupts off");
         state.events.push(Event::Reclaim);
         let before = state.free.range(..start).next_back().map(|(start, end)| (*start, *end));
         if let Some((left, _)) = before.filter(|(_, left_end)| *left_end == start) {
@@ -485,14 +625,69 @@ impl State {
         self.script.iter().find(fits).copied()
     }
 
+    fn copy(&self, at: u64, len: u64) -> impl Iterator<Item = u8> {
+        (at..at + len).map(|at| self.bytes.get(&at).copied().unwrap_or(0))
+    }
+
+    /// SEAMLDR.INSTALL on a machine of as many CPUs as there are.
+    fn install(&mut self, cpu: u32, registers: &mut Registers) -> SeamldrStatus {
+        registers.rdx = 0;
+        self.loader.reachable = false;
+        if !self.loader.session.insert(cpu) {
+            return SeamldrStatus::EBADCALL;
+        }
+        if self.loader.session.len() < self.online.len() {
+            return SeamldrStatus::SUCCESS;
+        }
+        self.loader.session.clear();
+        if !self.loader.ends.is_empty() {
+            let (status, rdx) = self.loader.ends.remove(0);
+            registers.rdx = rdx;
+            self.loader.reachable = rdx == 0;
+            return status;
+        }
+        // SEAMLDR_PARAMS: version, scenario, SIGSTRUCT, number of pages, pages.
+        let params = registers.rcx;
+        assert_eq!(self.word(params), 1 << 32, "version 0, scenario UPDATE");
+        assert!(self.copy(params + 16, 104).all(|byte| byte == 0));
+        self.loader.sigstruct = self.copy(self.word(params + 8), 4096).collect();
+        let pages = (0..self.word(params + 120)).map(|i| self.word(params + 128 + 8 * i));
+        self.loader.installed = pages.flat_map(|page| self.copy(page, 4096).collect::<Vec<_>>()).collect();
+        self.loader.remaining -= 1;
+        self.loader.reachable = true;
+        self.loader.shut_down = false;
+        self.loader.fresh = Some(BTreeSet::new());
+        self.fields.append(&mut self.loader.next_fields.clone());
+        SeamldrStatus::SUCCESS
+    }
+
     /// The work of a call that is not scripted.
-    fn work(&mut self, word: LeafWord, registers: &mut Registers) -> Status {
+    fn work(&mut self, cpu: u32, word: LeafWord, registers: &mut Registers) -> Result<Status, SeamcallFault> {
+        if word == LeafWord::seamldr(SeamldrLeaf::INSTALL) {
+            return Ok(Status::from_raw(self.install(cpu, registers).0));
+        }
         if word.is_seamldr() {
             assert_eq!(word, LeafWord::seamldr(SeamldrLeaf::INFO));
             let at = registers.rcx;
-            self.bytes.extend([(at + 16, 1), (at + 18, 5), (at + 20, 1), (at + 22, 2), (at + 28, 59)]);
-            return StatusCode::SUCCESS.plain();
+            let [minor, major] = self.loader.version;
+            let remaining = u8::try_from(self.loader.remaining).unwrap();
+            self.bytes.extend([(at + 16, 1), (at + 18, minor), (at + 20, major), (at + 22, 2)]);
+            let [svn_minor, svn_major] = self.loader.svn;
+            self.bytes.extend([(at + 28, remaining), (at + 40, svn_minor), (at + 41, svn_major)]);
+            self.bytes.insert(at + 168, self.loader.features);
+            return Ok(StatusCode::SUCCESS.plain());
         }
+        if !self.loader.reachable {
+            return Err(SeamcallFault::VmFailInvalid);
+        }
+        if self.loader.shut_down {
+            return Ok(StatusCode::SYS_SHUTDOWN.plain());
+        }
+        Ok(self.module(cpu, word, registers))
+    }
+
+    /// A call that reaches the module.
+    fn module(&mut self, cpu: u32, word: LeafWord, registers: &mut Registers) -> Status {
         match SeamcallLeaf(word.leaf()) {
             SeamcallLeaf::SYS_RD => {
                 let value = self.fields.get(&registers.rdx).copied();
@@ -515,6 +710,19 @@ impl State {
                 *done = (*done + step).min(*size);
                 registers.rdx = registers.rcx + (*done & !(GIB - 1));
             }
+            SeamcallLeaf::SYS_SHUTDOWN => {
+                self.loader.handoff = Some(registers.rcx);
+                self.loader.shut_down = true;
+            }
+            SeamcallLeaf::SYS_LP_INIT => {
+                if let Some(lps) = &mut self.loader.fresh {
+                    lps.insert(cpu);
+                }
+            }
+            SeamcallLeaf::SYS_UPDATE => match &self.loader.fresh {
+                Some(lps) if lps.len() == self.online.len() => self.loader.fresh = None,
+                _ => return StatusCode::SYS_STATE_INCORRECT.plain(),
+            },
             _ => {}
         }
         StatusCode::SUCCESS.plain()
@@ -541,12 +749,12 @@ impl Seam for Fake {
         }
         let status = match state.scripted(word) {
             Some(Scripted { outcome: Outcome::Fault(fault), .. }) => return Err(fault),
-            Some(Scripted { outcome: Outcome::Status(status), rcx, .. }) => {
+            Some(Scripted { outcome: Outcome::Status(status), rcx, rdx, .. }) => {
                 // Like real leaves: outputs are cleared before anything is checked.
-                (registers.rcx, registers.rdx) = (rcx, 0);
+                (registers.rcx, registers.rdx) = (rcx, rdx);
                 status
             }
-            None => state.work(word, registers),
+            None => state.work(pin.cpu().0, word, registers)?,
         };
         registers.rax = status.raw();
         Ok(())
