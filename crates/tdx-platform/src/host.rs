@@ -16,9 +16,10 @@ use tdx_host::sysinfo::SysInfo;
 use tdx_host::traits::{CpuNumber, CpuPin, Cpus};
 use tdx_host::vmx::VmxClient;
 use tdx_host::{
-    BringUpOptions, BringUpReport, HostError, HostMemory, HostState, Lifecycle, Progress, SuspendKind,
-    TdmrRules,
+    BringUpOptions, BringUpReport, HostError, HostMemory, HostState, Lifecycle, Preflight, Progress,
+    SuspendKind, TdmrRules, UpdateFailure, UpdateObserver, UpdateOptions, UpdateReport,
 };
+use tdx_image::Image;
 
 use crate::allocator::{Leaks, PageAccounts};
 use crate::platform::{Platform, lp};
@@ -68,9 +69,9 @@ pub struct HostStatus {
     pub cpus_initialised: u32,
     /// CPUs in VMX operation.
     pub cpus_in_vmx: u32,
-    /// Version of the module, once it was read.
+    /// Version of the module; none before it was read, and while no module runs.
     pub version: Option<Version>,
-    /// TDX_FEATURES0, once it was read.
+    /// TDX_FEATURES0, as long as there is a version.
     pub features0: Option<Features0>,
     /// The module's own KeyID, once the split is known.
     pub global_keyid: Option<KeyId>,
@@ -82,6 +83,10 @@ pub struct HostStatus {
     pub device_present: bool,
     /// What bring-up did, if it succeeded.
     pub report: Option<BringUpReport>,
+    /// What the last update did that succeeded.
+    pub last_update: Option<UpdateReport>,
+    /// Where the last update stopped, if it reached its lockstep and failed.
+    pub update: Option<UpdateFailure>,
     /// Why the last walk failed.
     pub last_error: Option<HostError>,
     /// Where the pages are.
@@ -92,6 +97,7 @@ pub struct HostStatus {
 #[derive(Debug, Default)]
 struct Outcome {
     report: Option<BringUpReport>,
+    last_update: Option<UpdateReport>,
     last_error: Option<HostError>,
 }
 
@@ -103,6 +109,8 @@ pub struct TdxHost {
     memory: Mutex<Box<HostMemory<Vec<MemoryBlock>, Leaks>>>,
     device: TdxHostDevice,
     outcome: Mutex<Outcome>,
+    /// Held over an update, so that an orderly shutdown waits for its end.
+    update: Mutex<()>,
 }
 
 impl TdxHost {
@@ -121,6 +129,7 @@ impl TdxHost {
             memory: Mutex::new(Box::new(HostMemory::new(vec![MemoryBlock::default(); blocks]))),
             device,
             outcome: Mutex::new(Outcome::default()),
+            update: Mutex::new(()),
         }
     }
 
@@ -156,11 +165,63 @@ impl TdxHost {
             self.state.bring_up(&*self.platform, &mut memory, &options, progress)
         };
         let report = self.note(result)?;
-        *self.outcome.lock() = Outcome { report: Some(report), last_error: None };
+        *self.outcome.lock() = Outcome { report: Some(report), ..Outcome::default() };
         if self.options.platform_ready {
             self.note(self.device.probe(&self.state, &*self.platform))?;
         }
         Ok(report)
+    }
+
+    /// Replaces the module by that of the file `image`.
+    ///
+    /// `observer` may look at the state, crash the host or cut the machine's power; it must not wait for
+    /// anything that runs on a CPU.
+    pub fn update(
+        &self,
+        image: &[u8],
+        options: &UpdateOptions,
+        observer: &dyn UpdateObserver,
+    ) -> Result<UpdateReport, HostError> {
+        let report = self.note(self.try_update(image, options, observer))?;
+        let mut outcome = self.outcome.lock();
+        outcome.last_update = Some(report);
+        outcome.last_error = None;
+        Ok(report)
+    }
+
+    fn try_update(
+        &self,
+        image: &[u8],
+        options: &UpdateOptions,
+        observer: &dyn UpdateObserver,
+    ) -> Result<UpdateReport, HostError> {
+        let image = Image::parse(image)?;
+        let Some(_alone) = self.update.try_lock() else {
+            return Err(if self.state.is_going_down() {
+                HostError::GoingDown
+            } else {
+                HostError::UpdateRunning
+            });
+        };
+        self.state.update(&*self.platform, &image, options, observer)
+    }
+
+    /// Judges whether the module can be replaced by that of the file `image`, without touching it. `refused`
+    /// is told every reason that speaks against it; the error is the first of them.
+    pub fn preflight(
+        &self,
+        image: &[u8],
+        options: &UpdateOptions,
+        refused: &mut dyn FnMut(HostError),
+    ) -> Result<Preflight, HostError> {
+        match Image::parse(image) {
+            Ok(image) => self.state.preflight(&*self.platform, &image, options, refused),
+            Err(reason) => {
+                let error = HostError::from(reason);
+                refused(error);
+                Err(error)
+            }
+        }
     }
 
     /// IOMMU and PCI are up: the device appears if the module is ready.
@@ -241,8 +302,9 @@ impl TdxHost {
         self.note(judged)
     }
 
-    /// Ends the module in order. The device goes first.
+    /// Ends the module in order. The device goes first; an update that runs ends before.
     pub fn shutdown(&self) -> Result<(), HostError> {
+        let _no_update = self.update.lock();
         self.device.remove();
         let result = {
             let mut memory = self.memory.lock();
@@ -322,6 +384,8 @@ impl TdxHost {
             guest_keyids_in_use: self.state.keyids().in_use(),
             device_present: self.device.is_present(),
             report: outcome.report,
+            last_update: outcome.last_update,
+            update: self.state.update_failure(),
             last_error: outcome.last_error,
             pages: self.platform.page_accounts(),
         }
@@ -342,8 +406,10 @@ impl DeviceView<'_> {
         self.host.device.attributes()
     }
 
-    /// The value of an attribute with its newline.
+    /// The value of an attribute with its newline. Waits for the end of a lockstep, in which nobody else
+    /// runs.
     pub fn read(&self, name: &str) -> Result<String, HostError> {
+        let _between_locksteps = self.host.platform.hotplug.read_recursive();
         let mut buffer = [0; 4096];
         let size = self.host.device.read(&self.host.state, &*self.host.platform, name, &mut buffer)?;
         Ok(String::from_utf8_lossy(buffer.get(..size).unwrap_or_default()).into_owned())
