@@ -41,6 +41,12 @@ pub enum HostState {
     ShutDown,
     /// The crash path ran.
     Crashed,
+    /// An update replaces the module.
+    Updating,
+    /// An update shut the module down and failed; another one may still succeed.
+    ModuleDown,
+    /// An update failed for good.
+    ModuleGone,
 }
 
 impl HostState {
@@ -53,6 +59,9 @@ impl HostState {
             Self::Failed => "no TDX",
             Self::ShutDown => "shut down",
             Self::Crashed => "crashed",
+            Self::Updating => "updating",
+            Self::ModuleDown => "module down, update to go on",
+            Self::ModuleGone => "module gone",
         }
     }
 }

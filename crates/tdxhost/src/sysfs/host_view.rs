@@ -122,6 +122,9 @@ impl HostSource for SoftwareHost {
             Lifecycle::Failed => HostState::Failed,
             Lifecycle::ShutDown => HostState::ShutDown,
             Lifecycle::Crashed => HostState::Crashed,
+            Lifecycle::Updating => HostState::Updating,
+            Lifecycle::Down => HostState::ModuleDown,
+            Lifecycle::Gone => HostState::ModuleGone,
         };
         HostFacts { state, phases: self.phases.facts(), error: failure.map(facts_of) }
     }
@@ -220,6 +223,12 @@ fn failed_call(error: &HostError) -> Option<&SeamcallError> {
         | HostError::KeyConfigFailed { error, .. }
         | HostError::TdmrInitFailed { error, .. }
         | HostError::DisableFailed { error }
+        | HostError::TdBuildInProgress { error, .. }
+        | HostError::UpdateShutdownRefused { error, .. }
+        | HostError::InstallFailedRecoverable { error, .. }
+        | HostError::InstallFailed { error, .. }
+        | HostError::UpdateInitFailed { error, .. }
+        | HostError::HandoffRefused { error, .. }
         | HostError::SeamldrInfoFailed { error } => Some(error),
         _ => None,
     }
@@ -229,7 +238,9 @@ fn raw_status(error: &SeamcallError) -> Option<u64> {
     match error.cause {
         SeamcallCause::Status(status) => Some(status.raw()),
         SeamcallCause::Loader(status) => Some(status.0),
-        SeamcallCause::Fault(_) | SeamcallCause::GoingDown => None,
+        SeamcallCause::Fault(_) | SeamcallCause::GoingDown | SeamcallCause::Down | SeamcallCause::Gone => {
+            None
+        }
     }
 }
 
