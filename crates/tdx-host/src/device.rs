@@ -10,6 +10,7 @@ use crate::cpu::{CpuSlot, VmxBasic};
 use crate::error::HostError;
 use crate::host::HostState;
 use crate::sync::RawLock;
+use crate::sysinfo::SysInfo;
 use crate::traits::{Cpus, Log, LogLevel, Pages, Processor, Seam};
 
 /// Attributes that come and go together.
@@ -164,7 +165,7 @@ impl TdxHostDevice {
         let mut text = Text { buffer, used: 0 };
         let written = match attribute.content {
             Content::ModuleVersion => {
-                let info = host.sysinfo().ok_or(HostError::NotInitialised)?;
+                let info = host.sysinfo().map_or_else(|| after_update(host), Ok)?;
                 writeln!(text, "{}", info.version())
             }
             Content::LoaderVersion => {
@@ -179,6 +180,15 @@ impl TdxHostDevice {
         written.map_err(|_| HostError::BufferTooSmall { bytes: size })?;
         Ok(text.used)
     }
+}
+
+/// The metadata for a reader that found none, an update having begun since it found the host ready.
+fn after_update<C, K>(host: &HostState<C, K>) -> Result<SysInfo, HostError>
+where
+    C: AsRef<[CpuSlot]>,
+{
+    host.ready()?;
+    host.sysinfo().ok_or(HostError::UpdateRunning)
 }
 
 /// Is a group of attributes of use on this machine?

@@ -168,7 +168,11 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
             Lifecycle::Updating => Err(HostError::UpdateRunning),
             Lifecycle::Down => Err(HostError::ModuleDown),
             Lifecycle::Gone => Err(HostError::ModuleGone),
-            _ => Err(HostError::NotInitialised),
+            // Since the question above.
+            Lifecycle::ShutDown | Lifecycle::Crashed => Err(HostError::GoingDown),
+            Lifecycle::Off | Lifecycle::Checked | Lifecycle::BringingUp | Lifecycle::Failed => {
+                Err(HostError::NotInitialised)
+            }
         }
     }
 
