@@ -18,12 +18,20 @@ fn config() -> Config {
     config
 }
 
+/// How many times as many runs as usual: the environment variable `TDXHOST_RACES_FACTOR`, else once.
+/// Other than once, they begin with another seed too.
+fn factor() -> usize {
+    let factor = std::env::var("TDXHOST_RACES_FACTOR").ok().and_then(|text| text.parse().ok());
+    factor.unwrap_or(1)
+}
+
 /// Runs `body` under `runs` orders: half of them drawn step by step, half with priorities that change
 /// a few times.
 pub fn explore(runs: usize, body: fn()) {
-    let half = runs.div_ceil(2);
-    Runner::new(RandomScheduler::new_from_seed(SEED, half), config()).run(body);
-    Runner::new(PctScheduler::new_from_seed(SEED, DEPTH, half), config()).run(body);
+    let half = (runs * factor()).div_ceil(2);
+    let seed = SEED + factor() as u64;
+    Runner::new(RandomScheduler::new_from_seed(seed, half), config()).run(body);
+    Runner::new(PctScheduler::new_from_seed(seed, DEPTH, half), config()).run(body);
 }
 
 /// Runs `body` under every order there is, up to `most`.

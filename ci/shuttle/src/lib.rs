@@ -6,11 +6,13 @@
 //! as a violation, and [`Platform::no_violations`] ends a run.
 
 mod explore;
+mod image;
 mod memory;
 mod platform;
 mod software;
 
 pub use explore::{explore, explore_all};
+pub use image::image;
 pub use memory::Leaks;
 pub use platform::{Host, Options, Platform};
 pub use software::{Outcome, Software, VERSION};

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex as Quiet, MutexGuard as QuietGuard, PoisonError};
 
 use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use shuttle::sync::{Condvar, Mutex, MutexGuard};
+use shuttle::sync::{Barrier, Condvar, Mutex, MutexGuard};
+use shuttle::thread;
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
 use tdx_abi::metadata::{FieldId, sys};
 use tdx_abi::msr::MsrIndex;
@@ -15,8 +16,9 @@ use tdx_host::memory::MemoryBlock;
 use tdx_host::seamcall::SeamcallError;
 use tdx_host::sync::RawLock;
 use tdx_host::traits::{
-    AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, Log, LogLevel, MemoryFault, MsrFault, NodeId,
-    OwnedPages, PackageId, Pages, PerCpu, Processor, Seam, SeamcallFault, Vmx, VmxFault,
+    AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, LockstepError, LockstepFn, Log, LogLevel,
+    MemoryFault, MsrFault, NodeId, OwnedPages, PackageId, Pages, PerCpu, Processor, Seam, SeamcallFault, Vmx,
+    VmxFault,
 };
 use tdx_host::{BringUpOptions, HostError, HostMemory, HostState};
 
@@ -24,6 +26,8 @@ use crate::memory::{Leaks, Memory};
 use crate::software::{CMR_BYTES, Outcome, Software};
 
 const REVISION: u32 = 0x12;
+/// CPUID.1:EAX of a Sapphire Rapids.
+pub(crate) const CPU_SIGNATURE: u32 = 0x806F8;
 const RAM_START: u64 = 16 << 20;
 
 /// What is left out on purpose, to see that it is noticed.
@@ -215,6 +219,23 @@ impl Platform {
         self.run_on(cpu, |pin| host.port(self).sys_rd(pin, USED_FIELD))
     }
 
+    /// Crashes the host, as on a CPU that is stopped by nothing.
+    pub fn crash<K: Sync>(&self, host: &Host<K>) {
+        host.crash();
+        self.inner().software.crashed();
+    }
+
+    /// Ends the module in order, as an embedder does.
+    pub fn shut_down<K: Sync>(&self, host: &Host<K>) -> Result<(), HostError> {
+        let donated = || self.donated.lock().unwrap_or_else(PoisonError::into_inner);
+        // Taken out: a step must not be made with the vector locked.
+        let memory = donated().pop();
+        let mut memory = memory.expect("the host was brought up, and nobody else ends it");
+        let ended = host.shutdown(self, &mut memory);
+        donated().push(memory);
+        ended
+    }
+
     /// Fails if the host did what it must not do, or lost a page.
     pub fn no_violations(&self) {
         let inner = self.inner();
@@ -263,6 +284,44 @@ impl Cpus for Platform {
         let _frozen = self.frozen();
         cpus.iter().try_for_each(|&cpu| self.on_cpu(cpu, visitor))
     }
+
+    fn lockstep(&self, phases: u32, visitor: &LockstepFn<'_>) -> Result<(), LockstepError> {
+        let _frozen = self.frozen();
+        let online: Vec<_> = (0..self.possible()).map(CpuNumber).filter(|&cpu| self.is_online(cpu)).collect();
+        let stop: &[_] = if self.options.lockstep_stops_nobody { &[] } else { &online };
+        let stopped: Vec<_> = stop.iter().map(|&cpu| self.occupy(cpu)).collect();
+        let together = Barrier::new(online.len());
+        let failures = Quiet::new(Vec::new());
+        let failed_in = |phase| {
+            let all = failures.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().any(|failure: &LockstepError| failure.phase == phase)
+        };
+        let walk = |cpu| {
+            CpuPin::enter(cpu, |pin| {
+                for phase in 0..phases {
+                    if let Err(error) = visitor(pin, phase) {
+                        let failure = LockstepError { phase, cpu, error };
+                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+                    }
+                    if !self.options.lockstep_without_barrier {
+                        together.wait();
+                    }
+                    if failed_in(phase) {
+                        break;
+                    }
+                }
+            });
+        };
+        thread::scope(|scope| {
+            for &cpu in &online {
+                let walk = &walk;
+                scope.spawn(move || walk(cpu));
+            }
+        });
+        drop(stopped);
+        let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failures.into_iter().min_by_key(|failure| (failure.phase, failure.cpu)).map_or(Ok(()), Err)
+    }
 }
 
 impl Processor for Platform {
@@ -279,8 +338,8 @@ impl Processor for Platform {
 
     fn cpuid(&self, pin: &CpuPin<'_>, leaf: u32, _: u32) -> CpuidLeaf {
         match leaf {
-            // VMX, XSAVE and self-snoop of a Sapphire Rapids.
-            1 => CpuidLeaf { eax: 0x806F8, ecx: 1 << 5 | 1 << 26, edx: 1 << 27, ebx: 0 },
+            // VMX, XSAVE and self-snoop.
+            1 => CpuidLeaf { eax: CPU_SIGNATURE, ecx: 1 << 5 | 1 << 26, edx: 1 << 27, ebx: 0 },
             // MOVDIR64B.
             7 => CpuidLeaf { ecx: 1 << 28, ..CpuidLeaf::default() },
             // x2APIC ids in the order of CPUs.

@@ -4,9 +4,10 @@ use tdx_abi::Registers;
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::metadata::sys;
-use tdx_abi::seamldr::{SEAMEXTEND_VALID, SeamldrInfo, SeamldrParams, Version};
+use tdx_abi::seamldr::{SCENARIO_UPDATE, SEAMEXTEND_VALID, SeamldrInfo, SeamldrParams, Version};
 use tdx_abi::status::{SeamldrStatus, Status, StatusCode};
 use tdx_host::traits::SeamcallFault;
+use tdx_image::Svn;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::memory::Memory;
@@ -14,14 +15,16 @@ use crate::memory::Memory;
 /// Version of the module that the machine starts with.
 pub const VERSION: Version = Version::new(1, 5, 6);
 const HANDOFF_VERSION: u64 = 1;
+/// Security version of every module here.
+pub(crate) const SVN: Svn = Svn { major: 1, minor: 4 };
 
 /// What a call does instead of its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The module ends with this status.
     Status(Status),
-    /// P-SEAMLDR ends with this status; true: it cannot be tried again.
-    Loader(SeamldrStatus, bool),
+    /// P-SEAMLDR ends a session with this status; true: it cannot be tried again.
+    Session(SeamldrStatus, bool),
     /// SEAMCALL gets nowhere.
     Fault(SeamcallFault),
 }
@@ -50,6 +53,8 @@ impl Instance {
             (sys::MAJOR_VERSION, u64::from(self.version.major)),
             (sys::MINOR_VERSION, u64::from(self.version.minor)),
             (sys::UPDATE_VERSION, u64::from(self.version.update)),
+            (sys::BUILD_DATE, 20_250_000 + u64::from(self.version.update)),
+            (sys::BUILD_NUM, 600 + u64::from(self.version.update)),
             (sys::TDX_FEATURES0, Features0::TD_PRESERVING.bits() | Features0::NO_RBP_MOD.bits()),
             (sys::MODULE_HV, HANDOFF_VERSION),
             (sys::MIN_UPDATE_HV, HANDOFF_VERSION),
@@ -103,6 +108,8 @@ pub struct Software {
     violations: Vec<String>,
     installs: u32,
     shutdowns: u32,
+    /// Calls that each CPU began after a crash.
+    after_crash: Option<Vec<u32>>,
 }
 
 impl Software {
@@ -119,6 +126,7 @@ impl Software {
             violations: Vec::new(),
             installs: 0,
             shutdowns: 0,
+            after_crash: None,
         }
     }
 
@@ -163,6 +171,13 @@ impl Software {
 
     /// A call enters: the way to the module or the loader.
     pub(crate) fn enter(&mut self, cpu: usize, word: LeafWord) -> Result<(), SeamcallFault> {
+        // One call may have been on its way to the instruction, which a crash stops on a real CPU.
+        if let Some(calls) = &mut self.after_crash {
+            calls[cpu] += 1;
+            if calls[cpu] > 1 {
+                self.violation(format!("CPU {cpu} called {word:?} after a crash"));
+            }
+        }
         if word.is_seamldr() {
             if self.loader_busy {
                 self.violation(format!("CPU {cpu} called P-SEAMLDR while another was inside"));
@@ -194,9 +209,9 @@ impl Software {
             registers.rax = match spoilt {
                 Some(Outcome::Fault(fault)) => return Err(fault),
                 Some(Outcome::Status(status)) => status.raw(),
-                Some(Outcome::Loader(status, gone)) => {
+                Some(Outcome::Session(status, gone)) => {
                     registers.rdx = u64::from(gone);
-                    self.spoilt_install(gone);
+                    self.end_session(gone);
                     status.0
                 }
                 None => self.loader(cpu, word, registers, memory).0,
@@ -208,15 +223,18 @@ impl Software {
         registers.rax = match spoilt {
             Some(Outcome::Fault(fault)) => return Err(fault),
             Some(Outcome::Status(status)) => status.raw(),
-            Some(Outcome::Loader(status, _)) => status.0,
+            Some(Outcome::Session(status, _)) => status.0,
             None => self.module(cpu, word, registers, memory, alone, all_online).raw(),
         };
         Ok(())
     }
 
     fn take_spoilt(&mut self, cpu: usize, word: LeafWord) -> Option<Outcome> {
+        // Only the last CPU of a session gets to what can fail.
+        let last = self.session.iter().filter(|called| !**called).count() == 1;
         let fits = |one: &&mut Spoilt| {
-            one.times != 0 && one.leaf == word && one.cpu.is_none_or(|wanted| wanted == cpu)
+            let now = last || !matches!(one.outcome, Outcome::Session(..));
+            one.times != 0 && one.leaf == word && now && one.cpu.is_none_or(|wanted| wanted == cpu)
         };
         let spoilt = self.spoilt.iter_mut().find(fits)?;
         spoilt.times -= 1;
@@ -224,7 +242,7 @@ impl Software {
     }
 
     /// The end of a session that failed.
-    fn spoilt_install(&mut self, gone: bool) {
+    fn end_session(&mut self, gone: bool) {
         self.session.fill(false);
         if gone {
             self.module = None;
@@ -246,7 +264,7 @@ impl Software {
                 info.minor_version = 5.into();
                 info.num_remaining_updates = self.remaining_updates.into();
                 info.seamextend_valid = SEAMEXTEND_VALID.into();
-                info.tcb_svn = 0x0104.into();
+                info.tcb_svn = SVN.raw().into();
                 info.seam_ready = u8::from(self.seam_ready);
                 info.p_seam_ready = 1;
                 memory.write(registers.rcx, info.as_bytes());
@@ -344,7 +362,9 @@ impl Software {
                 module.shut_down = true;
                 self.shutdowns += 1;
                 if !all_online {
-                    self.violation("TDH.SYS.SHUTDOWN with a CPU offline: no INSTALL can end".to_owned());
+                    self.violation(
+                        "the set of CPUs: TDH.SYS.SHUTDOWN with one offline, no INSTALL can end".to_owned(),
+                    );
                 }
             }
             SeamcallLeaf::SYS_UPDATE => {
@@ -358,6 +378,10 @@ impl Software {
         StatusCode::SUCCESS.plain()
     }
 
+    pub(crate) fn crashed(&mut self) {
+        self.after_crash = Some(vec![0; self.cpus]);
+    }
+
     /// A call of somebody who uses the module, as opposed to the walk that replaces it.
     pub(crate) fn used(&mut self, cpu: usize) {
         if self.module.as_ref().is_some_and(|module| module.owes_update) {
@@ -366,14 +390,14 @@ impl Software {
     }
 }
 
-/// The version of the image that SEAMLDR_PARAMS at `params` describes.
+/// The version of the image that SEAMLDR_PARAMS at `params` describes: a real loader measures the module,
+/// this one reads the words that [`image`](crate::image) put at its start.
 fn installed_version(params: u64, memory: &Memory) -> Option<Version> {
     let mut read = SeamldrParams::new_zeroed();
     memory.read(params, read.as_mut_bytes());
-    let pages = usize::try_from(read.num_module_pages.get()).ok()?;
-    let mut module = vec![0; pages * 4096];
-    for (page, address) in module.chunks_exact_mut(4096).zip(&read.module_pages) {
-        memory.read(address.get(), page);
-    }
-    None
+    let sound = read.scenario.get() == SCENARIO_UPDATE && read.num_module_pages.get() == 1;
+    let mut words = [0; 6];
+    memory.read(read.module_pages[0].get(), &mut words);
+    let [major, minor, update] = [0, 2, 4].map(|at| u16::from_le_bytes([words[at], words[at + 1]]));
+    sound.then_some(Version::new(major, minor, update))
 }

@@ -2,6 +2,7 @@
 
 mod cells;
 mod life;
+mod update;
 
 use tdx_host::sync::RawLock;
 
