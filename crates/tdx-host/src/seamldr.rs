@@ -1,6 +1,7 @@
 //! P-SEAMLDR, the resident loader of the module.
 
 use tdx_abi::seamldr::SeamldrInfo;
+use tdx_abi::status::SeamldrStatus;
 use tdx_abi::{PAGE_SIZE, PhysAddr};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -69,27 +70,32 @@ impl<K: RawLock + Sync> Seamldr<K> {
                 return Ok(());
             }
             let counted = self.counted.load(Ordering::Acquire) + 1;
-            let result = port.seamldr_install(pin, params);
-            let answered = match &result {
-                Ok(()) => true,
-                Err(error) => matches!(error.cause, SeamcallCause::Loader(_)),
+            let last = counted as usize >= cpus.len();
+            let result = match port.seamldr_install(pin, params) {
+                // It has counted this CPU, though the host does not know of it. If it is busy with something
+                // else, it says so to the last CPU too.
+                Err(error) if error.cause == BAD_CALL && !last => Ok(()),
+                result => result,
             };
-            if answered && counted as usize >= cpus.len() {
-                // The last one: the session is over, however it ended.
-                self.counted.store(0, Ordering::Release);
-                cpus.iter().for_each(|slot| slot.set_install_called(false));
-            } else if result.is_ok() {
-                self.counted.store(counted, Ordering::Release);
-                if let Some(slot) = slot {
-                    slot.set_install_called(true);
+            match &result {
+                // However the last one ended, the session is over.
+                Ok(()) | Err(SeamcallError { cause: SeamcallCause::Loader(_), .. }) if last => {
+                    self.counted.store(0, Ordering::Release);
+                    cpus.iter().for_each(|slot| slot.set_install_called(false));
                 }
+                Ok(()) => {
+                    self.counted.store(counted, Ordering::Release);
+                    if let Some(slot) = slot {
+                        slot.set_install_called(true);
+                    }
+                }
+                Err(_) => {}
             }
             result
         };
         // Before the lock: after a crash its holder may never come back.
-        if port.is_closed() {
-            return call();
-        }
-        with_lock(&self.lock, call)
+        if port.is_closed() { call() } else { with_lock(&self.lock, call) }
     }
 }
+
+const BAD_CALL: SeamcallCause = SeamcallCause::Loader(SeamldrStatus::EBADCALL);

@@ -331,6 +331,11 @@ impl Fake {
         self.state().script.push(Scripted { leaf, from, times, outcome: outcome.into(), rcx, rdx: 0 });
     }
 
+    /// Forgets every scripted failure.
+    pub(crate) fn clear_script(&self) {
+        self.state().script.clear();
+    }
+
     /// The next call of `word` but `after` ends in `outcome` with `rdx`, without doing its work.
     pub(crate) fn fail_once(&self, word: LeafWord, after: u64, outcome: impl Into<Outcome>, rdx: u64) {
         let mut state = self.state();

@@ -10,4 +10,5 @@ mod memory;
 mod seamcall;
 mod tdmr;
 mod update;
+mod update_life;
 mod vmx;

@@ -590,6 +590,32 @@ fn a_session_that_broke_off_is_gone_on_with() {
 }
 
 #[test]
+fn a_loader_that_counted_more_than_the_host_knows_is_gone_on_with() {
+    let bench = Bench::up(Fake::new(2));
+    // The last call fails before P-SEAMLDR has seen it, in its own words.
+    bench.fake.fail_once(install(), 3, SeamldrStatus::EBADSIG, 0);
+    assert_eq!(update(&bench).unwrap_err().name(), "install-failed-recoverable");
+    assert_eq!(bench.fake.state().loader.session.len(), 3);
+    assert_eq!(update(&bench).unwrap().to, NEW);
+}
+
+#[test]
+fn a_loader_that_is_busy_with_something_else_is_no_success() {
+    let bench = Bench::up(Fake::new(2));
+    for _ in 0..2 {
+        for cpu in 0..4 {
+            bench.fake.fail_once(install(), cpu, SeamldrStatus::EBADCALL, 0);
+        }
+        let HostError::InstallFailedRecoverable { cpu, error } = update(&bench).unwrap_err() else {
+            panic!()
+        };
+        assert_eq!(cpu, CpuNumber(3));
+        assert_eq!(error.cause, SeamcallCause::Loader(SeamldrStatus::EBADCALL));
+    }
+    assert!(update(&bench).is_ok());
+}
+
+#[test]
 fn without_entropy_the_session_begins_again_on_all_cpus() {
     let tries = INSTALL_TRIES as usize;
     for (failures, works) in [(1, true), (tries - 1, true), (tries, false)] {
