@@ -12,7 +12,7 @@ mod text;
 pub use abi::{metadata_list, wire_words};
 pub use memory::memory_by_keyid;
 pub use seamcall::{
-    any_leaf, seamldr_leaves, sys_config, sys_disable, sys_init, sys_key_and_tdmr, sys_reads,
+    any_leaf, seamldr_leaves, sys_config, sys_disable, sys_handoff, sys_init, sys_key_and_tdmr, sys_reads,
 };
 pub use text::{dmesg_capture, dmesg_explain, explain_words, platform_file, scenario_file};
 
@@ -33,6 +33,7 @@ pub const BODIES: &[(&str, Body)] = &[
     ("sys_config", sys_config),
     ("sys_key_and_tdmr", sys_key_and_tdmr),
     ("sys_disable", sys_disable),
+    ("sys_handoff", sys_handoff),
     ("seamldr_leaves", seamldr_leaves),
     ("any_leaf", any_leaf),
     ("memory_by_keyid", memory_by_keyid),

@@ -240,6 +240,11 @@ fn calls_of_key_config_and_tdmr_init_keep_their_promises() {
 }
 
 #[test]
+fn calls_of_shutdown_and_update_keep_their_promises() {
+    on_numbers(fuzz::sys_handoff, 25, 600);
+}
+
+#[test]
 fn calls_of_sys_disable_keep_their_promises() {
     on_numbers(fuzz::sys_disable, 25, 600);
 }

@@ -7,8 +7,8 @@
 //!
 //! # What is modelled
 //! - P-SEAMLDR: SEAMLDR.INFO. Every other leaf, known or not, answers EBADPARAM.
-//! - Module: TDH.SYS.{INIT, LP.INIT, INFO, RD, RDALL, CONFIG, KEY.CONFIG, TDMR.INIT, DISABLE,
-//!   LP.SHUTDOWN} ([`MODELLED_LEAVES`]). A leaf that the release has and this crate has not is
+//! - Module: TDH.SYS.{INIT, LP.INIT, INFO, RD, RDALL, CONFIG, KEY.CONFIG, TDMR.INIT, SHUTDOWN,
+//!   UPDATE, DISABLE, LP.SHUTDOWN} ([`MODELLED_LEAVES`]). A leaf that the release has and this crate has not is
 //!   answered like an unknown number: OPERAND_INVALID|RAX once the module is ready.
 //! - TDX_FEATURES0 and the FIXED masks report what is modelled (see [`features`]);
 //!   [`ModuleConfig::real_features`] reports what the release reports.

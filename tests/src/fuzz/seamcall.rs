@@ -21,7 +21,8 @@ use bench::{Bench, GLOBAL_KEY, PAMT, SCRATCH, Stage, TDMR_ARRAY, TDMR_INFO, TDMR
 /// Calls of one run at most.
 const CALLS: usize = 64;
 /// Releases that differ in their rows.
-const PROFILES: [&str; 7] = ["connect", "1.0", "1.5.01", "1.5.06", "1.5.28", "2.0.08", "connect-clock"];
+const PROFILES: [&str; 8] =
+    ["connect", "1.0", "1.5.01", "1.5.06", "1.5.28", "2.0.08", "connect-clock", "2.0.14"];
 
 /// TDH.SYS.INIT, TDH.SYS.LP.INIT and TDH.SYS.LP.SHUTDOWN.
 pub fn sys_init(data: &[u8]) {
@@ -51,6 +52,12 @@ pub fn sys_key_and_tdmr(data: &[u8]) {
 pub fn sys_disable(data: &[u8]) {
     let leaves = [SeamcallLeaf::SYS_DISABLE, SeamcallLeaf::SYS_RD, SeamcallLeaf::SYS_TDMR_INIT];
     family(data, &leaves, &Stage::ALL);
+}
+
+/// TDH.SYS.SHUTDOWN and TDH.SYS.UPDATE, with what stands between them.
+pub fn sys_handoff(data: &[u8]) {
+    let leaves = [SeamcallLeaf::SYS_SHUTDOWN, SeamcallLeaf::SYS_UPDATE, SeamcallLeaf::SYS_TDMR_INIT];
+    family(data, &leaves, &[Stage::Ready, Stage::LpsInitialised, Stage::Ready, Stage::TdmrsInitialised]);
 }
 
 /// Any leaf number, any RAX.

@@ -12,6 +12,7 @@ use tdx_abi::{KeyId, PhysAddr, Registers};
 use tdx_machine::spec::ChaosSpec;
 use tdx_machine::{LpIndex, Machine, PlatformSpec, SeamFault, presets};
 use tdx_module::inspect::ModuleInspection;
+use tdx_module::profile::Generation;
 use tdx_module::{MODELLED_LEAVES, ModuleState};
 use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
 
@@ -277,7 +278,17 @@ impl Bench {
                 assert_eq!(initialised(state), initialised(before) + step, "{status}");
             }
             SeamcallLeaf::SYS_DISABLE => assert!(state.disabled),
-            SeamcallLeaf::SYS_LP_SHUTDOWN if state.state == ModuleState::SysShutdown => {
+            SeamcallLeaf::SYS_SHUTDOWN => {
+                assert_eq!(state.state, ModuleState::SysShutdown);
+                let version = state.handoff.map(|handoff| u64::from(handoff.version));
+                assert_eq!(version, Some(regs.rcx & 0xFFFF));
+            }
+            SeamcallLeaf::SYS_UPDATE => {
+                assert_eq!((state.state, state.handoff), (ModuleState::SysReady, None));
+                assert!(state.global_key.is_some() && !state.tdmrs.is_empty());
+            }
+            // Since 1.5 it does nothing, in any state.
+            SeamcallLeaf::SYS_LP_SHUTDOWN if state.profile.generation == Generation::V1_0 => {
                 self.shut_down.borrow_mut().insert(lp);
             }
             _ => assert_eq!(state, before, "{leaf} only reads"),
@@ -343,6 +354,7 @@ fn unchanged(leaf: SeamcallLeaf, before: ModuleInspection, state: ModuleInspecti
             SeamcallLeaf::SYS_DISABLE if status.is(StatusCode::INTERRUPTED_RESUMABLE) => {
                 one.key_ids.clear();
                 one.tdmrs.clear();
+                one.handoff = None;
                 one.disabling = false;
             }
             SeamcallLeaf::SYS_DISABLE => one.disabling = false,
