@@ -199,7 +199,7 @@ fn sections(layout: &Layout, note_len: u32, module: &mut Writer) -> u16 {
     let data = |name, kind, offset: u32, size, link, entry_size| Section {
         name,
         kind,
-        flags: SHF_ALLOC,
+        flags: if matches!(kind, SHT_DYNAMIC | SHT_PROGBITS) { SHF_ALLOC | SHF_WRITE } else { SHF_ALLOC },
         offset: layout.relocations + offset,
         size,
         link,
