@@ -33,9 +33,11 @@ errnos! {
     EBUSY = 16, "In use.";
     ENODEV = 19, "No such device, or nothing answers.";
     EINVAL = 22, "Not usable as it is.";
+    EFBIG = 27, "Larger than what is taken.";
     ENOSPC = 28, "A limit is exhausted.";
     EOPNOTSUPP = 95, "The platform does not offer it.";
     ESHUTDOWN = 108, "Going down.";
+    ECANCELED = 125, "Called off.";
 }
 
 impl fmt::Display for Errno {

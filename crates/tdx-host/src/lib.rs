@@ -27,6 +27,7 @@ pub mod sysinfo;
 pub mod tdmr;
 pub mod traits;
 pub mod update;
+pub mod upload;
 pub mod vmx;
 
 pub use bringup::{BringUpOptions, BringUpReport, Phase, Progress};

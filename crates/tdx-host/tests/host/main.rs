@@ -11,4 +11,5 @@ mod seamcall;
 mod tdmr;
 mod update;
 mod update_life;
+mod upload;
 mod vmx;
