@@ -9,12 +9,13 @@ use tdx_abi::msr::MsrIndex;
 use tdx_abi::{AddressLayout, KeyId, PhysAddr, PhysRange};
 use tdx_module::hardware::{
     CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo, PconfigError,
+    RandomUse, SeamNote,
 };
 
 use crate::chaos::{Chance, Chaos};
 use crate::cpu::{CpuFacts, LpState};
 use crate::event::{DropReason, Event, EventLog};
-use crate::fault::{Fault, FaultError, TakesEffect};
+use crate::fault::{Answer, FailingCall, Fault, FaultError, TakesEffect};
 use crate::firmware::layout::Layout;
 use crate::memory::{Memory, Rules, Store};
 use crate::spec::{AllocatorSpec, EmbedderSpec, PlatformSpec, Size, SpecError, SpecIssue};
@@ -102,6 +103,12 @@ pub(crate) struct Board {
     seam_on: AtomicBool,
     seam_loaded: AtomicBool,
     entropy_failures: Countdown,
+    /// The same for the two random numbers of SEAMLDR.INSTALL.
+    address_entropy_failures: Countdown,
+    log_entropy_failures: Countdown,
+    failing_calls: Mutex<Vec<FailingCall>>,
+    /// True while there are any, so that a SEAMCALL need not take the lock.
+    calls_fail: AtomicBool,
     /// TDMR lock tries that still go well, if the fault is active.
     tdmr_tries: Countdown,
     tdmr_lock_jams: AtomicBool,
@@ -145,6 +152,10 @@ impl Board {
             facts: RwLock::new(facts),
             faults: Mutex::new(Faults { active: spec.faults.clone(), pending: Vec::new() }),
             entropy_failures: Countdown::default(),
+            address_entropy_failures: Countdown::default(),
+            log_entropy_failures: Countdown::default(),
+            failing_calls: Mutex::default(),
+            calls_fail: AtomicBool::new(false),
             tdmr_tries: Countdown::default(),
             tdmr_lock_jams: AtomicBool::new(false),
             spec,
@@ -174,6 +185,10 @@ impl Board {
     /// What follows from facts and faults at power-on.
     fn start(&self) {
         self.entropy_failures.set(0);
+        self.address_entropy_failures.set(0);
+        self.log_entropy_failures.set(0);
+        self.failing_calls.lock().clear();
+        self.calls_fail.store(false, Ordering::Release);
         self.tdmr_lock_jams.store(false, Ordering::Release);
         let faults = self.active_faults();
         let seam_on = self.facts.read().seam_on;
@@ -194,6 +209,16 @@ impl Board {
             Fault::TdmrInitFails { after } => {
                 self.tdmr_tries.set(after.min(Countdown::FOREVER - 1));
                 self.tdmr_lock_jams.store(true, Ordering::Release);
+            }
+            Fault::SeamcallFails { leaf, lp, status, times } if times > 0 => {
+                self.failing_calls.lock().push(FailingCall::new(leaf, lp, status, times));
+                self.calls_fail.store(true, Ordering::Release);
+            }
+            Fault::NoEntropyForInstall { times } => {
+                self.address_entropy_failures.set(times.min(Countdown::FOREVER - 1));
+            }
+            Fault::NoEntropyForLog { times } => {
+                self.log_entropy_failures.set(times.min(Countdown::FOREVER - 1));
             }
             Fault::VmxeAlreadySet => self.lps.iter().for_each(LpState::occupy_vmx),
             _ => {}
@@ -257,6 +282,25 @@ impl Board {
     /// False where SEAM is off, or after SEAM software met a machine check.
     pub(crate) fn seam_loaded(&self) -> bool {
         self.seam_loaded.load(Ordering::Acquire)
+    }
+
+    /// Power is gone: no SEAM software answers until it is back.
+    pub(crate) fn cut_power(&self) {
+        self.seam_loaded.store(false, Ordering::Release);
+        self.events.push(Event::PowerCut);
+    }
+
+    /// What a SEAMCALL gets from the fault `seamcall-fails`.
+    pub(crate) fn failing_call(&self, lp: LpIndex, rax: u64) -> Option<Answer> {
+        if !self.calls_fail.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut calls = self.failing_calls.lock();
+        let answer = calls.iter_mut().find_map(|call| call.take(lp.0, rax))?;
+        calls.retain(|call| !call.is_over());
+        self.calls_fail.store(!calls.is_empty(), Ordering::Release);
+        self.events.push(Event::SeamcallFailed { lp, rax });
+        Some(answer)
     }
 
     pub(crate) fn has_vmx(&self) -> bool {
@@ -364,6 +408,25 @@ impl Hardware for Board {
         Some(self.chaos.number(lp.0, draws))
     }
 
+    fn random_for(&self, lp: LpIndex, purpose: RandomUse) -> Option<u64> {
+        // The loader draws again before it gives INSTALL up, so that chance alone never stops it.
+        let fails = match purpose {
+            RandomUse::StackCanary => return self.random(lp),
+            RandomUse::AddressOffset => self.address_entropy_failures.take(),
+            RandomUse::LogEntry => self.log_entropy_failures.take(),
+        };
+        let draws = &self.lp_state(lp)?.draws;
+        (!fails).then(|| self.chaos.number(lp.0, draws))
+    }
+
+    fn note(&self, _lp: LpIndex, note: SeamNote) {
+        match note {
+            SeamNote::NearestRelease { svn, profile } => {
+                self.events.push(Event::NearestRelease { svn, profile: profile.name });
+            }
+        }
+    }
+
     fn program_random_key(
         &self,
         lp: LpIndex,
@@ -395,6 +458,10 @@ impl Hardware for Board {
     fn contended(&self, lp: LpIndex, lock: LockName) -> bool {
         if lock == LockName::Tdmr && self.tdmr_lock_jams.load(Ordering::Relaxed) && !self.tdmr_tries.take() {
             return true;
+        }
+        // Only the host's own CPUs call the P-SEAMLDR: who finds it busy has met one of them, not chance.
+        if lock == LockName::Seamldr {
+            return false;
         }
         let Some(state) = self.lp_state(lp) else { return false };
         self.chaos.strikes(Chance::Busy(lock), lp.0, &state.draws)

@@ -6,7 +6,9 @@ use std::fmt;
 use parking_lot::Mutex;
 use tdx_abi::{KeyId, PhysAddr};
 use tdx_module::hardware::LpIndex;
+use tdx_module::profile::Svn;
 
+use crate::fault::CallLeaf;
 use crate::memory::PoisonRecord;
 
 /// One thing that happened.
@@ -48,6 +50,22 @@ pub enum Event {
         /// The LP.
         lp: LpIndex,
     },
+    /// The machine let a SEAMCALL fail as the fault `seamcall-fails` asks.
+    SeamcallFailed {
+        /// The LP.
+        lp: LpIndex,
+        /// RAX of the call.
+        rax: u64,
+    },
+    /// Intel signed the module that was installed, and no profile describes its release.
+    NearestRelease {
+        /// SVN of the image.
+        svn: Svn,
+        /// The profile that it is played as.
+        profile: &'static str,
+    },
+    /// Power was cut.
+    PowerCut,
     /// Power was cycled.
     PowerCycled,
 }
@@ -80,6 +98,15 @@ impl fmt::Display for Event {
             }
             Self::LpShutdown { lp } => write!(f, "{lp} shut down in SEAM mode"),
             Self::Cr4WriteFaulted { lp } => write!(f, "write of CR4.VMXE on {lp} faulted"),
+            Self::SeamcallFailed { lp, rax } => {
+                write!(f, "{} on {lp} failed as the fault seamcall-fails asks", CallLeaf::of(*rax))
+            }
+            Self::NearestRelease { svn, profile } => write!(
+                f,
+                "the module that was installed (SVN {}.{}) is of no known release: it is played as {profile}",
+                svn.major, svn.minor
+            ),
+            Self::PowerCut => f.write_str("power cut"),
             Self::PowerCycled => f.write_str("power cycled"),
         }
     }

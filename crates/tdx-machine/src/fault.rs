@@ -1,6 +1,13 @@
-//! The fault catalogue: the ways a real bring-up fails, each to be chosen by name.
+//! The fault catalogue: the ways a real bring-up or update fails, each to be chosen by name.
+
+mod seamcall;
+
+pub(crate) use seamcall::FailingCall;
+pub use seamcall::{Answer, CallLeaf, UnknownName};
 
 use serde::{Deserialize, Serialize};
+use tdx_abi::leaf::SeamldrLeaf;
+use tdx_abi::status::SeamldrStatus;
 
 use crate::spec::{Hex, PlatformSpec, SpecIssue};
 
@@ -81,6 +88,37 @@ pub enum Fault {
     VmxeAlreadySet,
     /// Nothing forbids hibernation.
     HibernationPossible,
+    /// Calls of a leaf on one LP fail without reaching the software.
+    SeamcallFails {
+        /// The leaf.
+        leaf: CallLeaf,
+        /// Number of the LP.
+        lp: u32,
+        /// What the calls get.
+        status: Answer,
+        /// How many of them.
+        times: u32,
+    },
+    /// The P-SEAMLDR gets no random address for a new module: INSTALL fails with nothing changed.
+    NoEntropyForInstall {
+        /// How often.
+        times: u32,
+    },
+    /// The P-SEAMLDR gets no random number for its log: INSTALL fails and no module is left.
+    NoEntropyForLog {
+        /// How often.
+        times: u32,
+    },
+    /// TDs are between TDH.MNG.INIT and TDH.MR.FINALIZE.
+    TdBuildInProgress {
+        /// How many.
+        count: u16,
+    },
+    /// Calls that export or import a TD were interrupted and not resumed.
+    InterruptedMigrations {
+        /// How many.
+        count: u16,
+    },
 }
 
 /// When a fault shows.
@@ -92,6 +130,15 @@ pub enum TakesEffect {
     AtPowerOn,
 }
 
+/// What a fault is there to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breaks {
+    /// The bring-up of the module.
+    BringUp,
+    /// The replacement of the module under a running host.
+    Update,
+}
+
 /// An entry of the catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultInfo {
@@ -101,13 +148,18 @@ pub struct FaultInfo {
     pub description: &'static str,
     /// When it shows.
     pub takes_effect: TakesEffect,
+    /// What it is there to break.
+    pub breaks: Breaks,
 }
 
-/// Every fault by name, in the order in which a bring-up meets them.
+/// Every fault by name, in the order in which a bring-up and an update meet them.
 pub const CATALOGUE: &[FaultInfo] = {
     use TakesEffect::{AtOnce, AtPowerOn};
     const fn entry(name: &'static str, takes_effect: TakesEffect, description: &'static str) -> FaultInfo {
-        FaultInfo { name, description, takes_effect }
+        FaultInfo { name, description, takes_effect, breaks: Breaks::BringUp }
+    }
+    const fn update(name: &'static str, description: &'static str) -> FaultInfo {
+        FaultInfo { name, description, takes_effect: AtOnce, breaks: Breaks::Update }
     }
     &[
         entry(
@@ -192,6 +244,26 @@ pub const CATALOGUE: &[FaultInfo] = {
         entry("no-selfsnoop", AtOnce, "CPUID shows no self-snoop"),
         entry("vmxe-already-set", AtOnce, "CR4.VMXE is set and VMX is on on every LP before the host begins"),
         entry("hibernation-possible", AtOnce, "no boot option forbids hibernation"),
+        update(
+            "td-build-in-progress",
+            "TDs are being built: TDH.SYS.SHUTDOWN answers UPDATE_COMPATIBILITY_SENSITIVE if asked to look",
+        ),
+        update(
+            "interrupted-migrations",
+            "migration calls wait to be resumed: TDH.SYS.SHUTDOWN answers UPDATE_COMPATIBILITY_SENSITIVE if asked to look",
+        ),
+        update(
+            "no-entropy-for-install",
+            "no random address for a new module: SEAMLDR.INSTALL answers ENOENTROPY with RDX 0, the old module stays",
+        ),
+        update(
+            "no-entropy-for-log",
+            "no random number for the log of modules: SEAMLDR.INSTALL answers ENOENTROPY with RDX 1, no module is left",
+        ),
+        update(
+            "seamcall-fails",
+            "calls of one leaf on one LP fail with a given status or VMfailInvalid, and the software never sees them",
+        ),
     ]
 };
 
@@ -225,6 +297,11 @@ impl Fault {
             Self::NoSelfsnoop => "no-selfsnoop",
             Self::VmxeAlreadySet => "vmxe-already-set",
             Self::HibernationPossible => "hibernation-possible",
+            Self::SeamcallFails { .. } => "seamcall-fails",
+            Self::NoEntropyForInstall { .. } => "no-entropy-for-install",
+            Self::NoEntropyForLog { .. } => "no-entropy-for-log",
+            Self::TdBuildInProgress { .. } => "td-build-in-progress",
+            Self::InterruptedMigrations { .. } => "interrupted-migrations",
         }
     }
 
@@ -236,7 +313,7 @@ impl Fault {
     }
 
     /// A fault by its name, parameters at their defaults (the last package, two failures, after
-    /// 100 calls). `None` for an unknown name.
+    /// 100 calls; for an update one failure, INSTALL on the last LP). `None` for an unknown name.
     pub fn by_name(name: &str, spec: &PlatformSpec) -> Option<Self> {
         let package = spec.cpu.packages.saturating_sub(1);
         [
@@ -266,6 +343,16 @@ impl Fault {
             Self::NoSelfsnoop,
             Self::VmxeAlreadySet,
             Self::HibernationPossible,
+            Self::SeamcallFails {
+                leaf: CallLeaf::Seamldr(SeamldrLeaf::INSTALL),
+                lp: spec.cpu.lp_count().unwrap_or(1).saturating_sub(1),
+                status: Answer::Status(SeamldrStatus::EUNSPECERR.0),
+                times: 1,
+            },
+            Self::NoEntropyForInstall { times: 1 },
+            Self::NoEntropyForLog { times: 1 },
+            Self::TdBuildInProgress { count: 1 },
+            Self::InterruptedMigrations { count: 1 },
         ]
         .into_iter()
         .find(|fault| fault.name() == name)
@@ -291,6 +378,9 @@ impl Fault {
             }
             Self::TsxCtrlDisabled if !spec.cpu.kind.has_tsx_ctrl() => {
                 impossible("its CPU has no IA32_TSX_CTRL")
+            }
+            Self::SeamcallFails { lp, .. } if spec.cpu.lp_count().is_none_or(|lps| *lp >= lps) => {
+                impossible("it has no such LP")
             }
             Self::KeyidsOne if spec.keyids.tdx == 0 => impossible("it has no TDX KeyIDs"),
             Self::TooManyTdmrs | Self::TooManyReservedAreas => {

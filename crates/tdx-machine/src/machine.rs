@@ -6,12 +6,12 @@ use parking_lot::Mutex;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{AddressLayout, KeyId, PhysAddr, PhysRange, Registers};
 use tdx_module::hardware::{CpuidRegs, Hardware, LpIndex};
-use tdx_module::{Inspection, NoAnswer, SeamSoftware};
+use tdx_module::{Inspection, LpPort, NoAnswer, SeamSoftware};
 
 use crate::board::Board;
 use crate::cpu::VmxFault;
 use crate::event::{DropReason, Event};
-use crate::fault::{Fault, FaultError};
+use crate::fault::{Answer, CallLeaf, Fault, FaultError};
 use crate::firmware::{E820Entry, LogicalProcessor, NodeId};
 use crate::memory::{MemoryFootprint, PoisonRecord, Store};
 use crate::seam;
@@ -87,14 +87,15 @@ pub struct Machine {
 }
 
 #[repr(align(64))]
-struct SeamSlot(Mutex<Arc<SeamSoftware>>);
+struct SeamSlot(Mutex<LpPort>);
 
 impl Machine {
     /// Switches a machine on. The same specification and seed give the same machine.
     pub fn power_on(spec: PlatformSpec, seed: u64) -> Result<Self, SpecError> {
         let board = Board::new(spec, seed)?;
         let software = Arc::new(seam::load(&board));
-        let slots = board.layout().lps.iter().map(|_| SeamSlot(Mutex::new(Arc::clone(&software))));
+        let slots =
+            board.layout().lps.iter().map(|_| SeamSlot(Mutex::new(LpPort::new(Arc::clone(&software)))));
         let seam = slots.collect();
         Ok(Self { board, software: Mutex::new(software), seam })
     }
@@ -108,9 +109,18 @@ impl Machine {
         self.board.power_cycle();
         let software = Arc::new(seam::load(&self.board));
         for slot in &mut slots {
-            **slot = Arc::clone(&software);
+            **slot = LpPort::new(Arc::clone(&software));
         }
         *self.software.lock() = software;
+    }
+
+    /// Cuts the power. Until it is cycled every SEAMCALL fails with VMfailInvalid and the SEAM
+    /// software stays as it is, for [`Machine::seam`] to show; the rest of the machine is left
+    /// alone, nobody being there to look at it.
+    pub fn cut_power(&self) {
+        // All LPs out of SEAM: a call that is under way ends before the cut.
+        let _slots: Vec<_> = self.seam.iter().map(|slot| slot.0.lock()).collect();
+        self.board.cut_power();
     }
 
     /// The specification.
@@ -132,6 +142,9 @@ impl Machine {
         }
         if !self.board.seam_loaded() {
             return Err(SeamFault::VmFailInvalid);
+        }
+        if let Some(answer) = self.board.failing_call(lp, regs.rax) {
+            return fail(answer, regs);
         }
         slot.0.lock().seamcall(&self.board, lp, regs).map_err(|failure| {
             // Poison consumed in SEAM mode shuts the LP down; every later SEAMCALL fails.
@@ -374,7 +387,10 @@ impl Machine {
 
     /// Adds a fault. [`Fault::info`] says whether it shows at once or when power is cycled.
     pub fn inject(&self, fault: Fault) -> Result<(), FaultError> {
-        self.board.inject(fault)
+        let inside = fault.clone();
+        self.board.inject(fault)?;
+        seam::apply(&inside, &self.software.lock());
+        Ok(())
     }
 
     /// Faults that show now.
@@ -396,6 +412,20 @@ impl Machine {
     /// What happened, oldest first.
     pub fn log(&self) -> Vec<Event> {
         self.board.events().snapshot()
+    }
+}
+
+/// A SEAMCALL that no software has seen.
+fn fail(answer: Answer, regs: &mut Registers) -> Result<(), SeamFault> {
+    match answer {
+        Answer::VmFailInvalid => Err(SeamFault::VmFailInvalid),
+        Answer::Status(status) => {
+            if matches!(CallLeaf::of(regs.rax), CallLeaf::Seamldr(_)) {
+                regs.rdx = 0;
+            }
+            regs.rax = status;
+            Ok(())
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Loads the SEAM software that a platform file names.
 
 use tdx_abi::seamldr::Version;
-use tdx_module::{LoaderConfig, ModuleConfig, SeamConfig, SeamSoftware, profile};
+use tdx_module::{LoaderConfig, LoaderGeneration, ModuleConfig, SeamConfig, SeamSoftware, profile};
 
 use crate::board::Board;
 use crate::fault::Fault;
-use crate::spec::{ModuleSpec, PlatformSpec, SeamldrSpec, SpecIssue, parse_version};
+use crate::spec::{Generation, ModuleSpec, PlatformSpec, SpecIssue, UnknownRelease, parse_version};
 
 /// Profile of the fault `module-1.0`.
 const PROFILE_1_0: &str = "1.0";
@@ -33,7 +33,18 @@ fn configure(spec: &ModuleSpec, name: &str) -> Result<ModuleConfig, SpecIssue> {
 /// P-SEAMLDR and module as they are after power-on.
 pub(crate) fn load(board: &Board) -> SeamSoftware {
     let spec = board.spec();
-    SeamSoftware::new(SeamConfig { module: module(board, spec), loader: loader(spec) })
+    let software = SeamSoftware::new(SeamConfig { module: module(board, spec), loader: loader(spec) });
+    board.active_faults().iter().for_each(|fault| apply(fault, &software));
+    software
+}
+
+/// Sets what a fault changes inside the SEAM software.
+pub(crate) fn apply(fault: &Fault, software: &SeamSoftware) {
+    match *fault {
+        Fault::TdBuildInProgress { count } => software.set_td_builds(count),
+        Fault::InterruptedMigrations { count } => software.set_interrupted_migrations(count),
+        _ => {}
+    }
 }
 
 fn module(board: &Board, spec: &PlatformSpec) -> Option<ModuleConfig> {
@@ -50,15 +61,24 @@ fn module(board: &Board, spec: &PlatformSpec) -> Option<ModuleConfig> {
 }
 
 fn loader(spec: &PlatformSpec) -> LoaderConfig {
-    let SeamldrSpec { version, build, build_date, remaining_updates, x2apic_limit } = &spec.seamldr;
-    let (major, minor, update) = parse_version(version).unwrap_or_default();
+    let seamldr = &spec.seamldr;
+    let (major, minor, update) = parse_version(&seamldr.version).unwrap_or_default();
+    let version = Version::new(major, minor, update);
     LoaderConfig {
-        version: Version::new(major, minor, update),
-        build: *build,
-        build_date: bcd(*build_date),
-        remaining_updates: *remaining_updates,
-        x2apic_limit: *x2apic_limit,
+        version,
+        generation: seamldr.generation.map_or_else(|| LoaderGeneration::of(version), Generation::loader),
+        build: seamldr.build,
+        build_date: bcd(seamldr.build_date),
+        remaining_updates: seamldr.remaining_updates,
+        x2apic_limit: seamldr.x2apic_limit,
         acm_x2apic_id: spec.cpu.x2apic_id(0, 0, 0).unwrap_or(0),
+        check_signatures: seamldr.signature_checks,
+        trust_test_key: seamldr.trust_test_key,
+        debug_unlocked: seamldr.debug_unlocked,
+        unknown_release: match seamldr.unknown_release {
+            UnknownRelease::Nearest => tdx_module::UnknownRelease::Nearest,
+            UnknownRelease::Refuse => tdx_module::UnknownRelease::Refuse,
+        },
     }
 }
 

@@ -6,6 +6,8 @@ use tdx_abi::cmr::MAX_CMRS;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, PhysRange};
 
+use crate::profile::{Profile, Svn};
+
 /// Number of a logical processor, 0-based, in the order in which MCHECK counted them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LpIndex(pub u32);
@@ -118,6 +120,29 @@ pub enum LockName {
     Seamldr,
 }
 
+/// What the P-SEAMLDR draws a random number for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RandomUse {
+    /// The stack canary of its first call.
+    StackCanary,
+    /// Where in its address space a new module lies.
+    AddressOffset,
+    /// The entry of a new module in the log of modules (SEAMDB).
+    LogEntry,
+}
+
+/// Something that the SEAM software does differently from hardware because it knows no better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeamNote {
+    /// No profile describes the release that was installed: it is played as another one.
+    NearestRelease {
+        /// SVN of the image.
+        svn: Svn,
+        /// The release it is played as.
+        profile: &'static Profile,
+    },
+}
+
 /// The machine as a SEAM program sees it. All methods are called by the LP that runs the program.
 ///
 /// Answers must be stable: two reads of the same MSR or CPUID leaf on one LP differ only if
@@ -150,6 +175,18 @@ pub trait Hardware: Send + Sync {
 
     /// RDRAND on `lp`; `None` if it gave nothing.
     fn random(&self, lp: LpIndex) -> Option<u64>;
+
+    /// RDRAND of the P-SEAMLDR on `lp`, which tries again before it gives up. A machine that lets
+    /// one use fail looks at `purpose`.
+    fn random_for(&self, lp: LpIndex, purpose: RandomUse) -> Option<u64> {
+        let _ = purpose;
+        self.random(lp)
+    }
+
+    /// Takes note of something. Nothing depends on it.
+    fn note(&self, lp: LpIndex, note: SeamNote) {
+        let _ = (lp, note);
+    }
 
     /// PCONFIG on `lp`'s package: programs a random key for `key`.
     fn program_random_key(

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::SeamcallLeaf;
+use tdx_abi::seamldr::Version;
 use tdx_abi::{KeyId, PageLevel, PhysAddr, PhysRange};
 
 pub use crate::keys::KeyState;
@@ -11,7 +12,7 @@ pub use crate::keys::KeyState;
 use crate::hardware::{LpIndex, PackageIndex};
 use crate::loader::LoaderConfig;
 use crate::module::{Module, ModuleState};
-use crate::profile::Profile;
+use crate::profile::{Profile, Svn};
 use crate::tdmrs::{STEP_BYTES, Tdmr};
 
 /// P-SEAMLDR and module at one moment.
@@ -32,13 +33,25 @@ pub struct LoaderInspection {
     pub config: LoaderConfig,
     /// Calls that reached it.
     pub calls: u64,
+    /// SEAMCALLs reach the module, as far as the loader decides it.
+    pub seam_ready: bool,
+    /// SVN of the module, if there is one.
+    pub svn: Option<Svn>,
+    /// SHA-384 of the module's image, which is MRSEAM.
+    pub seamhash: Option<[u8; 48]>,
+    /// LPs that called INSTALL, while not all have.
+    pub session_lps: Option<u32>,
+    /// LPs whose SEAM VMCS was cleared in that.
+    pub session_vmcs_cleared: u32,
 }
 
 /// A module at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModuleInspection {
-    /// Its release.
+    /// The release that it is played as.
     pub profile: &'static Profile,
+    /// Its version; not that of the profile if its image says otherwise.
+    pub version: Version,
     /// TDX_FEATURES0 as it reports it.
     pub features0: Features0,
     /// Where it is in its life.
@@ -123,6 +136,7 @@ impl Module {
         let handoff = self.handoff.region().header();
         ModuleInspection {
             profile: self.rules.profile,
+            version: self.rules.version,
             features0: self.rules.features0,
             state: self.state(),
             disabling: self.disable.has_begun(),

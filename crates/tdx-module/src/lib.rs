@@ -40,10 +40,10 @@ mod tdmrs;
 
 pub use hardware::{
     CmrEntry, CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo,
-    PackageIndex, PconfigError,
+    PackageIndex, PconfigError, RandomUse, SeamNote,
 };
 pub use inspect::Inspection;
-pub use loader::LoaderConfig;
+pub use loader::{LoaderConfig, LoaderGeneration, UnknownRelease};
 pub use module::{MODELLED_LEAVES, ModuleConfig, ModuleState, UnknownRow};
 pub use profile::Profile;
-pub use software::{NoAnswer, SeamConfig, SeamSoftware};
+pub use software::{LpPort, NoAnswer, SeamConfig, SeamSoftware};

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
+use tdx_abi::seamldr::Version;
 use tdx_abi::status::{OperandId, Status, StatusCode};
 use tdx_abi::{KeyId, Registers};
 
@@ -64,6 +65,10 @@ pub struct ModuleConfig {
     pub withheld: Features0,
     /// Hand-off values of the SIGSTRUCT; normally those that the module was built with.
     pub sigstruct: HandoffVersions,
+    /// Hand-off values that the module itself was built with; normally those of the release.
+    pub built: HandoffVersions,
+    /// Version; normally that of the release.
+    pub version: Version,
     /// Build counter; normally that of the release.
     pub build_num: u16,
     /// Build date, BCD yyyymmdd; normally that of the release.
@@ -79,10 +84,20 @@ impl ModuleConfig {
             real_features: false,
             withheld: Features0::EMPTY,
             sigstruct: profile.handoff,
+            built: profile.handoff,
+            version: profile.version,
             build_num: profile.build_num,
             build_date: profile.build_date,
             switches: Vec::new(),
         }
+    }
+
+    /// Deviates from its profile as `before` deviates from its own, as far as that is not a matter
+    /// of one image.
+    pub(crate) fn follow(&mut self, before: &Self) {
+        self.real_features = before.real_features;
+        self.withheld = before.withheld;
+        self.switches.clone_from(&before.switches);
     }
 
     /// Turns a row that not every release has, or that is assumed, on or off. The switch of
@@ -100,6 +115,8 @@ impl ModuleConfig {
 pub(crate) struct Rules {
     pub(crate) profile: &'static Profile,
     pub(crate) sigstruct: HandoffVersions,
+    pub(crate) built: HandoffVersions,
+    pub(crate) version: Version,
     pub(crate) build_num: u16,
     /// BCD yyyymmdd.
     pub(crate) build_date: u32,
@@ -127,6 +144,8 @@ impl Rules {
         Self {
             profile,
             sigstruct: config.sigstruct,
+            built: config.built,
+            version: config.version,
             build_num: config.build_num,
             build_date: config.build_date,
             real_features: config.real_features,

@@ -1,13 +1,16 @@
 //! What sits in the SEAM range of one powered-on machine.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwapOption;
+use arc_swap::cache::Cache;
 
 use tdx_abi::leaf::LeafWord;
 use tdx_abi::{PhysAddr, Registers};
 
 use crate::hardware::{Hardware, LpIndex, MachineCheck};
-use crate::inspect::{Inspection, LoaderInspection};
+use crate::inspect::Inspection;
 use crate::loader::{Loader, LoaderConfig};
 use crate::module::{Module, ModuleConfig};
 
@@ -36,7 +39,8 @@ pub struct SeamConfig {
 #[derive(Debug)]
 pub struct SeamSoftware {
     loader: Loader,
-    module: Option<Module>,
+    /// The module that SEAMCALLs reach: none while SEAM_READY is 0.
+    reachable: Arc<ArcSwapOption<Module>>,
     /// Poison that the module read: nothing answers any more.
     machine_check: OnceLock<PhysAddr>,
 }
@@ -44,25 +48,34 @@ pub struct SeamSoftware {
 impl SeamSoftware {
     /// Freshly loaded software: all state is as the loader leaves it.
     pub fn new(config: SeamConfig) -> Self {
-        let SeamConfig { module, loader } = config;
-        Self {
-            loader: Loader::new(loader),
-            module: module.as_ref().map(Module::new),
-            machine_check: OnceLock::new(),
-        }
+        let loader = Loader::new(config.loader, config.module);
+        let reachable = Arc::new(ArcSwapOption::new(loader.installed()));
+        Self { loader, reachable, machine_check: OnceLock::new() }
     }
 
     /// Runs a SEAMCALL of `lp`: bit 63 of RAX chooses the P-SEAMLDR. Afterwards RAX holds the
     /// status and the registers that the leaf lists its outputs; on failure nothing has changed.
     pub fn seamcall(&self, hw: &dyn Hardware, lp: LpIndex, regs: &mut Registers) -> Result<(), NoAnswer> {
+        let module = self.reachable.load();
+        self.run(hw, lp, module.as_deref(), regs)
+    }
+
+    fn run(
+        &self,
+        hw: &dyn Hardware,
+        lp: LpIndex,
+        module: Option<&Module>,
+        regs: &mut Registers,
+    ) -> Result<(), NoAnswer> {
         if self.machine_check.get().is_some() {
             return Err(NoAnswer::VmFailInvalid);
         }
-        if LeafWord::from_raw(regs.rax).is_seamldr() {
-            return self.loader.seamcall(hw, lp, self.module.as_ref(), regs).ok_or(NoAnswer::VmFailInvalid);
-        }
-        let module = self.module.as_ref().ok_or(NoAnswer::VmFailInvalid)?;
-        module.seamcall(hw, lp, regs).inspect_err(|failure| {
+        let result = if LeafWord::from_raw(regs.rax).is_seamldr() {
+            self.loader.seamcall(hw, lp, &self.reachable, regs)
+        } else {
+            module.ok_or(NoAnswer::VmFailInvalid)?.seamcall(hw, lp, regs)
+        };
+        result.inspect_err(|failure| {
             if let NoAnswer::MachineCheck(check) = failure {
                 // Only the first one counts: the machine's TDX is off from then on.
                 let _ = self.machine_check.set(check.pa);
@@ -73,7 +86,7 @@ impl SeamSoftware {
     /// Sets how many TDs the module counts as being built. White box: no leaf that builds a TD is
     /// modelled.
     pub fn set_td_builds(&self, count: u16) {
-        if let Some(module) = &self.module {
+        if let Some(module) = self.loader.installed() {
             module.td_builds.store(count, Ordering::Release);
         }
     }
@@ -81,7 +94,7 @@ impl SeamSoftware {
     /// Sets how many interrupted migration calls the module counts. White box: no migration leaf is
     /// modelled.
     pub fn set_interrupted_migrations(&self, count: u16) {
-        if let Some(module) = &self.module {
+        if let Some(module) = self.loader.installed() {
             module.interrupted_migrations.store(count, Ordering::Release);
         }
     }
@@ -89,12 +102,12 @@ impl SeamSoftware {
     /// Bytes of the module's hand-off area, none without a module. White box, as is the next one:
     /// nothing outside SEAM reads or writes them.
     pub fn handoff_area(&self) -> Vec<u8> {
-        self.module.as_ref().map_or_else(Vec::new, |module| module.handoff.region().bytes().to_vec())
+        self.loader.installed().map_or_else(Vec::new, |module| module.handoff.region().bytes().to_vec())
     }
 
     /// Puts `bytes` at the start of the module's hand-off area; what does not fit is cut off.
     pub fn set_handoff_area(&self, bytes: &[u8]) {
-        if let Some(module) = &self.module {
+        if let Some(module) = self.loader.installed() {
             module.handoff.region().overwrite(bytes);
         }
     }
@@ -103,9 +116,30 @@ impl SeamSoftware {
     /// moments while calls run.
     pub fn inspect(&self) -> Inspection {
         Inspection {
-            loader: LoaderInspection { config: self.loader.config, calls: self.loader.calls() },
+            loader: self.loader.inspect(),
             machine_check: self.machine_check.get().copied(),
-            module: self.module.as_ref().map(Module::inspect),
+            module: self.loader.installed().map(|module| module.inspect()),
         }
+    }
+}
+
+/// The way of one LP into the software. It remembers the module that it reached last, so that a
+/// call does not pay for the module's being replaceable.
+#[derive(Debug)]
+pub struct LpPort {
+    software: Arc<SeamSoftware>,
+    reachable: Cache<Arc<ArcSwapOption<Module>>, Option<Arc<Module>>>,
+}
+
+impl LpPort {
+    /// A way into `software`.
+    pub fn new(software: Arc<SeamSoftware>) -> Self {
+        let reachable = Cache::new(Arc::clone(&software.reachable));
+        Self { software, reachable }
+    }
+
+    /// [`SeamSoftware::seamcall`].
+    pub fn seamcall(&mut self, hw: &dyn Hardware, lp: LpIndex, regs: &mut Registers) -> Result<(), NoAnswer> {
+        self.software.run(hw, lp, self.reachable.load().as_deref(), regs)
     }
 }

@@ -2,6 +2,7 @@
 
 mod error;
 mod number;
+mod seamldr;
 mod topology;
 mod validate;
 
@@ -13,6 +14,7 @@ use tdx_abi::{KeyIdPartitioning, PhysAddr, PhysRange};
 pub use error::{SpecError, SpecIssue};
 pub(crate) use number::parse_u64;
 pub use number::{Hex, Size};
+pub use seamldr::{Generation, SeamldrSpec, UnknownRelease};
 pub use topology::{CpuKind, CpuSpec, X2apicSpec};
 pub(crate) use validate::{MIN_GENERATED, is_date};
 
@@ -175,35 +177,6 @@ impl Default for ModuleSpec {
             build_date: None,
             real_features: false,
             switches: BTreeMap::new(),
-        }
-    }
-}
-
-/// The P-SEAMLDR.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SeamldrSpec {
-    /// Version, `major.minor.update`.
-    pub version: String,
-    /// Build counter.
-    pub build: u16,
-    /// Build date, decimal digits yyyymmdd.
-    pub build_date: u32,
-    /// Module updates that it takes after boot: the places of its log, less the one that the LOAD
-    /// at boot took. A loader of TDX 1.0 has no log and reports 0 whatever is said here.
-    pub remaining_updates: u32,
-    /// Lowest x2APIC id that it refuses.
-    pub x2apic_limit: u32,
-}
-
-impl Default for SeamldrSpec {
-    fn default() -> Self {
-        Self {
-            version: "2.0.00".to_owned(),
-            build: 1,
-            build_date: 20250101,
-            remaining_updates: 15,
-            x2apic_limit: 1024,
         }
     }
 }

@@ -55,14 +55,13 @@ fn write_cmrs(call: &Call<'_>, pa: PhysAddr, key: KeyId) {
 
 fn describe(rules: &Rules, platform: &Platform) -> TdSysInfo {
     let mut info = TdSysInfo::new_zeroed();
-    let profile = rules.profile;
     let field = |id| platform.field(id);
     let half = |id| field_u16(field(id));
     info.vendor_id = u32::try_from(field(sys::VENDOR_ID)).unwrap_or_default().into();
     info.build_date = rules.build_date.into();
     info.build_num = rules.build_num.into();
-    info.minor_version = profile.version.minor.into();
-    info.major_version = profile.version.major.into();
+    info.minor_version = rules.version.minor.into();
+    info.major_version = rules.version.major.into();
     info.sys_rd_supported = u8::from(rules.is_1_5());
     info.max_tdmrs = half(sys::MAX_TDMRS).into();
     info.max_reserved_per_tdmr = half(sys::MAX_RESERVED_PER_TDMR).into();

@@ -66,7 +66,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
         return Err(StatusCode::INCOMPATIBLE_SEAM_CAPABILITIES.into());
     }
     // TDH.SYS.INIT-30
-    let (built, signed) = (rules.profile.handoff, rules.sigstruct);
+    let (built, signed) = (rules.built, rules.sigstruct);
     if signed.module_hv != built.module_hv
         || signed.min_update_hv < built.min_update_hv
         || (built.no_downgrade && !signed.no_downgrade)

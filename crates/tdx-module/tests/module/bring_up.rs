@@ -171,13 +171,8 @@ fn seamldr_info_describes_loader_and_module() {
 
 #[test]
 fn a_loader_of_tdx_1_0_has_no_updates_to_count() {
-    let updates = |minor| {
-        let loader = LoaderConfig { version: Version::new(1, minor, 1), ..LoaderConfig::default() };
-        loader.updates_left()
-    };
-    assert_eq!((updates(0), updates(5)), (0, 31));
-    let loader = LoaderConfig { version: Version::new(2, 0, 0), ..LoaderConfig::default() };
-    assert_eq!(loader.updates_left(), 31);
+    let updates = |major, minor| LoaderConfig::new(Version::new(major, minor, 1)).updates_left();
+    assert_eq!((updates(1, 0), updates(1, 5), updates(2, 0)), (0, 31, 31));
 }
 
 #[test]

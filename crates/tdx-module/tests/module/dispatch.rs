@@ -174,7 +174,14 @@ fn the_loader_refuses_other_leaves_and_bad_buffers() {
     let bench = Bench::new("2.0.08");
     let before = bench.hw.facts();
     // "SEAMLDR-3 before SEAMLDR.INFO-1"
-    for rax in [1u64 << 63 | 1, 1 << 63 | 4, 1 << 63 | 1 << 16, 1 << 63 | 1 << 62] {
+    for rax in [
+        1u64 << 63 | 2,
+        1 << 63 | 3,
+        1 << 63 | 4,
+        1 << 63 | 1 << 16 | 1,
+        1 << 63 | 1 << 16,
+        1 << 63 | 1 << 62,
+    ] {
         let regs = bench.raw(0, Registers { rax, ..info() }).expect("an answer");
         assert_eq!(regs.rax, SeamldrStatus::EBADPARAM.0, "SEAMLDR-3: {rax:#x}");
     }

@@ -5,6 +5,8 @@ mod common;
 mod coverage;
 mod dispatch;
 mod handoff;
+mod install;
+mod install_session;
 mod keys_and_tdmrs;
 mod properties;
 mod reading;

@@ -8,7 +8,7 @@ use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, PhysRange, Registers};
 use tdx_module::{
     CmrEntry, CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo,
-    NoAnswer, PackageIndex, PconfigError, SeamSoftware,
+    NoAnswer, PackageIndex, PconfigError, RandomUse, SeamNote, SeamSoftware,
 };
 
 pub(crate) const LPS: u32 = 4;
@@ -84,10 +84,13 @@ type PerLp<K, V> = BTreeMap<(Option<u32>, K), V>;
 pub(crate) struct Facts {
     pub(crate) mcheck: &'static McheckInfo,
     pub(crate) packages: Vec<u32>,
+    pub(crate) x2apic_ids: Vec<u32>,
     msrs: PerLp<u32, Option<u64>>,
     cpuid: PerLp<(u32, u32), [u32; 4]>,
     pub(crate) seamops: BTreeMap<u32, u64>,
     pub(crate) entropy: Option<u64>,
+    /// Uses of random numbers for which the loader gets none.
+    pub(crate) no_random_for: Vec<RandomUse>,
     pub(crate) pconfig: Option<PconfigError>,
     pub(crate) contended: Vec<LockName>,
     pub(crate) interrupt: bool,
@@ -116,10 +119,12 @@ impl Default for Facts {
         Self {
             mcheck: Box::leak(Box::new(mcheck)),
             packages: vec![0, 0, 1, 1],
+            x2apic_ids: (0..LPS).collect(),
             msrs: MSRS.iter().map(|&(msr, value)| ((None, msr), Some(value))).collect(),
             cpuid: CPUID.iter().map(|&(leaf, regs)| ((None, leaf), regs)).collect(),
             seamops: (0..LPS).map(|lp| (lp, 0x7F)).collect(),
             entropy: Some(0x1234_5678_9ABC_DEF0),
+            no_random_for: Vec::new(),
             pconfig: None,
             contended: Vec::new(),
             interrupt: false,
@@ -202,6 +207,7 @@ pub(crate) struct FakeHardware {
     initialised: Mutex<Vec<(PhysRange, KeyId)>>,
     /// Keys that were programmed, by LP.
     programmed: Mutex<Vec<(LpIndex, KeyId, KeyAlgorithm)>>,
+    notes: Mutex<Vec<SeamNote>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -227,6 +233,10 @@ impl FakeHardware {
 
     pub(crate) fn programmed(&self) -> Vec<(LpIndex, KeyId, KeyAlgorithm)> {
         locked(&self.programmed).clone()
+    }
+
+    pub(crate) fn notes(&self) -> Vec<SeamNote> {
+        locked(&self.notes).clone()
     }
 
     /// Lets `lp` call once, when another LP is at `moment` inside the module.
@@ -268,8 +278,9 @@ impl Hardware for FakeHardware {
     }
 
     fn lp(&self, lp: LpIndex) -> Option<LpIdentity> {
-        let package = *locked(&self.facts).packages.get(lp.0 as usize)?;
-        Some(LpIdentity { package: PackageIndex(package), x2apic_id: lp.0 })
+        let facts = locked(&self.facts);
+        let package = *facts.packages.get(lp.0 as usize)?;
+        Some(LpIdentity { package: PackageIndex(package), x2apic_id: *facts.x2apic_ids.get(lp.0 as usize)? })
     }
 
     fn rdmsr(&self, lp: LpIndex, msr: MsrIndex) -> Option<u64> {
@@ -278,9 +289,10 @@ impl Hardware for FakeHardware {
     }
 
     fn cpuid(&self, lp: LpIndex, leaf: u32, subleaf: u32) -> CpuidRegs {
-        let [eax, ebx, ecx, mut edx] = locked(&self.facts).cpuid_on(lp.0, leaf, subleaf);
+        let facts = locked(&self.facts);
+        let [eax, ebx, ecx, mut edx] = facts.cpuid_on(lp.0, leaf, subleaf);
         if leaf == 0x1F {
-            edx = lp.0;
+            edx = facts.x2apic_ids.get(lp.0 as usize).copied().unwrap_or(lp.0);
         }
         CpuidRegs { eax, ebx, ecx, edx }
     }
@@ -320,6 +332,17 @@ impl Hardware for FakeHardware {
     fn random(&self, _lp: LpIndex) -> Option<u64> {
         self.at(Moment::Random);
         locked(&self.facts).entropy
+    }
+
+    fn random_for(&self, lp: LpIndex, purpose: RandomUse) -> Option<u64> {
+        if locked(&self.facts).no_random_for.contains(&purpose) {
+            return None;
+        }
+        self.random(lp)
+    }
+
+    fn note(&self, _lp: LpIndex, note: SeamNote) {
+        locked(&self.notes).push(note);
     }
 
     fn program_random_key(

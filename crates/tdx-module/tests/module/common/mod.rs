@@ -1,6 +1,7 @@
 //! A module on a fake machine, and the table of cases that a leaf refuses.
 
 mod fake;
+pub(crate) mod install;
 
 use std::sync::Arc;
 
@@ -52,7 +53,11 @@ impl Bench {
     }
 
     pub(crate) fn with(module: Option<ModuleConfig>) -> Self {
-        let config = SeamConfig { module, loader: LoaderConfig::default() };
+        Self::with_loader(module, LoaderConfig::default())
+    }
+
+    pub(crate) fn with_loader(module: Option<ModuleConfig>, loader: LoaderConfig) -> Self {
+        let config = SeamConfig { module, loader };
         let bench = Self { hw: FakeHardware::default(), software: Arc::new(SeamSoftware::new(config)) };
         for (index, (base, size)) in TDMRS.into_iter().enumerate() {
             bench.put_tdmr(index as u64, base, size);
