@@ -3,6 +3,7 @@
 mod cells;
 mod life;
 mod update;
+mod upload;
 
 use tdx_host::sync::RawLock;
 
