@@ -21,7 +21,9 @@ use tdx_host::memory::MemoryBlock;
 use tdx_host::sync::Spin;
 use tdx_host::traits::*;
 use tdx_host::{BringUpOptions, HostError, HostMemory, HostState, SuspendKind, UpdateOptions};
-use tdx_image::Image;
+use tdx_image::record::ModuleRecord;
+use tdx_image::sigstruct::SIGSTRUCT_SIZE;
+use tdx_image::{HeaderVersion, Image, Sigstruct, SigstructRules, elf};
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
@@ -207,4 +209,19 @@ pub extern "C" fn abi(raw: u64) -> u64 {
         ^ address.as_u64()
         ^ u64::from(known)
         ^ entries as u64
+}
+
+/// The parts of the image crate that a host does not use on its way.
+#[unsafe(no_mangle)]
+pub extern "C" fn image(raw: u64) -> bool {
+    let words = [raw.to_le_bytes(); SIGSTRUCT_SIZE / 8];
+    let Some(sigstruct) = words.as_flattened().first_chunk().map(Sigstruct::read) else { return false };
+    let bytes = words.as_flattened();
+    let mut out = [0; 4096];
+    tdx_image::encode(HeaderVersion::V0x200, sigstruct, bytes, &mut out).is_ok()
+        || tdx_image::linux73(bytes).is_ok()
+        || tdx_image::cpus::code_name(sigstruct.cpus().next().unwrap_or(0)).is_some()
+        || elf::check_relocations(bytes).is_ok()
+        || ModuleRecord::find(bytes).is_some()
+        || sigstruct.check(SigstructRules::Loader2_0).is_ok()
 }
