@@ -5,11 +5,13 @@
 
 mod abi;
 mod bytes;
+mod image;
 mod memory;
 mod seamcall;
 mod text;
 
 pub use abi::{metadata_list, wire_words};
+pub use image::{image_file, sigstruct_and_relocations};
 pub use memory::memory_by_keyid;
 pub use seamcall::{
     any_leaf, seamldr_leaves, sys_config, sys_disable, sys_handoff, sys_init, sys_key_and_tdmr, sys_reads,
@@ -37,4 +39,6 @@ pub const BODIES: &[(&str, Body)] = &[
     ("seamldr_leaves", seamldr_leaves),
     ("any_leaf", any_leaf),
     ("memory_by_keyid", memory_by_keyid),
+    ("image_file", image_file),
+    ("sigstruct_and_relocations", sigstruct_and_relocations),
 ];

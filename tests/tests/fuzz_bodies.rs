@@ -263,3 +263,13 @@ fn calls_of_any_leaf_keep_their_promises() {
 fn memory_does_what_the_table_of_keyids_says() {
     on_numbers(fuzz::memory_by_keyid, 200, 1500);
 }
+
+#[test]
+fn images_are_refused_with_a_reason_or_written_as_they_were_read() {
+    on_numbers(fuzz::image_file, 200, 120);
+}
+
+#[test]
+fn every_field_of_a_sigstruct_and_every_relocation_is_judged() {
+    on_numbers(fuzz::sigstruct_and_relocations, 200, 2400);
+}
