@@ -291,6 +291,38 @@ fn the_accessors_give_the_parts_of_the_file() {
     assert_eq!(HeaderVersion::from_raw(0x300), None);
 }
 
+/// A file as the steps of Intel's join scripts put it together.
+fn joined(header: HeaderVersion, sigstruct: &[u8], module: &[u8]) -> Vec<u8> {
+    let le = |number: usize| u32::try_from(number).expect("small").to_le_bytes();
+    let mut file = match header {
+        V0x100 => {
+            let length = 8192 + module.len();
+            [&[0x00, 0x01, 0, 0], le(8192).as_slice(), b"TDX-BLOB", &le(length)].concat()
+        }
+        V0x200 => {
+            let pages = module.len().div_ceil(4096);
+            [&[0x00, 0x02, 0, 0], b"TDX-BLOB".as_slice(), &le(1), &le(pages)].concat()
+        }
+    };
+    assert_eq!(file.len(), 20);
+    file.extend([0; 4076]);
+    file.extend(sigstruct);
+    file.extend([0; 2048]);
+    file.extend(module);
+    let sum = file.chunks(2).map(|pair| u32::from(pair[0]) + (u32::from(pair[1]) << 8)).sum::<u32>() & 0xFFFF;
+    let checksum = (0x10000 - sum) & 0xFFFF;
+    file[2..4].copy_from_slice(&checksum.to_le_bytes()[..2]);
+    file
+}
+
+#[test]
+fn an_image_is_byte_for_byte_what_intels_join_scripts_write() {
+    let (sigstruct, module) = parts();
+    for header in HeaderVersion::ALL {
+        assert!(built(header) == joined(header, sigstruct.as_bytes(), &module), "{header}");
+    }
+}
+
 #[test]
 fn a_module_of_one_page_and_of_496_pages_has_an_image_but_not_of_0_or_497() {
     for header in HeaderVersion::ALL {
