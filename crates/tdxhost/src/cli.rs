@@ -28,6 +28,8 @@ enum Command {
     Status(crate::status::StatusArgs),
     /// List, show and capture platform files
     Platform(cmd::platform::PlatformArgs),
+    /// Inspect, verify, build and choose images of the TDX module, and update it live
+    Module(cmd::module::ModuleArgs),
     /// Say what a status word, a metadata field, an error name or a kernel log means
     Explain(crate::explain::ExplainArgs),
     /// Check a host for what TDX needs, without changing it
@@ -57,6 +59,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => crate::serve::run(&args),
         Command::Status(args) => crate::status::run(&args),
         Command::Platform(args) => cmd::platform::run(&args),
+        Command::Module(args) => cmd::module::run(&args),
         Command::Explain(args) => crate::explain::run(&args),
         Command::Doctor(args) => crate::doctor::run(&args, &crate::api::hardware),
     }

@@ -11,3 +11,4 @@ pub mod serve;
 pub mod status;
 pub mod sysfs;
 pub mod text;
+pub mod update;

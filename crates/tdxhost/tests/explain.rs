@@ -1,5 +1,7 @@
 //! `explain`: words of a command line in, sentences out.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use tdx_abi::leaf::{SeamcallLeaf, SeamldrLeaf, TdcallLeaf, VmcallLeaf};
 use tdx_abi::metadata::{self, Context, SYS_FIELDS, TD_FIELDS, VP_FIELDS};
@@ -10,6 +12,7 @@ use tdxhost::explain::{
     explain_words,
 };
 use tdxhost::text::Output;
+use tdxhost::update::{reasons::REASONS, words::WORDS};
 
 fn args(line: &str) -> ExplainArgs {
     let mut args = ExplainArgs::default();
@@ -414,13 +417,31 @@ fn a_refusal_says_what_to_try() {
 #[test]
 fn error_names_are_listed_and_found_in_any_spelling() {
     let list = explain("error");
-    assert_eq!(list.facts.len(), ERRORS.len());
     for (fact, info) in list.facts.iter().zip(ERRORS) {
         assert_eq!((fact.what, fact.text.as_str()), (info.name, info.template));
+    }
+    let names: BTreeSet<&str> = list.facts.iter().map(|fact| fact.what).collect();
+    assert_eq!(names.len(), list.facts.len(), "a name stands there twice");
+    let of_images = tdx_image::reasons().chain(REASONS).map(|reason| reason.name);
+    for name in of_images.chain(WORDS.iter().map(|word| word.name)) {
+        let explanation = explain(&format!("error {name}"));
+        assert!(names.contains(name) && explanation.name.as_deref() == Some(name), "{name}");
+        assert!(!explanation.meaning.is_empty() && !explanation.advice.is_empty(), "{name}");
     }
     // Names are longer than the other labels: a space stays before the sentence.
     assert!(text(&list).contains("hotplug-outside-tdx-memory {range} cannot go online"));
     assert_eq!(explain("error NO_TDX"), explain("error no-tdx"));
+}
+
+#[test]
+fn reasons_against_images_and_words_of_the_upload_are_explained() {
+    let reason = explain("error image-checksum-wrong");
+    assert_eq!(reason.interface, Interface::Image);
+    assert!(text(&reason).contains("Linux itself does not look at the checksum"));
+    // As the kernel writes it, state first.
+    let word = explain("error transferring:firmware-invalid");
+    assert_eq!((word.interface, word.headline.as_str()), (Interface::Upload, "firmware-invalid"));
+    assert!(refusal("error seamldr-to-old").contains("did you mean `seamldr-too-old`?"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Commands that drive a machine.
 
 pub mod demo;
+pub mod module;
 pub mod platform;
 pub mod run;

@@ -21,6 +21,9 @@ pub struct Check {
     pub id: &'static str,
     /// Result.
     pub state: State,
+    /// Name of what is wrong, where one exists: `tdxhost explain error NAME` tells more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
     /// What was seen.
     pub seen: String,
     /// What a TDX host has.
@@ -33,7 +36,7 @@ pub struct Check {
 impl Check {
     /// A check that saw what it expects.
     pub fn ok(id: &'static str, expected: &'static str, seen: impl Into<String>) -> Self {
-        Self { id, state: State::Ok, seen: seen.into(), expected, advice: None }
+        Self { id, state: State::Ok, reason: None, seen: seen.into(), expected, advice: None }
     }
 
     /// A check that saw something else.
@@ -43,7 +46,14 @@ impl Check {
         seen: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
-        Self { id, state: State::Failed, seen: seen.into(), expected, advice: Some(advice.into()) }
+        Self {
+            id,
+            state: State::Failed,
+            reason: None,
+            seen: seen.into(),
+            expected,
+            advice: Some(advice.into()),
+        }
     }
 
     /// A check that could not look.
@@ -53,6 +63,20 @@ impl Check {
         seen: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
-        Self { id, state: State::Unknown, seen: seen.into(), expected, advice: Some(advice.into()) }
+        Self {
+            id,
+            state: State::Unknown,
+            reason: None,
+            seen: seen.into(),
+            expected,
+            advice: Some(advice.into()),
+        }
+    }
+
+    /// The check with the name of what is wrong.
+    #[must_use]
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
     }
 }

@@ -10,6 +10,7 @@ mod linux_checks;
 mod msr_checks;
 mod real;
 mod snapshot;
+mod update;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,15 @@ pub struct DoctorArgs {
     /// Check the simulated host that serves its API on this socket, not this machine.
     #[arg(long, value_name = "SOCKET", conflicts_with = "root")]
     pub api: Option<PathBuf>,
+    /// Check whether the module can be replaced by this image, and nothing else.
+    #[arg(long, value_name = "IMAGE")]
+    pub update: Option<PathBuf>,
+    /// With --update: root of the host's sysfs tree [default: /sys].
+    #[arg(long, value_name = "DIR", requires = "update")]
+    pub sysfs: Option<PathBuf>,
+    /// With --update: table of releases [default: mapping_file.json beside the image, else the built-in one].
+    #[arg(long, value_name = "FILE", requires = "update")]
+    pub mapping: Option<PathBuf>,
     /// Look for /proc, /sys and /dev below this directory.
     #[arg(long, value_name = "DIR", hide = true)]
     pub root: Option<PathBuf>,
@@ -103,7 +113,8 @@ impl Report {
                     State::Unknown => ("unknown", Tone::Doubtful),
                 };
                 let word = output.paint.paint(tone, word);
-                writeln!(output.out, "{word} {:<24} {}", check.id, check.seen)?;
+                let reason = check.reason.map(|name| format!("{name}: ")).unwrap_or_default();
+                writeln!(output.out, "{word} {:<24} {reason}{}", check.id, check.seen)?;
                 if check.state != State::Ok {
                     output.paragraph("        expected: ", check.expected)?;
                 }
@@ -139,10 +150,11 @@ pub fn run_on(
     output: &mut Output<'_>,
     connect: &dyn Fn(&Path) -> anyhow::Result<Box<dyn Facts>>,
 ) -> anyhow::Result<ExitCode> {
-    let report = match (&args.api, &args.root) {
-        (Some(socket), _) => examine(connect(socket)?.as_ref()),
-        (None, Some(root)) => examine(&RealHost::new(root)),
-        (None, None) => examine(&RealHost::new("/")),
+    let report = match (&args.update, &args.api, &args.root) {
+        (Some(image), ..) => update::report(image, args)?,
+        (None, Some(socket), _) => examine(connect(socket)?.as_ref()),
+        (None, None, Some(root)) => examine(&RealHost::new(root)),
+        (None, None, None) => examine(&RealHost::new("/")),
     };
     report.print(output)?;
     Ok(report.exit_code())

@@ -24,6 +24,10 @@ pub enum Interface {
     Field,
     /// Failures of this project's host side.
     HostError,
+    /// What speaks against an image of the TDX module.
+    Image,
+    /// Words of Linux's firmware upload.
+    Upload,
     /// A line of a kernel log that carries no status.
     KernelLog,
 }

@@ -1,9 +1,11 @@
-//! Explains the names of failures of this project's host side.
+//! Explains the names of failures: of this project's host side, of module images, of Linux's uploads.
 
 use tdx_host::error::{self, ERRORS};
+use tdx_image::{Reason, find_reason};
 
 use super::explanation::{Explanation, Fault, Interface};
 use crate::text::nearest;
+use crate::update::{reasons, words};
 
 /// No failure has the name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,11 +21,22 @@ pub struct NoSuchError {
 pub(super) fn explain_all() -> Explanation {
     let mut explanation = Explanation::new(
         Interface::HostError,
-        format!("{} errors of the host side", ERRORS.len()),
+        format!(
+            "{} errors of the host side, {} reasons against images, {} words of Linux's uploads",
+            ERRORS.len(),
+            image_reasons().count(),
+            words::WORDS.len()
+        ),
         "Each has a name that scenarios expect and commands print; words in braces stand for values.",
     );
     for info in ERRORS {
         explanation.fact(info.name, info.template);
+    }
+    for reason in image_reasons() {
+        explanation.fact(reason.name, reason.template);
+    }
+    for word in words::WORDS {
+        explanation.fact(word.name, word.meaning);
     }
     explanation.advise("`tdxhost explain error NAME` tells whose fault one is and what to try.");
     explanation
@@ -33,8 +46,12 @@ pub(super) fn explain_all() -> Explanation {
 pub fn explain(name: &str) -> Result<Explanation, NoSuchError> {
     let spelt = name.to_ascii_lowercase().replace('_', "-");
     let Some(info) = error::find(&spelt) else {
-        let names = ERRORS.iter().map(|info| info.name);
-        return Err(NoSuchError { name: name.to_owned(), nearest: nearest(&spelt, names) });
+        return of_image(&spelt).or_else(|| of_upload(&spelt)).ok_or_else(|| {
+            let of_host = ERRORS.iter().map(|info| info.name);
+            let of_upload = words::WORDS.iter().map(|word| word.name);
+            let names = of_host.chain(image_reasons().map(|reason| reason.name)).chain(of_upload);
+            NoSuchError { name: name.to_owned(), nearest: nearest(&spelt, names) }
+        });
     };
     let mut explanation = Explanation::new(Interface::HostError, info.name, info.template);
     explanation.name = Some(info.name.to_owned());
@@ -52,4 +69,27 @@ pub fn explain(name: &str) -> Result<Explanation, NoSuchError> {
     });
     explanation.advise(info.advice);
     Ok(explanation)
+}
+
+/// Reasons against an image: in itself, or on a host. What the host side knows as well is told by its table.
+fn image_reasons() -> impl Iterator<Item = &'static Reason> {
+    tdx_image::reasons().chain(reasons::REASONS).filter(|reason| error::find(reason.name).is_none())
+}
+
+/// The reason against an image named `name`.
+fn of_image(name: &str) -> Option<Explanation> {
+    let reason = find_reason(name).or_else(|| reasons::find(name))?;
+    let mut explanation = Explanation::new(Interface::Image, reason.name, reason.template);
+    explanation.name = Some(reason.name.to_owned());
+    explanation.advise(reason.advice);
+    Some(explanation)
+}
+
+/// The word of Linux's firmware upload named `name`, alone or after the state that it stands behind.
+fn of_upload(name: &str) -> Option<Explanation> {
+    let word = words::find(name.rsplit_once(':').map_or(name, |(_, word)| word))?;
+    let mut explanation = Explanation::new(Interface::Upload, word.name, word.meaning);
+    explanation.name = Some(word.name.to_owned());
+    explanation.advise(word.advice);
+    Some(explanation)
 }

@@ -1,0 +1,368 @@
+//! Facts of the host that an update depends on, each known or with the reason why not.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs;
+use tdx_abi::features::Features0;
+use tdx_abi::seamldr::Version;
+use tdx_image::HeaderVersion;
+use tdx_module::profile::{self, Svn};
+
+use super::cpus::{
+    cpuinfo_apic_ids, cpuinfo_has_bug, madt_x2apic_ids, modalias_signature, parse_cpu_list, signature,
+};
+use super::layout::{Layout, Places};
+use super::version::version;
+use crate::api::{self, CpusFacts};
+use crate::doctor::{CpuIdentity, Snapshot};
+
+/// A fact, or why it is not known.
+pub type Fact<T> = Result<T, Unknown>;
+
+/// Why a fact is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown(pub String);
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn unknown<T>(why: impl Into<String>) -> Fact<T> {
+    Err(Unknown(why.into()))
+}
+
+/// x2APIC ids, and who told them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct X2ApicIds {
+    /// The ids.
+    pub ids: BTreeSet<u32>,
+    /// True if they are those of every processor that the platform counts, not of the online ones alone.
+    pub all: bool,
+    /// Who told them.
+    pub source: &'static str,
+}
+
+/// How the upload directory stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadState {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Text of its `status`.
+    pub status: Fact<String>,
+}
+
+/// What an update depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Version of the module that runs.
+    pub module: Fact<Version>,
+    /// SVN of the module that runs, where its release is known.
+    pub module_svn: Fact<Svn>,
+    /// TDX_FEATURES0 of the module that runs, where its release is known.
+    pub module_features: Fact<Features0>,
+    /// Version of P-SEAMLDR.
+    pub seamldr: Fact<Version>,
+    /// Updates that are left.
+    pub remaining_updates: Fact<u32>,
+    /// CPUs that are online.
+    pub cpus_online: Fact<BTreeSet<u32>>,
+    /// CPUs that the kernel counts.
+    pub cpus_present: Fact<BTreeSet<u32>>,
+    /// CPUID.1:EAX; the stepping may be 0.
+    pub cpuid_1_eax: Fact<u32>,
+    /// x2APIC ids.
+    pub x2apic_ids: Fact<X2ApicIds>,
+    /// SEAMRET of P-SEAMLDR loses the current VMCS on this CPU (X86_BUG_SEAMRET_INVD_VMCS).
+    pub seamret_invd_vmcs: Fact<bool>,
+    /// The upload directory; `None` if the kernel does not offer updates.
+    pub upload: Option<UploadState>,
+    /// The layout of the files.
+    pub layout: Option<Layout>,
+    /// Image header that the kernel takes.
+    pub header: Option<HeaderVersion>,
+    /// True if the facts are of the machine that this program runs on.
+    pub this_machine: bool,
+}
+
+/// Where to look for the facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// Root of the sysfs tree.
+    pub sysfs: PathBuf,
+    /// Root of a `/proc` that belongs to the tree; found by itself if the tree is this kernel's.
+    pub proc: Option<PathBuf>,
+    /// Socket of the machine that serves the tree.
+    pub api: Option<PathBuf>,
+}
+
+impl Sources {
+    /// Reads the facts.
+    pub fn read(&self) -> anyhow::Result<HostFacts> {
+        let places = Places::find(&self.sysfs);
+        let this_machine = self.api.is_none() && is_sysfs(&self.sysfs);
+        let proc = match &self.proc {
+            Some(proc) => Some(proc.clone()),
+            None if this_machine => Some(PathBuf::from("/proc")),
+            None => None,
+        };
+        let cpu = match (&self.api, &proc) {
+            (Some(socket), _) => CpuFacts::of_served(socket)?,
+            (None, Some(proc)) => CpuFacts::of_proc(proc, &self.sysfs),
+            (None, None) => CpuFacts::of_tree(&self.sysfs),
+        };
+        Ok(HostFacts::new(&self.sysfs, &places, cpu, this_machine))
+    }
+}
+
+/// True if this kernel's own sysfs is mounted there, and not a tree that another machine serves.
+fn is_sysfs(path: &Path) -> bool {
+    statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type() == statfs::SYSFS_MAGIC)
+}
+
+/// What is known of the CPUs beside their masks.
+struct CpuFacts {
+    signature: Fact<u32>,
+    x2apic_ids: Fact<X2ApicIds>,
+    seamret_invd_vmcs: Fact<bool>,
+}
+
+const NO_CPU: &str = "not a tree of this kernel, and nothing in it tells; give --api SOCKET of the machine";
+
+impl CpuFacts {
+    fn of_served(socket: &Path) -> anyhow::Result<Self> {
+        let routes = ["/v1/hardware", "/v1/cpus"];
+        let mut answers = api::get(socket, &routes)?.into_iter();
+        let hardware: Snapshot = api::facts(answers.next(), routes[0])?;
+        let cpus: CpusFacts = api::facts(answers.next(), routes[1])?;
+        let ids = cpus.cpus.iter().map(|cpu| cpu.x2apic_id).collect();
+        Ok(Self {
+            signature: signature_of(&hardware.cpu),
+            x2apic_ids: Ok(X2ApicIds { ids, all: true, source: "the served machine" }),
+            seamret_invd_vmcs: unknown("the served machine does not tell"),
+        })
+    }
+
+    fn of_proc(proc: &Path, sysfs: &Path) -> Self {
+        let path = proc.join("cpuinfo");
+        let cpuinfo = read(&path);
+        let identity = cpuinfo.clone().and_then(|text| signature_of(&CpuIdentity::from_cpuinfo(&text)));
+        let online = cpuinfo.clone().and_then(|text| {
+            let ids = cpuinfo_apic_ids(&text);
+            if ids.is_empty() {
+                return unknown(format!("{} has no APIC ids", path.display()));
+            }
+            Ok(X2ApicIds { ids, all: false, source: "/proc/cpuinfo" })
+        });
+        Self {
+            signature: identity,
+            x2apic_ids: madt(sysfs).or(online),
+            seamret_invd_vmcs: cpuinfo.map(|text| cpuinfo_has_bug(&text, "seamret_invd_vmcs")),
+        }
+    }
+
+    fn of_tree(sysfs: &Path) -> Self {
+        let modalias = fs::read_to_string(sysfs.join("devices/system/cpu/modalias")).ok();
+        let signature = modalias.as_deref().and_then(modalias_signature);
+        Self {
+            signature: signature.ok_or_else(|| Unknown(NO_CPU.to_owned())),
+            x2apic_ids: madt(sysfs).map_err(|_| Unknown(NO_CPU.to_owned())),
+            seamret_invd_vmcs: unknown(NO_CPU),
+        }
+    }
+}
+
+fn signature_of(cpu: &CpuIdentity) -> Fact<u32> {
+    if !cpu.is_intel() {
+        return unknown(format!("the CPU is of {:?}, not of Intel", cpu.vendor));
+    }
+    Ok(signature(cpu.family, cpu.model, cpu.stepping))
+}
+
+fn madt(sysfs: &Path) -> Fact<X2ApicIds> {
+    let path = sysfs.join("firmware/acpi/tables/APIC");
+    let table = fs::read(&path).map_err(|error| cannot(&path, &error))?;
+    match madt_x2apic_ids(&table) {
+        Some(ids) => Ok(X2ApicIds { ids, all: true, source: "the firmware's MADT" }),
+        None => unknown(format!("{} is no MADT", path.display())),
+    }
+}
+
+fn read(path: &Path) -> Fact<String> {
+    fs::read_to_string(path).map(|text| text.trim_end().to_owned()).map_err(|error| cannot(path, &error))
+}
+
+fn cannot(path: &Path, error: &io::Error) -> Unknown {
+    let path = path.display();
+    Unknown(match error.kind() {
+        io::ErrorKind::NotFound => format!("{path} does not exist"),
+        io::ErrorKind::PermissionDenied => format!("{path}: permission denied, run this as root"),
+        _ => format!("{path}: {error}"),
+    })
+}
+
+/// A file that may not exist; `what` is said if it does not.
+fn offered(place: Option<&PathBuf>, what: &str) -> Fact<String> {
+    place.map_or_else(|| unknown(what), |path| read(path))
+}
+
+impl HostFacts {
+    fn new(sysfs: &Path, places: &Places, cpu: CpuFacts, this_machine: bool) -> Self {
+        let parsed = |text: String| version(&text).map_err(|error| Unknown(error.to_string()));
+        let missing = format!("no tdx_host device below {}", sysfs.display());
+        let module = offered(places.version.as_ref(), &missing).and_then(parsed);
+        let hidden = match &places.version {
+            Some(_) => "the kernel does not show it: the module or the CPU cannot be updated at run time",
+            None => missing.as_str(),
+        };
+        let cpus = |name: &str| {
+            let path = sysfs.join("devices/system/cpu").join(name);
+            read(&path).and_then(|text| {
+                parse_cpu_list(&text).ok_or_else(|| Unknown(format!("{}: no list of CPUs", path.display())))
+            })
+        };
+        let profile = module.clone().and_then(|running| {
+            release_profile(running).ok_or_else(|| Unknown(format!("{running} is no published release")))
+        });
+        let module_svn = profile.clone().map(|profile| profile.svn);
+        let module_features = profile.map(|profile| profile.features0);
+        Self {
+            module,
+            module_svn,
+            module_features,
+            seamldr: offered(places.seamldr_version.as_ref(), hidden).and_then(parsed),
+            remaining_updates: offered(places.remaining_updates.as_ref(), hidden).and_then(|text| {
+                text.parse().map_err(|_| Unknown(format!("`{text}` in num_remaining_updates is no number")))
+            }),
+            cpus_online: cpus("online"),
+            cpus_present: cpus("present"),
+            cpuid_1_eax: cpu.signature,
+            x2apic_ids: cpu.x2apic_ids,
+            seamret_invd_vmcs: cpu.seamret_invd_vmcs,
+            upload: places.upload.as_ref().map(|directory| UploadState {
+                directory: directory.clone(),
+                status: read(&directory.join("status")),
+            }),
+            layout: places.layout,
+            header: places.header(),
+            this_machine,
+        }
+    }
+}
+
+/// The profile of a release by its version; synthetic ones count, a software machine runs them.
+pub fn release_profile(version: Version) -> Option<&'static profile::Profile> {
+    profile::all().find(|profile| profile.version == version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (file, content) in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        root
+    }
+
+    fn facts(root: &tempfile::TempDir, with_proc: bool) -> HostFacts {
+        let proc = with_proc.then(|| root.path().join("proc"));
+        Sources { sysfs: root.path().join("sys"), proc, api: None }.read().unwrap()
+    }
+
+    const FILES: [(&str, &[u8]); 6] = [
+        ("sys/devices/faux/tdx_host/version", b"1.5.06\n"),
+        ("sys/devices/faux/tdx_host/seamldr_version", b"1.5.00\n"),
+        ("sys/devices/faux/tdx_host/num_remaining_updates", b"254\n"),
+        ("sys/class/firmware/tdx_module/status", b"idle\n"),
+        ("sys/devices/system/cpu/online", b"0-1\n"),
+        ("sys/devices/system/cpu/present", b"0-2\n"),
+    ];
+    const CPUINFO: &[u8] = b"processor: 0\nvendor_id: GenuineIntel\ncpu family: 6\nmodel: 143\nstepping: 8\n\
+                             apicid: 0\nbugs: seamret_invd_vmcs\n\nprocessor: 1\napicid: 2\n";
+
+    #[test]
+    fn a_tree_tells_versions_and_masks_but_no_cpu_of_its_own() {
+        let root = tree(&FILES);
+        let host = facts(&root, false);
+        assert_eq!(host.module, Ok(Version::new(1, 5, 6)));
+        assert_eq!(host.module_svn, Ok(Svn { major: 1, minor: 6 }));
+        assert_eq!(host.seamldr, Ok(Version::new(1, 5, 0)));
+        assert_eq!(host.remaining_updates, Ok(254));
+        assert_eq!(host.cpus_online, Ok(BTreeSet::from([0, 1])));
+        assert_eq!(host.cpus_present, Ok(BTreeSet::from([0, 1, 2])));
+        assert_eq!(host.upload.as_ref().map(|upload| &upload.status), Some(&Ok("idle".to_owned())));
+        assert_eq!((host.layout, host.header), (Some(Layout::Linux7_3), Some(HeaderVersion::V0x200)));
+        // The computer under the test must not lend its CPU to another machine's tree.
+        assert!(!host.this_machine);
+        for unknown in [host.cpuid_1_eax.err(), host.x2apic_ids.err(), host.seamret_invd_vmcs.err()] {
+            assert_eq!(unknown, Some(Unknown(NO_CPU.to_owned())));
+        }
+    }
+
+    #[test]
+    fn files_of_the_tree_tell_the_cpu_where_they_are() {
+        let mut madt = b"APIC".to_vec();
+        madt.resize(44, 0);
+        madt.extend([0, 8, 0, 7, 1, 0, 0, 0]);
+        let modalias = b"cpu:type:x86,ven0000fam0006mod00AF:feature:,0000\n";
+        let more: [(&str, &[u8]); 2] =
+            [("sys/devices/system/cpu/modalias", modalias), ("sys/firmware/acpi/tables/APIC", &madt)];
+        let root = tree(&[&FILES[..], &more].concat());
+        let host = facts(&root, false);
+        assert_eq!(host.cpuid_1_eax, Ok(0xA06F0));
+        let ids = host.x2apic_ids.unwrap();
+        assert_eq!((ids.ids, ids.all), (BTreeSet::from([7]), true));
+    }
+
+    #[test]
+    fn cpuinfo_tells_the_cpu_and_only_the_ids_of_online_ones() {
+        let root = tree(&[&FILES[..], &[("proc/cpuinfo", CPUINFO)]].concat());
+        let host = facts(&root, true);
+        assert_eq!(host.cpuid_1_eax, Ok(0x806F8));
+        assert_eq!(host.seamret_invd_vmcs, Ok(true));
+        let ids = host.x2apic_ids.unwrap();
+        assert_eq!((ids.ids, ids.all, ids.source), (BTreeSet::from([0, 2]), false, "/proc/cpuinfo"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_unknown_with_its_reason() {
+        let root = tree(&[]);
+        let host = facts(&root, true);
+        let sys = root.path().join("sys");
+        let text = |fact: Fact<Version>| fact.unwrap_err().to_string();
+        assert_eq!(text(host.module), format!("no tdx_host device below {}", sys.display()));
+        assert_eq!(text(host.seamldr), format!("no tdx_host device below {}", sys.display()));
+        assert!(host.cpus_online.unwrap_err().0.ends_with("cpu/online does not exist"));
+        assert!(host.cpuid_1_eax.unwrap_err().0.ends_with("cpuinfo does not exist"));
+        assert_eq!((host.upload, host.layout, host.header), (None, None, None));
+    }
+
+    #[test]
+    fn broken_texts_are_unknown_not_zero() {
+        let root = tree(&[
+            ("sys/devices/faux/tdx_host/version", b"x\n"),
+            ("sys/devices/faux/tdx_host/num_remaining_updates", b"many\n"),
+            ("sys/devices/system/cpu/online", b"all\n"),
+            ("proc/cpuinfo", b"vendor_id: AuthenticAMD\n"),
+        ]);
+        let host = facts(&root, true);
+        assert!(host.module.is_err() && host.module_svn.is_err());
+        assert_eq!(
+            host.remaining_updates.unwrap_err().to_string(),
+            "`many` in num_remaining_updates is no number"
+        );
+        assert!(host.cpus_online.unwrap_err().0.ends_with("no list of CPUs"));
+        assert_eq!(host.cpuid_1_eax.unwrap_err().0, "the CPU is of \"AuthenticAMD\", not of Intel");
+        assert!(host.x2apic_ids.unwrap_err().0.ends_with("no APIC ids"));
+    }
+}

@@ -1,0 +1,503 @@
+//! The rules that decide whether an image can replace the running module, as checks.
+//!
+//! One list serves `doctor --update`, `module plan` and `module update`. Nothing is called fulfilled that was
+//! not looked at: what is not known is a check of its own state.
+
+use std::cmp::Ordering;
+
+use tdx_abi::features::Features0;
+use tdx_abi::seamldr::Version;
+use tdx_image::verify::Signer;
+use tdx_image::{Checksum, HeaderVersion, cpus};
+use tdx_module::profile::Svn;
+
+use super::candidate::{Candidate, ImageFacts, Refusal, VersionSource};
+use super::host::{Fact, HostFacts, Unknown};
+use super::mapping::{Mapping, listed};
+use super::version::same_line;
+use crate::doctor::Check;
+use crate::sysfs::cpu_list;
+
+/// x2APIC ids at or above this are refused by every public P-SEAMLDR.
+pub const X2APIC_LIMIT: u32 = 1024;
+
+/// What the user allows or asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Images that are signed for debugging may be taken.
+    pub allow_debug: bool,
+    /// First x2APIC id that P-SEAMLDR refuses.
+    pub x2apic_limit: u32,
+    /// Image header that the kernel takes, where the user knows better than the layout tells.
+    pub header: Option<HeaderVersion>,
+    /// Prefer a release that the mapping file calls strictly compatible with the running one.
+    pub prefer_strict: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { allow_debug: false, x2apic_limit: X2APIC_LIMIT, header: None, prefer_strict: false }
+    }
+}
+
+/// The module that an update starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Version.
+    pub version: Fact<Version>,
+    /// SVN.
+    pub svn: Fact<Svn>,
+}
+
+impl Running {
+    /// What runs on the host now.
+    pub fn on(host: &HostFacts) -> Self {
+        Self { version: host.module.clone(), svn: host.module_svn.clone() }
+    }
+}
+
+/// Every check before an update of `host` to `candidate`.
+pub fn preflight(host: &HostFacts, candidate: &Candidate, mapping: &Mapping, policy: Policy) -> Vec<Check> {
+    let mut checks = fitness(host, candidate, mapping, policy);
+    if candidate.image.is_ok() {
+        checks.extend(step(&Running::on(host), candidate, mapping));
+    }
+    checks.extend(readiness(host, policy));
+    checks
+}
+
+/// Does the image suit the machine, whatever module runs there?
+pub fn fitness(host: &HostFacts, candidate: &Candidate, mapping: &Mapping, policy: Policy) -> Vec<Check> {
+    const WELL_FORMED: &str = "a well-formed image with header 0x100 or 0x200";
+    const ADVICE: &str = "Get the file again, or look at it with `tdxhost module inspect`.";
+    let image = match &candidate.image {
+        Ok(image) => image,
+        Err(refusal) => return vec![failed("image", WELL_FORMED, refusal, ADVICE)],
+    };
+    let sum = match image.checksum {
+        Checksum::Good => "checksum good",
+        Checksum::Absent => "without checksum",
+        Checksum::Wrong { .. } => "checksum wrong",
+    };
+    vec![
+        Check::ok("image", WELL_FORMED, format!("header {}, {sum}", image.header)),
+        header(host, image, policy),
+        signature(host, image),
+        production(image, policy),
+        cpu(host, image),
+        release(candidate, mapping),
+        seamldr(host, candidate, mapping),
+        fields(host, image),
+        relocations(image),
+    ]
+}
+
+/// May the image take over from this module with its TDs?
+pub fn step(running: &Running, candidate: &Candidate, mapping: &Mapping) -> Vec<Check> {
+    let mut checks = version_rules(running, candidate, mapping);
+    if let Ok(image) = &candidate.image {
+        checks.push(svn(running, image));
+    }
+    checks
+}
+
+/// Is the machine in a state in which an update works?
+pub fn readiness(host: &HostFacts, policy: Policy) -> Vec<Check> {
+    vec![offered(host), vmcs(host), updates_left(host), cpus_online(host), x2apic(host, policy), idle(host)]
+}
+
+fn failed(id: &'static str, expected: &'static str, refusal: &Refusal, advice: &str) -> Check {
+    let advice = if refusal.advice.is_empty() { advice.to_owned() } else { capitalised(refusal.advice) };
+    Check::failed(id, expected, refusal.sentence.clone(), advice).because(refusal.name)
+}
+
+/// Advice of an error, as a sentence.
+fn capitalised(advice: &str) -> String {
+    let mut letters = advice.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
+/// A check that could not be made.
+fn unseen(id: &'static str, expected: &'static str, why: &Unknown, advice: &str) -> Check {
+    Check::unknown(id, expected, format!("unknown, not checked: {why}"), advice)
+}
+
+fn header(host: &HostFacts, image: &ImageFacts, policy: Policy) -> Check {
+    const ID: &str = "image-header";
+    const EXPECTED: &str = "a header that the kernel takes, or that can be converted";
+    match policy.header.or(host.header) {
+        Some(wanted) if wanted == image.header => Check::ok(ID, EXPECTED, format!("{wanted}, as it is")),
+        Some(wanted) => Check::ok(
+            ID,
+            EXPECTED,
+            format!("{} in the file; {wanted} is what will be uploaded", image.header),
+        ),
+        None => Check::unknown(
+            ID,
+            EXPECTED,
+            "unknown, not checked: no file tells which kernel this is",
+            "Give the header with --header.",
+        ),
+    }
+}
+
+fn signature(host: &HostFacts, image: &ImageFacts) -> Check {
+    const ID: &str = "image-signature";
+    const EXPECTED: &str = "signed by Intel, signature and hash right";
+    match &image.signer {
+        Ok(Signer::Intel) => Check::ok(ID, EXPECTED, "signed by Intel, signature and hash right"),
+        Ok(Signer::TdxhostTestKey) if host.this_machine => failed(
+            ID,
+            EXPECTED,
+            &Refusal::new("test-key", "signed with the test key of tdxhost, which no CPU trusts"),
+            "Take an image that Intel published; test images are for software machines.",
+        ),
+        Ok(Signer::TdxhostTestKey) => Check::ok(
+            ID,
+            EXPECTED,
+            "signed with the test key of tdxhost, which only a software machine trusts; signature and hash right",
+        ),
+        Err(refusal) => failed(ID, EXPECTED, refusal, "Get the file again from where it was published."),
+    }
+}
+
+fn production(image: &ImageFacts, policy: Policy) -> Check {
+    const ID: &str = "image-production";
+    const EXPECTED: &str = "a production module";
+    match (image.debug, policy.allow_debug) {
+        (false, _) => Check::ok(ID, EXPECTED, "signed for production"),
+        (true, true) => Check::ok(ID, EXPECTED, "signed for debugging, which is allowed"),
+        (true, false) => failed(
+            ID,
+            EXPECTED,
+            &Refusal::new("image-debug", "signed for debugging (module type bit 31)"),
+            "Only a machine that is unlocked for debugging loads it: --allow-debug.",
+        ),
+    }
+}
+
+/// A CPU in words: its code name where it has one.
+pub(super) fn cpu_in_words(cpuid_1_eax: u32) -> String {
+    match cpus::code_name(cpuid_1_eax) {
+        Some(model) => format!("{} ({cpuid_1_eax:#x})", model.code_name),
+        None => format!("{cpuid_1_eax:#x}"),
+    }
+}
+
+/// CPUs in words.
+pub fn cpus_in_words(cpus: &[u32]) -> String {
+    if cpus.is_empty() {
+        return "no CPU".to_owned();
+    }
+    cpus.iter().map(|&cpu| cpu_in_words(cpu)).collect::<Vec<_>>().join(", ")
+}
+
+fn cpu(host: &HostFacts, image: &ImageFacts) -> Check {
+    const ID: &str = "image-cpu";
+    const EXPECTED: &str = "the CPU stands in the image's list (stepping ignored)";
+    const ADVICE: &str = "Take a release for this CPU; Intel splits some releases by platform.";
+    let listed = cpus_in_words(&image.cpus);
+    match &host.cpuid_1_eax {
+        Ok(here) if image.cpus.iter().any(|cpu| cpu & !0xF == here & !0xF) => {
+            Check::ok(ID, EXPECTED, format!("{} is in the list", cpu_in_words(*here)))
+        }
+        Ok(here) => {
+            let sentence = format!("the image is for {listed}, this is {}", cpu_in_words(*here));
+            failed(ID, EXPECTED, &Refusal::new("image-cpu-unsupported", sentence), ADVICE)
+        }
+        Err(why) => unseen(ID, EXPECTED, why, &format!("The image is for {listed}: compare it by hand.")),
+    }
+}
+
+fn release(candidate: &Candidate, mapping: &Mapping) -> Check {
+    const ID: &str = "image-release";
+    const EXPECTED: &str = "a release that the table of releases knows";
+    const ADVICE: &str = "Get the newest mapping_file.json and give it with --mapping.";
+    let Some(identity) = candidate.identity else {
+        return Check::unknown(
+            ID,
+            EXPECTED,
+            "unknown, not checked: neither hash, record nor file name tells the version",
+            "Name the file tdx_module_a.b.cc.blob.",
+        )
+        .because("version-unknown");
+    };
+    let version = identity.version;
+    if mapping.find(version).is_none() {
+        return Check::unknown(
+            ID,
+            EXPECTED,
+            format!("unknown, not checked: {} does not know {version}", mapping.source),
+            ADVICE,
+        )
+        .because("unknown-release");
+    }
+    let doubt = match (identity.name_says, identity.source) {
+        (Some(named), _) => format!(", although the file's name says {named}"),
+        (None, VersionSource::FileName) => " by the file's name".to_owned(),
+        (None, _) => String::new(),
+    };
+    Check::ok(ID, EXPECTED, format!("{version}{doubt}"))
+}
+
+fn version_rules(running: &Running, candidate: &Candidate, mapping: &Mapping) -> Vec<Check> {
+    const LINE: &str = "the same major.minor as the running module";
+    const ORDER: &str = "not older than the running module";
+    const FLOOR: &str = "the running module is new enough for its TDs to survive the step";
+    const ROOT: &str = "The module's version is read from the tdx_host device.";
+    let unnamed = || Unknown("the version of the image is not known".to_owned());
+    let versions = match (&running.version, candidate.version().ok_or_else(unnamed)) {
+        (Ok(from), Ok(to)) => Ok((*from, to)),
+        (Err(why), _) => Err(why.clone()),
+        (_, Err(why)) => Err(why),
+    };
+    let (from, to) = match versions {
+        Ok(versions) => versions,
+        Err(why) => {
+            return vec![
+                unseen("module-line", LINE, &why, ROOT),
+                unseen("module-order", ORDER, &why, ROOT),
+                unseen("td-preserving", FLOOR, &why, ROOT),
+            ];
+        }
+    };
+    if !same_line(from, to) {
+        let sentence = format!("{to} is of another line than the running {from}");
+        let refusal = Refusal::new("version-line-differs", sentence);
+        return vec![failed("module-line", LINE, &refusal, "Only a cold boot changes the line.")];
+    }
+    let line = Check::ok("module-line", LINE, format!("{}.{}", to.major, to.minor));
+    let order = match to.cmp(&from) {
+        Ordering::Less => {
+            let refusal = Refusal::new("version-older", format!("{to} is older than the running {from}"));
+            failed("module-order", ORDER, &refusal, "An older release is loaded at boot only.")
+        }
+        Ordering::Equal => {
+            Check::ok("module-order", ORDER, format!("{to} runs already; this installs it again"))
+        }
+        Ordering::Greater => Check::ok("module-order", ORDER, format!("{from} → {to}")),
+    };
+    let floor = match mapping.find(to).map(|release| release.min_module_version_for_td_preserving) {
+        Some(floor) if !same_line(floor, to) || floor.update > from.update => {
+            let sentence = format!("{to} takes TDs over from {floor} on, {from} runs");
+            let refusal = Refusal::new("running-too-old", sentence);
+            failed(
+                "td-preserving",
+                FLOOR,
+                &refusal,
+                "Go through a release in between: `tdxhost module plan`.",
+            )
+        }
+        Some(floor) => Check::ok("td-preserving", FLOOR, format!("{to} takes TDs over from {floor} on")),
+        None => {
+            let why = Unknown(format!("{} does not know {to}", mapping.source));
+            unseen("td-preserving", FLOOR, &why, "Give a newer mapping_file.json with --mapping.")
+        }
+    };
+    vec![line, order, floor]
+}
+
+fn seamldr(host: &HostFacts, candidate: &Candidate, mapping: &Mapping) -> Check {
+    const ID: &str = "seamldr-version";
+    const EXPECTED: &str = "a P-SEAMLDR of a line and an age that loads the release";
+    const ADVICE: &str = "P-SEAMLDR comes with the BIOS: update it, or take another release.";
+    let here = match &host.seamldr {
+        Ok(here) => *here,
+        Err(why) => return unseen(ID, EXPECTED, why, ADVICE),
+    };
+    let Some(release) = candidate.version().and_then(|version| mapping.find(version)) else {
+        let why = Unknown(format!("{} does not know the release", mapping.source));
+        return unseen(ID, EXPECTED, &why, "Give a newer mapping_file.json with --mapping.");
+    };
+    let needed = &release.min_seamldr_versions;
+    let all = listed(needed);
+    if needed.iter().any(|least| same_line(*least, here) && least.update <= here.update) {
+        return Check::ok(ID, EXPECTED, format!("{here}; the release needs {all}"));
+    }
+    let refusal = if needed.iter().any(|least| same_line(*least, here)) {
+        Refusal::new("seamldr-too-old", format!("P-SEAMLDR {here} is older than the release needs ({all})"))
+    } else {
+        Refusal::new(
+            "seamldr-line-differs",
+            format!("P-SEAMLDR {here} is of another line than the release needs ({all})"),
+        )
+    };
+    failed(ID, EXPECTED, &refusal, ADVICE)
+}
+
+fn fields(host: &HostFacts, image: &ImageFacts) -> Check {
+    const ID: &str = "image-sigstruct";
+    const EXPECTED: &str = "SIGSTRUCT fields that the running P-SEAMLDR accepts";
+    let (line, result) = match &host.seamldr {
+        Ok(here) if here.major >= 2 => ("2.0", &image.fields_2_0),
+        Ok(_) => ("1.5", &image.fields_1_5),
+        Err(why) => return unseen(ID, EXPECTED, why, "Run this as root."),
+    };
+    match result {
+        Ok(()) => Check::ok(ID, EXPECTED, format!("as P-SEAMLDR {line} wants them")),
+        Err(refusal) => failed(ID, EXPECTED, refusal, "Take a release for this P-SEAMLDR."),
+    }
+}
+
+fn relocations(image: &ImageFacts) -> Check {
+    const ID: &str = "image-relocations";
+    const EXPECTED: &str = "relocations that P-SEAMLDR can apply: it looks when the old module is gone";
+    match &image.relocations {
+        Ok(()) => Check::ok(ID, EXPECTED, "all inside the module"),
+        Err(refusal) => failed(ID, EXPECTED, refusal, "Get the file again from where it was published."),
+    }
+}
+
+fn svn(running: &Running, image: &ImageFacts) -> Check {
+    const ID: &str = "image-svn";
+    const EXPECTED: &str = "the same major SVN as the running module, a minor SVN not lower";
+    const ADVICE: &str = "P-SEAMLDR refuses it after the running module was shut down: take another release.";
+    let to = image.svn;
+    let from = match &running.svn {
+        Ok(from) => *from,
+        Err(why) => return unseen(ID, EXPECTED, why, "Compare it by hand: `tdxhost module inspect`."),
+    };
+    let words = |svn: Svn| format!("{}.{}", svn.major, svn.minor);
+    let refusal = if to.major != from.major {
+        let sentence = format!("SVN {} has another major number than the running {}", words(to), words(from));
+        Refusal::new("image-svn-line-differs", sentence)
+    } else if to.minor < from.minor {
+        Refusal::new(
+            "image-svn-older",
+            format!("SVN {} is lower than the running {}", words(to), words(from)),
+        )
+    } else {
+        return Check::ok(ID, EXPECTED, format!("{}; {} runs", words(to), words(from)));
+    };
+    failed(ID, EXPECTED, &refusal, ADVICE)
+}
+
+fn offered(host: &HostFacts) -> Check {
+    const ID: &str = "update-offered";
+    const EXPECTED: &str =
+        "the kernel offers updates: class/firmware/tdx_module, or seamldr_upload before 2026";
+    if let Some(upload) = &host.upload {
+        return Check::ok(ID, EXPECTED, upload.directory.display().to_string());
+    }
+    let (sentence, advice) = match (&host.module, &host.module_features) {
+        (Err(why), _) => (
+            format!("no upload directory; module: {why}"),
+            "Bring TDX up first: `tdxhost doctor` says what is missing.",
+        ),
+        (Ok(_), Ok(features)) if !features.contains(Features0::TD_PRESERVING) => (
+            "no upload directory: the running module cannot be replaced under TDs (TD_PRESERVING)".to_owned(),
+            "Load a newer module at boot.",
+        ),
+        (Ok(_), _) if host.seamret_invd_vmcs == Ok(true) => (
+            "no upload directory: the kernel hides updates on a CPU with the SEAMRET erratum".to_owned(),
+            "Load a newer module at boot.",
+        ),
+        (Ok(version), _) => (
+            format!("module {version} runs, but there is no upload directory"),
+            "Linux has it since 7.3, with CONFIG_TDX_HOST_SERVICES and firmware upload.",
+        ),
+    };
+    failed(ID, EXPECTED, &Refusal::new("update-not-offered", sentence), advice)
+}
+
+fn vmcs(host: &HostFacts) -> Check {
+    const ID: &str = "seamret-vmcs";
+    const EXPECTED: &str = "SEAMRET of P-SEAMLDR keeps the current VMCS (IA32_VMX_BASIC bit 60)";
+    match &host.seamret_invd_vmcs {
+        Ok(false) => Check::ok(ID, EXPECTED, "the kernel lists no such erratum"),
+        Ok(true) => failed(
+            ID,
+            EXPECTED,
+            &Refusal::new("seamret-invd-vmcs", "the CPU has the erratum: calls to P-SEAMLDR lose the VMCS"),
+            "Load the module at boot instead.",
+        ),
+        // Linux registers the upload only on a CPU without it.
+        Err(_) if host.upload.is_some() => Check::ok(ID, EXPECTED, "the kernel offers updates"),
+        Err(why) => unseen(ID, EXPECTED, why, "Look for seamret_invd_vmcs in /proc/cpuinfo."),
+    }
+}
+
+fn updates_left(host: &HostFacts) -> Check {
+    const ID: &str = "updates-left";
+    const EXPECTED: &str = "a number of remaining updates above 0";
+    match &host.remaining_updates {
+        Ok(0) => failed(
+            ID,
+            EXPECTED,
+            &Refusal::new("update-log-full", "no update is left: the log of P-SEAMLDR is full"),
+            "Only a platform reset empties the log.",
+        ),
+        Ok(left) => Check::ok(ID, EXPECTED, left.to_string()),
+        Err(why) => unseen(ID, EXPECTED, why, "Read num_remaining_updates as root."),
+    }
+}
+
+fn cpus_online(host: &HostFacts) -> Check {
+    const ID: &str = "cpus-online";
+    const EXPECTED: &str = "every processor that the platform counts is online";
+    const ADVICE: &str =
+        "Take them online: P-SEAMLDR waits for all of them, and all TDs are lost when one is missing.";
+    let (online, present) = match (&host.cpus_online, &host.cpus_present) {
+        (Ok(online), Ok(present)) => (online, present),
+        (Err(why), _) | (_, Err(why)) => return unseen(ID, EXPECTED, why, ADVICE),
+    };
+    let list = |cpus: &mut dyn Iterator<Item = u32>| cpu_list(cpus);
+    let missing = list(&mut present.difference(online).copied());
+    if !missing.is_empty() {
+        let refusal = Refusal::new("update-cpu-offline", format!("CPUs {missing} are offline"));
+        return failed(ID, EXPECTED, &refusal, ADVICE);
+    }
+    if let Ok(ids) = &host.x2apic_ids
+        && ids.all
+        && ids.ids.len() > online.len()
+    {
+        let sentence = format!(
+            "{} CPUs are online, but {} counts {}: a boot option may have left some out",
+            online.len(),
+            ids.source,
+            ids.ids.len()
+        );
+        return failed(ID, EXPECTED, &Refusal::new("update-cpu-offline", sentence), ADVICE);
+    }
+    Check::ok(ID, EXPECTED, format!("{} are online", list(&mut online.iter().copied())))
+}
+
+fn x2apic(host: &HostFacts, policy: Policy) -> Check {
+    const ID: &str = "x2apic-ids";
+    const EXPECTED: &str = "every x2APIC id below the limit of P-SEAMLDR (1024 in all public ones)";
+    const ADVICE: &str = "If P-SEAMLDR is known to take larger ids, say so with --x2apic-limit; otherwise all TDs would be \
+                          lost.";
+    let limit = policy.x2apic_limit;
+    let ids = match &host.x2apic_ids {
+        Ok(ids) => ids,
+        Err(why) => return unseen(ID, EXPECTED, why, ADVICE),
+    };
+    let highest = ids.ids.last().copied().unwrap_or_default();
+    if highest >= limit {
+        let sentence = format!("x2APIC id {highest} ({}) is not below {limit}", ids.source);
+        return failed(ID, EXPECTED, &Refusal::new("x2apic-id-too-large", sentence), ADVICE);
+    }
+    let everyone_online = matches!((&host.cpus_online, &host.cpus_present), (Ok(a), Ok(b)) if a == b);
+    if ids.all || everyone_online {
+        return Check::ok(ID, EXPECTED, format!("the highest is {highest} ({})", ids.source));
+    }
+    let why = Unknown(format!("the ids of offline CPUs; the highest online one is {highest}"));
+    unseen(ID, EXPECTED, &why, "Run this as root: then the firmware's MADT tells.")
+}
+
+fn idle(host: &HostFacts) -> Check {
+    const ID: &str = "upload-idle";
+    const EXPECTED: &str = "no update is running (status idle)";
+    match host.upload.as_ref().map(|upload| &upload.status) {
+        Some(Ok(status)) if status == "idle" => Check::ok(ID, EXPECTED, "idle"),
+        Some(Ok(status)) => failed(
+            ID,
+            EXPECTED,
+            &Refusal::new("update-running", format!("status is {status}")),
+            "Wait for the other update; an upload that was left half way ends with `echo -1 > loading`.",
+        ),
+        Some(Err(why)) => unseen(ID, EXPECTED, why, "Read the file as root."),
+        None => unseen(ID, EXPECTED, &Unknown("no upload directory".to_owned()), "See update-offered."),
+    }
+}
