@@ -409,6 +409,19 @@ impl Machine {
         software.inspect()
     }
 
+    /// Bytes of the module's hand-off area, none without a module. White box, as is the next one: no
+    /// LP outside of SEAM reads or writes them.
+    pub fn handoff_area(&self) -> Vec<u8> {
+        let software = Arc::clone(&self.software.lock());
+        software.handoff_area()
+    }
+
+    /// Puts `bytes` at the start of the module's hand-off area; what does not fit is cut off.
+    pub fn set_handoff_area(&self, bytes: &[u8]) {
+        let software = Arc::clone(&self.software.lock());
+        software.set_handoff_area(bytes);
+    }
+
     /// What happened, oldest first.
     pub fn log(&self) -> Vec<Event> {
         self.board.events().snapshot()

@@ -37,6 +37,7 @@ pub const ALL: &[Preset] = presets! {
     "spr-2s": "two packages of Sapphire Rapids, 224 LPs, 1 TiB, partial-write erratum",
     "gnr-2s-connect": "two packages of Granite Rapids, 384 LPs, 2 TiB, IOMMUs, host bridges and key units",
     "gnr-8s": "eight packages of Granite Rapids, 1,792 LPs, 24 TiB, sparse x2APIC ids",
+    "sparse-x2apic": "two packages of two cores, x2APIC ids from 0 and from 1024, 4 GiB: no update without loss",
     "laptop-no-tdx": "a client CPU without TDX, 16 GiB",
     "canonical-tdx-331": "Sapphire Rapids, about 960 GiB, TDX 1.0: SYS.RD is refused",
     "canonical-tdx-135": "Emerald Rapids, 256 GiB: a TDMR runs out of reserved areas under the rules of Linux 7.3",

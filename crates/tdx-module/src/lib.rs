@@ -6,7 +6,12 @@
 //! and comments use the same names.
 //!
 //! # What is modelled
-//! - P-SEAMLDR: SEAMLDR.INFO. Every other leaf, known or not, answers EBADPARAM.
+//! - P-SEAMLDR: SEAMLDR.INFO and SEAMLDR.INSTALL, which loads and updates modules with the checks of
+//!   the loader's generation ([`LoaderGeneration`]). Every other leaf, known or not, answers
+//!   EBADPARAM: SEAMLDR.SHUTDOWN, SEAMINFO and CLEANUP are not modelled.
+//! - Images: the module that an image holds is never run. An image signed by Intel is played as the
+//!   profile with its hash ([`UnknownRelease`] if there is none), one signed with the project's test
+//!   key as the profile that its record names.
 //! - Module: TDH.SYS.{INIT, LP.INIT, INFO, RD, RDALL, CONFIG, KEY.CONFIG, TDMR.INIT, SHUTDOWN,
 //!   UPDATE, DISABLE, LP.SHUTDOWN} ([`MODELLED_LEAVES`]). A leaf that the release has and this crate has not is
 //!   answered like an unknown number: OPERAND_INVALID|RAX once the module is ready.

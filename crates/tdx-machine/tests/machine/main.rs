@@ -5,3 +5,4 @@ mod common;
 mod instructions;
 mod posted;
 mod power;
+mod update;
