@@ -1,15 +1,16 @@
-//! `tdxhost demo`: from power-on to the attributes of the `tdx_host` device.
+//! `tdxhost demo`: from power-on to the attributes of the `tdx_host` device, and a live update.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tdx_host::Lifecycle;
 
 use super::platform;
-use crate::scenario::{PhaseReport, Rig, RulesName, Yield, peak_rss_kib};
+use crate::scenario::{PhaseReport, Rig, RigError, RulesName, Yield, peak_rss_kib};
 use crate::text;
 
 /// Arguments of `tdxhost demo`.
@@ -43,8 +44,22 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorDocument>,
     attributes: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update: Option<UpdateDocument>,
     seconds: f64,
     peak_rss_kib: Option<u64>,
+}
+
+/// The live update: what it did, or why this machine does not take one.
+#[derive(Serialize)]
+struct UpdateDocument {
+    version: String,
+    phases: Vec<PhaseReport>,
+    facts: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<ErrorDocument>,
+    /// Attributes of the device behind it.
+    attributes: Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -69,12 +84,15 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
     let mut product = Yield::default();
     let result = rig.power_on().and_then(|()| rig.bring_up(&[], &mut product));
+    let initialised = started.elapsed();
     let mut attributes = Map::new();
+    let mut update = None;
     if result.is_ok() {
-        for attribute in rig.attributes() {
-            let value = rig.read_attribute(attribute)?;
-            attributes.insert(attribute.to_owned(), Value::String(value));
+        attributes = read_all(&rig)?;
+        if chatty {
+            print_bring_up(&mut io::stdout().lock(), &product.facts, initialised, &attributes)?;
         }
+        update = Some(live_update(&mut rig, each)?);
     }
     let document = Document {
         simulated: true,
@@ -82,12 +100,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         phases: product.phases,
         facts: product.facts,
-        error: result.as_ref().err().map(|error| ErrorDocument {
-            name: error.name().to_owned(),
-            message: error.to_string(),
-            advice: error.advice(),
-        }),
+        error: result.as_ref().err().map(ErrorDocument::of),
         attributes,
+        update,
         seconds: started.elapsed().as_secs_f64(),
         peak_rss_kib: peak_rss_kib(),
     };
@@ -95,8 +110,8 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         serde_json::to_writer_pretty(&mut out, &document)?;
         writeln!(out)?;
-    } else if result.is_ok() {
-        print_end(&mut out, &document, chatty)?;
+    } else if let Some(update) = &document.update {
+        print_end(&mut out, update, chatty)?;
     }
     out.flush()?;
     match result {
@@ -108,6 +123,39 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             None => anyhow::bail!("{}: {error}", error.name()),
         },
     }
+}
+
+impl ErrorDocument {
+    fn of(error: &RigError) -> Self {
+        Self { name: error.name().to_owned(), message: error.to_string(), advice: error.advice() }
+    }
+}
+
+fn read_all(rig: &Rig) -> anyhow::Result<Map<String, Value>> {
+    let read = |name: &str| Ok((name.to_owned(), Value::String(rig.read_attribute(name)?)));
+    rig.attributes().into_iter().map(read).collect()
+}
+
+/// Replaces the module by the release that an operator would take next. A machine that refuses an update
+/// has done so before anything was touched.
+fn live_update(rig: &mut Rig, each: Option<fn(&PhaseReport)>) -> anyhow::Result<UpdateDocument> {
+    let step = rig.next_release()?;
+    let version = step.version.clone().unwrap_or_default();
+    if each.is_some() {
+        writeln!(io::stdout(), "\nlive update to {version}, with all CPUs in lockstep\n")?;
+    }
+    let mut product = Yield::default();
+    let result = rig.update(&step, &mut product);
+    if let Some(each) = each {
+        product.phases.iter().for_each(each);
+    }
+    let refused = match &result {
+        Ok(()) => None,
+        Err(error) if rig.state() == Lifecycle::Ready.name() => Some(ErrorDocument::of(error)),
+        Err(error) => anyhow::bail!("{}: {error}", error.name()),
+    };
+    let attributes = read_all(rig)?;
+    Ok(UpdateDocument { version, phases: product.phases, facts: product.facts, refused, attributes })
 }
 
 fn print_phase(phase: &PhaseReport) {
@@ -122,21 +170,51 @@ fn print_phase(phase: &PhaseReport) {
     );
 }
 
-fn print_end(out: &mut dyn Write, document: &Document, chatty: bool) -> io::Result<()> {
+fn print_bring_up(
+    out: &mut dyn Write,
+    facts: &Map<String, Value>,
+    took: Duration,
+    attributes: &Map<String, Value>,
+) -> io::Result<()> {
+    let fact = |name: &str| facts.get(name).map(ToString::to_string).unwrap_or_default();
+    writeln!(
+        out,
+        "\nTDX module initialized in {:.3} s: {} TDMRs, {} KB of PAMT, {} calls of TDH.SYS.TDMR.INIT\n",
+        took.as_secs_f64(),
+        fact("tdmrs"),
+        fact("pamt_kb"),
+        fact("tdmr_init_calls"),
+    )?;
+    print_attributes(out, attributes, true)
+}
+
+fn print_attributes(out: &mut dyn Write, attributes: &Map<String, Value>, chatty: bool) -> io::Result<()> {
     if chatty {
-        let fact = |name: &str| document.facts.get(name).map(ToString::to_string).unwrap_or_default();
-        writeln!(
-            out,
-            "\nTDX module initialized in {:.3} s: {} TDMRs, {} KB of PAMT, {} calls of TDH.SYS.TDMR.INIT\n",
-            document.seconds,
-            fact("tdmrs"),
-            fact("pamt_kb"),
-            fact("tdmr_init_calls"),
-        )?;
         writeln!(out, "devices/faux/tdx_host/")?;
     }
-    for (name, value) in &document.attributes {
+    for (name, value) in attributes {
         writeln!(out, "  {name:<22} {}", value.as_str().unwrap_or_default())?;
     }
     Ok(())
+}
+
+/// What came of the update; with `--quiet` the attributes alone.
+fn print_end(out: &mut dyn Write, update: &UpdateDocument, chatty: bool) -> io::Result<()> {
+    if !chatty {
+        return print_attributes(out, &update.attributes, false);
+    }
+    if let Some(refused) = &update.refused {
+        writeln!(out, "  refused before anything was touched: {}: {}", refused.name, refused.message)?;
+        return Ok(());
+    }
+    let blackout: f64 = update.phases.iter().map(|phase| phase.seconds).sum();
+    let fact = |name: &str| update.facts.get(name).and_then(Value::as_str).unwrap_or_default();
+    writeln!(
+        out,
+        "\nTDX module updated from {} to {} in {:.3} ms\n",
+        fact("from"),
+        fact("to"),
+        blackout * 1e3
+    )?;
+    print_attributes(out, &update.attributes, true)
 }

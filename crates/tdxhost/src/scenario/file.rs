@@ -8,6 +8,7 @@ use tdx_host::tdmr::TdmrRules;
 use tdx_machine::Fault;
 
 use super::rig::{Rig, RigError};
+use super::update::{PhaseName, UpdateStep};
 use crate::text::nearest;
 
 /// Why a scenario file cannot be used.
@@ -173,6 +174,17 @@ pub enum Step {
     RemoveDevice { expect: Option<String> },
     /// Read an attribute of the device.
     Read { attribute: String, value: Option<String>, expect: Option<String> },
+    /// Replace the module. Its `expect` is as that of the other steps.
+    Update(Box<UpdateStep>),
+    /// The next update fails in the phase `at` on a CPU: its call there ends in `status` (a name, a number
+    /// or `vmfailinvalid`), or in one that leaves nothing to hope for.
+    FailUpdate { at: PhaseName, cpu: u32, status: Option<String>, expect: Option<String> },
+    /// The kernel crashes when the next update begins the phase `at`.
+    CrashUpdate { at: PhaseName, expect: Option<String> },
+    /// The machine loses power when the next update begins the phase `at`.
+    PowerLoss { at: PhaseName, expect: Option<String> },
+    /// Call the module on the lowest-numbered CPU, as any of its users would (TDH.SYS.RD).
+    CallModule { expect: Option<String> },
     /// Check what is seen; every key given must match.
     Expect(Box<Expectation>),
 }
@@ -195,7 +207,12 @@ impl Step {
             | Self::PowerCycle { expect }
             | Self::Inject { expect, .. }
             | Self::RemoveDevice { expect }
-            | Self::Read { expect, .. } => expect.as_deref(),
+            | Self::Read { expect, .. }
+            | Self::FailUpdate { expect, .. }
+            | Self::CrashUpdate { expect, .. }
+            | Self::PowerLoss { expect, .. }
+            | Self::CallModule { expect } => expect.as_deref(),
+            Self::Update(update) => update.expect.as_deref(),
             Self::Expect(_) => None,
         }
     }
@@ -205,8 +222,8 @@ impl Step {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Expectation {
-    /// Where the host is in its life: `powered-off`, `off`, `checked`, `ready`, `failed`, `shut-down`,
-    /// `crashed`.
+    /// Where the host is in its life: `powered-off`, `off`, `checked`, `ready`, `module-down`, `module-gone`, `failed`,
+    /// `shut-down`, `crashed`.
     pub state: Option<String>,
     /// Whether the `tdx_host` device exists.
     pub device: Option<bool>,
@@ -222,6 +239,16 @@ pub struct Expectation {
     pub leaked_pages: Option<u64>,
     /// CPUs online, as a kernel list (`0-3,8`).
     pub online: Option<String>,
+    /// The module's `version`, as the device shows it.
+    pub version: Option<String>,
+    /// Updates that P-SEAMLDR still takes.
+    pub remaining_updates: Option<u64>,
+    /// Phase in which the last update stopped.
+    pub failed_phase: Option<String>,
+    /// CPU on which it stopped.
+    pub failed_cpu: Option<u64>,
+    /// Add-on features that are on, by name.
+    pub opted_in: Option<Vec<String>>,
 }
 
 impl Scenario {

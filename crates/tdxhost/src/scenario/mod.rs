@@ -5,9 +5,11 @@ mod phases;
 mod report;
 mod rig;
 mod run;
+mod update;
 
 pub use file::{Case, Expectation, Limits, RulesName, Scenario, ScenarioError, SleepMode, Step};
 pub use phases::PhaseClock;
 pub use report::{CaseReport, PhaseReport, RunReport, StepReport, peak_rss_kib};
 pub use rig::{Rig, RigError};
 pub use run::{RunOptions, Yield, run};
+pub use update::{Damage, End, PhaseName, UpdateStep};

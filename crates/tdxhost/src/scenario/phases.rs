@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
-use tdx_host::{Phase, Progress};
+use tdx_host::update::UpdatePhase;
+use tdx_host::{Phase, Progress, UpdateObserver};
 
 use super::report::PhaseReport;
 
@@ -61,6 +62,37 @@ impl Progress for PhaseClock {
         }
         self.done.lock().push(report);
     }
+}
+
+/// Times the phases of an update. All of them together are the blackout: no TD runs meanwhile.
+#[derive(Default)]
+pub(super) struct UpdateClock {
+    started: Mutex<Vec<(UpdatePhase, Instant)>>,
+}
+
+impl UpdateClock {
+    /// The phases in order; the last one ends now. `cpus` took part.
+    pub(super) fn finish(self, cpus: u32) -> Vec<PhaseReport> {
+        let started = self.started.into_inner();
+        let ends = started.iter().skip(1).map(|&(_, begin)| begin).chain([Instant::now()]);
+        let report = |(&(phase, begin), end): (&(UpdatePhase, Instant), Instant)| PhaseReport {
+            name: phase.name().into(),
+            count: if on_each_cpu(phase) { cpus.into() } else { 1 },
+            counts: if on_each_cpu(phase) && cpus != 1 { "CPUs" } else { "CPU" },
+            seconds: end.saturating_duration_since(begin).as_secs_f64(),
+        };
+        started.iter().zip(ends).map(report).collect()
+    }
+}
+
+impl UpdateObserver for UpdateClock {
+    fn phase_started(&self, phase: UpdatePhase) {
+        self.started.lock().push((phase, Instant::now()));
+    }
+}
+
+const fn on_each_cpu(phase: UpdatePhase) -> bool {
+    matches!(phase, UpdatePhase::Install | UpdatePhase::Init)
 }
 
 /// What a phase counts, `count` of it.

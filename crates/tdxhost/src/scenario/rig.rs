@@ -4,17 +4,24 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tdx_abi::features::Features0;
+use tdx_abi::metadata::sys;
+use tdx_abi::seamldr::Version;
 use tdx_abi::{KeyId, PhysAddr, PhysRange};
-use tdx_host::traits::CpuNumber;
-use tdx_host::{HostError, Lifecycle, SuspendKind, TdmrRules};
-use tdx_machine::{Fault, FaultError, Machine, PlatformSpec, SpecError};
+use tdx_host::seamcall::SeamcallCause;
+use tdx_host::traits::{CpuNumber, CpuPin, Cpus as _};
+use tdx_host::update::{UpdateFailure, UpdatePhase};
+use tdx_host::{HostError, Lifecycle, SuspendKind, TdmrRules, UpdateOptions};
+use tdx_machine::{Fault, FaultError, LpIndex, Machine, PlatformSpec, SpecError};
+use tdx_module::profile::{self, Profile};
 use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
 
 use super::file::SleepMode;
 use super::phases::PhaseClock;
 use super::report::PhaseReport;
 use super::run::Yield;
+use super::update::{End, PhaseName, Strike, UpdateStep};
 use crate::sysfs::cpu_list;
+use crate::update::version::same_line;
 
 /// State of a machine without a host.
 const POWERED_OFF: &str = "powered-off";
@@ -54,6 +61,12 @@ pub enum RigError {
         /// Bytes.
         size: u64,
     },
+    /// An `update` step does not say what to install, or says something that cannot be built.
+    #[error("no image to install: {0}")]
+    BadImage(String),
+    /// The machine lost its power during the step.
+    #[error("the machine lost its power when the update began phase {0}: use power-cycle")]
+    PowerLost(&'static str),
     /// What is seen is not what was expected.
     #[error("{0}")]
     Mismatch(String),
@@ -70,6 +83,8 @@ impl RigError {
         "powered-on",
         "no-keyid",
         "bad-range",
+        "bad-image",
+        "power-lost",
         "mismatch",
     ];
 
@@ -85,6 +100,8 @@ impl RigError {
             Self::PoweredOn => "powered-on",
             Self::NoKeyId => "no-keyid",
             Self::BadRange { .. } => "bad-range",
+            Self::BadImage(_) => "bad-image",
+            Self::PowerLost(_) => "power-lost",
             Self::Mismatch(_) => "mismatch",
         }
     }
@@ -118,6 +135,8 @@ pub struct Rig {
     platform: Option<Arc<Platform>>,
     host: Option<TdxHost>,
     keys: Vec<KeyId>,
+    /// What ends the host in the next update.
+    next_end: Option<(UpdatePhase, End)>,
 }
 
 impl Rig {
@@ -130,7 +149,17 @@ impl Rig {
         each_phase: Option<fn(&PhaseReport)>,
     ) -> Self {
         let rules = rules.unwrap_or_default();
-        Self { spec, seed, rules, bar, each_phase, platform: None, host: None, keys: Vec::new() }
+        Self {
+            spec,
+            seed,
+            rules,
+            bar,
+            each_phase,
+            platform: None,
+            host: None,
+            keys: Vec::new(),
+            next_end: None,
+        }
     }
 
     fn platform(&self) -> Result<&Arc<Platform>, RigError> {
@@ -146,6 +175,7 @@ impl Rig {
         let options = HostOptions { tdmr_rules: self.rules, opt_in, ..HostOptions::default() };
         self.host = Some(TdxHost::new(platform, options));
         self.keys.clear();
+        self.next_end = None;
         Ok(())
     }
 
@@ -255,6 +285,100 @@ impl Rig {
         Ok(self.platform()?.machine().inject(fault)?)
     }
 
+    /// Replaces the module.
+    pub fn update(&mut self, step: &UpdateStep, product: &mut Yield) -> Result<(), RigError> {
+        let image = step.image().map_err(RigError::BadImage)?;
+        let options =
+            UpdateOptions { ignore_x2apic_limit: step.ignore_x2apic_limit, ..UpdateOptions::default() };
+        for _ in 1..step.times.unwrap_or(1) {
+            self.host()?.update(&image, &options, &())?;
+        }
+        let end = self.next_end.take();
+        let host = self.host()?;
+        let strike = Strike::new(host, end);
+        let result = host.update(&image, &options, &strike);
+        let lost_power = end.filter(|&(_, end)| end == End::PowerLoss && strike.has_struck());
+        product.phases = strike.phases(host.platform().possible());
+        if let Some((at, _)) = lost_power {
+            return Err(RigError::PowerLost(at.name()));
+        }
+        let report = result?;
+        for (name, value) in [
+            ("from", json!(report.from.to_string())),
+            ("to", json!(report.to.to_string())),
+            ("cpus", json!(report.cpus)),
+            ("was_down", json!(report.was_down)),
+            ("remaining_updates", json!(report.remaining_updates)),
+            ("opted_in", json!(report.opted_in.names().collect::<Vec<_>>())),
+        ] {
+            product.facts.insert(name.to_owned(), value);
+        }
+        Ok(())
+    }
+
+    /// The release that an operator of this machine would take next: the newest of the running line that
+    /// is made for its CPUs, or the synthetic module's next update.
+    pub fn next_release(&self) -> Result<UpdateStep, RigError> {
+        let running = self.host()?.sysinfo().ok_or(HostError::NotInitialised)?.version();
+        let cpu = self.platform()?.machine().cpuid(LpIndex(0), 1, 0).eax;
+        let covers = |profile: &Profile| profile.cpus.iter().any(|entry| entry >> 4 == cpu >> 4);
+        let in_line = profile::all().filter(|profile| same_line(profile.version, running));
+        let newest =
+            in_line.filter(|profile| !profile.synthetic && covers(profile)).max_by_key(|p| p.version);
+        let (version, profile) = match newest {
+            Some(newest) => (newest.version, newest.name.to_owned()),
+            None => {
+                let update = running.update.saturating_add(1);
+                (Version { update, ..running }, self.spec.module.profile.clone())
+            }
+        };
+        let version = Some(version.to_string());
+        Ok(UpdateStep { version, profile: Some(profile), ..UpdateStep::default() })
+    }
+
+    /// Lets the next update fail in a phase on a CPU.
+    pub fn fail_update(&self, at: PhaseName, cpu: u32, status: Option<&str>) -> Result<(), RigError> {
+        self.inject(&at.fault(cpu, status))
+    }
+
+    /// Lets the next update end the host when it begins a phase.
+    pub fn end_update(&mut self, at: PhaseName, end: End) -> Result<(), RigError> {
+        self.host()?;
+        self.next_end = Some((at.into(), end));
+        Ok(())
+    }
+
+    /// Calls the module as any of its users would.
+    pub fn call_module(&self) -> Result<(), RigError> {
+        let host = self.host()?;
+        let call = |pin: &CpuPin<'_>| {
+            let answer = host.sys_rd(pin, sys::MAJOR_VERSION);
+            answer.map(|_| ()).map_err(|error| match error.cause {
+                SeamcallCause::Down => HostError::ModuleDown,
+                SeamcallCause::Gone => HostError::ModuleGone,
+                SeamcallCause::GoingDown => HostError::GoingDown,
+                _ => HostError::MetadataReadFailed { field: sys::MAJOR_VERSION, error },
+            })
+        };
+        Ok(host.platform().on_cpu(CpuNumber(0), &call)?)
+    }
+
+    /// Where the last update stopped.
+    pub fn update_failure(&self) -> Option<UpdateFailure> {
+        self.host.as_ref()?.state().update_failure()
+    }
+
+    /// Updates that P-SEAMLDR still takes.
+    pub fn remaining_updates(&self) -> Option<u32> {
+        let info = self.host.as_ref()?.seamldr_info().ok()?;
+        Some(info.num_remaining_updates.get())
+    }
+
+    /// Add-on features that are on.
+    pub fn opted_in(&self) -> Option<Vec<&'static str>> {
+        Some(self.host.as_ref()?.state().opted_in().names().collect())
+    }
+
     /// Takes the device away.
     pub fn remove_device(&self) -> Result<(), RigError> {
         self.host()?.remove_device();
@@ -275,16 +399,7 @@ impl Rig {
 
     /// What [`Rig::state`] can say.
     pub fn states() -> impl Iterator<Item = &'static str> + Clone {
-        const LIFE: [Lifecycle; 7] = [
-            Lifecycle::Off,
-            Lifecycle::Checked,
-            Lifecycle::BringingUp,
-            Lifecycle::Ready,
-            Lifecycle::Failed,
-            Lifecycle::ShutDown,
-            Lifecycle::Crashed,
-        ];
-        std::iter::once(POWERED_OFF).chain(LIFE.into_iter().map(Lifecycle::name))
+        std::iter::once(POWERED_OFF).chain(Lifecycle::ALL.into_iter().map(Lifecycle::name))
     }
 
     /// True while the device is there.

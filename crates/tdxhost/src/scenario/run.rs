@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::file::{Case, Expectation, Scenario, Step};
 use super::report::{CaseReport, PhaseReport, RunReport, StepReport, peak_rss_kib};
 use super::rig::{Rig, RigError};
+use super::update::End;
 use crate::cmd::platform;
 
 /// How a scenario is run.
@@ -150,6 +151,11 @@ fn act(rig: &mut Rig, step: &Step, product: &mut Yield) -> Result<(), RigError> 
         Step::Inject { fault, .. } => rig.inject(fault),
         Step::RemoveDevice { .. } => rig.remove_device(),
         Step::Read { attribute, value, .. } => read(rig, attribute, value.as_deref(), product),
+        Step::Update(update) => rig.update(update, product),
+        Step::FailUpdate { at, cpu, status, .. } => rig.fail_update(*at, *cpu, status.as_deref()),
+        Step::CrashUpdate { at, .. } => rig.end_update(*at, End::Crash),
+        Step::PowerLoss { at, .. } => rig.end_update(*at, End::PowerLoss),
+        Step::CallModule { .. } => rig.call_module(),
         Step::Expect(expectation) => check(rig, expectation, product),
     }
 }
@@ -186,6 +192,20 @@ fn check(rig: &Rig, wanted: &Expectation, product: &mut Yield) -> Result<(), Rig
     compare("tdmrs", wanted.tdmrs.map(|count| json!(count)), &|| json!(rig.tdmrs()));
     compare("leaked-pages", wanted.leaked_pages.map(|pages| json!(pages)), &|| json!(rig.leaked_pages()));
     compare("online", wanted.online.as_ref().map(|list| json!(list)), &|| json!(rig.online_cpus()));
+    compare("version", wanted.version.as_ref().map(|version| json!(version)), &|| {
+        json!(rig.read_attribute("version").ok())
+    });
+    compare("remaining-updates", wanted.remaining_updates.map(|count| json!(count)), &|| {
+        json!(rig.remaining_updates())
+    });
+    let failure = rig.update_failure();
+    compare("failed-phase", wanted.failed_phase.as_ref().map(|phase| json!(phase)), &|| {
+        json!(failure.map(|failure| failure.phase.name()))
+    });
+    compare("failed-cpu", wanted.failed_cpu.map(|cpu| json!(cpu)), &|| {
+        json!(failure.map(|failure| failure.cpu.0))
+    });
+    compare("opted-in", wanted.opted_in.as_ref().map(|names| json!(names)), &|| json!(rig.opted_in()));
     if wrong.is_empty() { Ok(()) } else { Err(RigError::Mismatch(wrong.join("; "))) }
 }
 
@@ -206,6 +226,11 @@ fn action_name(step: &Step) -> &'static str {
         Step::Inject { .. } => "inject",
         Step::RemoveDevice { .. } => "remove-device",
         Step::Read { .. } => "read",
+        Step::Update(_) => "update",
+        Step::FailUpdate { .. } => "fail-update",
+        Step::CrashUpdate { .. } => "crash-update",
+        Step::PowerLoss { .. } => "power-loss",
+        Step::CallModule { .. } => "call-module",
         Step::Expect(_) => "expect",
     }
 }
