@@ -14,7 +14,8 @@ pub use abi::{metadata_list, wire_words};
 pub use image::{image_file, sigstruct_and_relocations};
 pub use memory::memory_by_keyid;
 pub use seamcall::{
-    any_leaf, seamldr_leaves, sys_config, sys_disable, sys_handoff, sys_init, sys_key_and_tdmr, sys_reads,
+    any_leaf, handoff_data, seamldr_install, seamldr_leaves, sys_config, sys_disable, sys_handoff, sys_init,
+    sys_key_and_tdmr, sys_reads,
 };
 pub use text::{dmesg_capture, dmesg_explain, explain_words, platform_file, scenario_file};
 
@@ -37,6 +38,8 @@ pub const BODIES: &[(&str, Body)] = &[
     ("sys_disable", sys_disable),
     ("sys_handoff", sys_handoff),
     ("seamldr_leaves", seamldr_leaves),
+    ("seamldr_install", seamldr_install),
+    ("handoff_data", handoff_data),
     ("any_leaf", any_leaf),
     ("memory_by_keyid", memory_by_keyid),
     ("image_file", image_file),

@@ -273,3 +273,13 @@ fn images_are_refused_with_a_reason_or_written_as_they_were_read() {
 fn every_field_of_a_sigstruct_and_every_relocation_is_judged() {
     on_numbers(fuzz::sigstruct_and_relocations, 200, 2400);
 }
+
+#[test]
+fn calls_of_install_replace_the_module_or_leave_what_was_there() {
+    on_numbers(fuzz::seamldr_install, 60, 400);
+}
+
+#[test]
+fn handed_over_data_are_taken_as_a_whole_or_not_at_all() {
+    on_numbers(fuzz::handoff_data, 200, 40);
+}

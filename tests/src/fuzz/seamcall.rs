@@ -5,6 +5,9 @@
 //! call. At the end the machine is switched off and on, and the host brings it up.
 
 pub(super) mod bench;
+mod install;
+
+pub use install::{handoff_data, seamldr_install};
 
 use tdx_abi::addr::SIZE_1G;
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};

@@ -1,17 +1,18 @@
 //! A machine whose LPs call the module directly, and what must hold around each call.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tdx_abi::addr::SIZE_1G;
-use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::metadata::ListReader;
 use tdx_abi::msr::MsrIndex;
-use tdx_abi::status::{OperandId, Status, StatusCode};
+use tdx_abi::status::{OperandId, SeamldrStatus, Status, StatusCode};
 use tdx_abi::{KeyId, PhysAddr, Registers};
 use tdx_machine::spec::ChaosSpec;
 use tdx_machine::{LpIndex, Machine, PlatformSpec, SeamFault, presets};
-use tdx_module::inspect::ModuleInspection;
+use tdx_module::inspect::{LoaderInspection, ModuleInspection};
 use tdx_module::profile::Generation;
 use tdx_module::{MODELLED_LEAVES, ModuleState};
 use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
@@ -74,11 +75,20 @@ pub(crate) fn config_regs() -> Registers {
     Registers { rcx, rdx, r8, r11: 1, ..Registers::default() }
 }
 
+/// What is in the SEAM range, the numbers of calls left out.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    loader: LoaderInspection,
+    module: Option<ModuleInspection>,
+}
+
 /// A module and its callers.
 pub(crate) struct Bench {
     platform: Arc<Platform>,
     /// LPs that the module of TDX 1.0 took out of service.
-    shut_down: std::cell::RefCell<BTreeSet<LpIndex>>,
+    shut_down: RefCell<BTreeSet<LpIndex>>,
+    /// The module could be reached when the session of SEAMLDR.INSTALL began.
+    was_ready: Cell<bool>,
 }
 
 impl Bench {
@@ -86,7 +96,7 @@ impl Bench {
     pub(crate) fn on(spec: PlatformSpec, seed: u64) -> Self {
         let machine = Arc::new(Machine::power_on(spec, seed).expect("a valid machine"));
         let platform = Arc::new(Platform::new(machine, CpuMode::Sequential));
-        let bench = Self { platform, shut_down: std::cell::RefCell::default() };
+        let bench = Self { platform, shut_down: RefCell::default(), was_ready: Cell::new(true) };
         for lp in bench.machine().lps() {
             bench.enter_vmx(lp.index);
         }
@@ -136,15 +146,22 @@ impl Bench {
         }
     }
 
-    /// State of the module; the number of calls is left out.
-    pub(crate) fn state(&self) -> ModuleInspection {
-        let mut module = self.machine().seam().module.expect("a module is loaded");
-        module.calls.clear();
-        module
+    fn seen(&self) -> Seen {
+        let mut seam = self.machine().seam();
+        seam.loader.calls = 0;
+        if let Some(module) = &mut seam.module {
+            module.calls.clear();
+        }
+        Seen { loader: seam.loader, module: seam.module }
+    }
+
+    /// State of the module, if there is one; the number of calls is left out.
+    pub(crate) fn module(&self) -> Option<ModuleInspection> {
+        self.seen().module
     }
 
     /// Calls until chance is over; the module must end with success.
-    fn must(&self, lp: LpIndex, leaf: SeamcallLeaf, regs: Registers) {
+    pub(crate) fn must(&self, lp: LpIndex, leaf: SeamcallLeaf, regs: Registers) {
         let mut last = None;
         for _ in 0..TRIES {
             let after = self.call(lp, leaf, 0, regs).expect("an answer");
@@ -199,12 +216,12 @@ impl Bench {
         let word = LeafWord::from_raw(regs.rax);
         let leaf = SeamcallLeaf(word.leaf());
         let in_vmx = self.machine().in_vmx(lp);
-        let before = self.state();
+        let before = self.seen();
         let mut after = regs;
         let result = self.machine().seamcall(lp, &mut after);
-        let state = self.state();
+        let seen = self.seen();
         if let Err(fault) = result {
-            assert_eq!((after, &state), (regs, &before), "{fault} changed something");
+            assert_eq!((after, &seen), (regs, &before), "{fault} changed something");
             match fault {
                 SeamFault::InvalidOpcode => assert!(!in_vmx),
                 SeamFault::VmFailInvalid => self.nobody_may_answer(lp, word, &before),
@@ -215,9 +232,18 @@ impl Bench {
         assert!(in_vmx, "a call outside VMX operation was answered");
         assert_eq!(inputs_only(&after), inputs_only(&regs), "registers that no leaf writes");
         if word.is_seamldr() {
-            assert_eq!((after.rcx, &state), (regs.rcx, &before), "the loader leaves the module alone");
+            assert_eq!(after.rcx, regs.rcx);
+            let status = SeamldrStatus(after.rax);
+            assert!(status.info().is_some(), "{word:?} ended with {status:?}");
+            if word == LeafWord::seamldr(SeamldrLeaf::INSTALL) {
+                self.install_called(status, after.rdx, &before, &seen);
+            } else {
+                assert_eq!((after.rdx, &seen), (regs.rdx, &before), "{word:?} only reads");
+            }
             return Ok(after);
         }
+        assert_eq!(seen.loader, before.loader, "the module leaves the loader alone");
+        let (Some(before), Some(state)) = (before.module, seen.module) else { panic!("no module answered") };
         let status = Status::from_raw(after.rax);
         assert!(status.info().is_some(), "{word:?} ended with {status}");
         only_forward(leaf, &before, &state);
@@ -244,11 +270,53 @@ impl Bench {
     }
 
     /// VMfailInvalid has a reason.
-    fn nobody_may_answer(&self, lp: LpIndex, word: LeafWord, before: &ModuleInspection) {
+    fn nobody_may_answer(&self, lp: LpIndex, word: LeafWord, before: &Seen) {
         let busy = self.machine().spec().chaos.busy != 0;
-        let fine =
-            if word.is_seamldr() { busy } else { before.disabled || self.shut_down.borrow().contains(&lp) };
+        let disabled = before.module.as_ref().is_none_or(|module| module.disabled);
+        let fine = if word.is_seamldr() {
+            busy
+        } else {
+            disabled || !before.loader.seam_ready || self.shut_down.borrow().contains(&lp)
+        };
         assert!(fine, "{word:?} on {lp}: nobody answered");
+    }
+
+    /// What holds after each call of SEAMLDR.INSTALL.
+    fn install_called(&self, status: SeamldrStatus, rdx: u64, before: &Seen, seen: &Seen) {
+        let lps = u32::try_from(self.machine().lps().len()).expect("two");
+        let (old, new) = (&before.loader, &seen.loader);
+        let called = old.session_lps.unwrap_or(0);
+        let success = status == SeamldrStatus::SUCCESS;
+        if old.session_lps.is_none() && new.session_lps.is_some() {
+            self.was_ready.set(old.seam_ready);
+        }
+        if status == SeamldrStatus::EUNSPECERR
+            || (status == SeamldrStatus::EBADCALL && new.session_lps.is_some())
+        {
+            assert_eq!((rdx, seen), (0, before), "{status:?} is before anything is done");
+            return;
+        }
+        let left = |loader: &LoaderInspection| loader.config.remaining_updates;
+        if called + 1 < lps {
+            assert_eq!((status, rdx), (SeamldrStatus::SUCCESS, 0), "not the last LP");
+            assert_eq!((new.session_lps, new.seam_ready), (Some(called + 1), false));
+            assert_eq!((&seen.module, left(new)), (&before.module, left(old)));
+            return;
+        }
+        assert_eq!(new.session_lps, None, "the last LP ends the session");
+        match (success, rdx) {
+            (true, 0) => {
+                let module = seen.module.as_ref().expect("a module was installed");
+                assert!(new.seam_ready && module.initialised_lps.is_empty() && module.tdmrs.is_empty());
+                self.shut_down.borrow_mut().clear();
+            }
+            (false, 0) => {
+                assert_eq!(seen.module, before.module, "{status:?} is recoverable");
+                assert_eq!((new.seam_ready, left(new)), (self.was_ready.get(), left(old)), "{status:?}");
+            }
+            (false, 1) => assert_eq!((&seen.module, new.seam_ready), (&None, false), "{status:?}"),
+            _ => panic!("{status:?} with RDX {rdx:#x}"),
+        }
     }
 
     /// What success means.
