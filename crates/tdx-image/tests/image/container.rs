@@ -52,6 +52,15 @@ const ROWS: &[Row] = &[
         ImageError::UnknownVersion { version: 0x300 },
     ),
     (
+        "a future version that uses what was reserved",
+        V0x200,
+        |file| {
+            put(file, 0, 0x300_u16.to_le_bytes());
+            file[20] = 1;
+        },
+        ImageError::UnknownVersion { version: 0x300 },
+    ),
+    (
         "a future version in the layout of 0x100",
         V0x100,
         |file| put(file, 0, 0x101_u16.to_le_bytes()),
