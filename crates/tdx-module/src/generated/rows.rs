@@ -969,6 +969,14 @@ pub(crate) static ROWS: &[CheckRow] = &[
         switch: false,
     },
     CheckRow {
+        id: "TDH.SYS.SHUTDOWN-6",
+        condition: "the version has no layout here, or the hand-off area is too small for it (state goes back)",
+        result: "SYS_INVALID_HANDOFF",
+        since: None,
+        mark: Mark::Assumed,
+        switch: false,
+    },
+    CheckRow {
         id: "TDH.SYS.UPDATE-4",
         condition: "version > 1",
         result: "OPERAND_INVALID|RAX",

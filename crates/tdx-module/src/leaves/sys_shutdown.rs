@@ -72,8 +72,9 @@ fn hand_off(call: &Call<'_>, request: Request) -> Result<Status, Exit> {
             return Err(sensitive(counters.interrupted_migrations, INTERRUPTED_MIGRATIONS));
         }
     }
-    // The module is ready and thus configured, and SYS.INIT measured the area by the SIGSTRUCT.
+    // A ready module is configured.
     let estate = module.estate().ok_or(StatusCode::SYS_NOT_READY)?;
+    // TDH.SYS.SHUTDOWN-6. No published release: an image of the test key may claim what it likes.
     module.handoff.region().write(request.version, &estate).map_err(|_| StatusCode::SYS_INVALID_HANDOFF)?;
     Ok(Status::SUCCESS)
 }

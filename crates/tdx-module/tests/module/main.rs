@@ -8,6 +8,7 @@ mod handoff;
 mod install;
 mod install_session;
 mod keys_and_tdmrs;
+mod live_update;
 mod properties;
 mod reading;
 mod sys_config;
