@@ -15,8 +15,9 @@ pub(super) fn of_intel(
     sigstruct: &Sigstruct,
     unknown: UnknownRelease,
 ) -> Result<(&'static Profile, Option<SeamNote>), SeamldrStatus> {
-    let known =
-        profile::all().find(|profile| !profile.synthetic && profile.seamhash == *sigstruct.seamhash());
+    let known = profile::all()
+        .filter(|profile| !profile.assumed.contains(&"seamhash"))
+        .find(|profile| profile.seamhash == *sigstruct.seamhash());
     if let Some(profile) = known {
         return Ok((profile, None));
     }

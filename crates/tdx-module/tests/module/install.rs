@@ -62,7 +62,8 @@ const CASES: &[Case] = &[
     case("SEAMLDR.INSTALL-22b", S::EBADHANDOFF, |setup| setup.handoff.2 = 14 * 4096 - 7),
     case("SEAMLDR.INSTALL-22c", S::EBADHANDOFF, |setup| setup.handoff.1 = 1),
     fatal("SEAMLDR.INSTALL-24", S::EBADHASH, |setup| setup.wrong_hash = true),
-    fatal("SEAMLDR.INSTALL-25", S::EBADPARAM, |setup| setup.module[0] = 0),
+    // Section headers outside the image; the record is found by the program headers.
+    fatal("SEAMLDR.INSTALL-25", S::EBADPARAM, |setup| setup.module[0x28..0x30].fill(0xEE)),
     fatal("SEAMLDR.INSTALL-29", S::EBADPARAM, |setup| {
         let owner = setup.module.windows(8).position(|bytes| bytes == b"tdxhost\0");
         setup.module[owner.expect("a note")] = b'T';
@@ -138,7 +139,7 @@ fn of_two_rows_the_upper_one_answers() {
         "SEAMLDR.INSTALL-21 before SEAMLDR.INSTALL-22a",
         "SEAMLDR.INSTALL-22a before SEAMLDR.INSTALL-24",
         "SEAMLDR.INSTALL-24 before SEAMLDR.INSTALL-25",
-        "SEAMLDR.INSTALL-25 before SEAMLDR.INSTALL-29",
+        "SEAMLDR.INSTALL-25 before SEAMLDR.INSTALL-26",
         "SEAMLDR.INSTALL-29 before SEAMLDR.INSTALL-26",
     ];
     for pair in PAIRS {

@@ -336,7 +336,6 @@ fn the_generations_differ_where_their_sources_do() {
             "SEAMLDR.INSTALL-25",
             |setup| {
                 tdx_1_0(setup);
-                // Section headers outside the image; the record is found by the program headers.
                 setup.module[0x28..0x30].fill(0xEE);
             },
             [DONE, (S::EBADPARAM, 1), UNSUPPORTED, UNSUPPORTED],

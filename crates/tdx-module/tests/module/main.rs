@@ -7,6 +7,7 @@ mod dispatch;
 mod handoff;
 mod install;
 mod install_session;
+mod intel_images;
 mod keys_and_tdmrs;
 mod live_update;
 mod properties;

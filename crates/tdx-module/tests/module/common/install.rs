@@ -35,6 +35,8 @@ pub(crate) struct Setup {
     /// Header of the hand-off area: valid, version, size.
     pub(crate) handoff: (bool, u16, u32),
     pub(crate) facts: Facts,
+    /// The SIGSTRUCT is somebody else's: it stays as it is.
+    pub(crate) as_signed: bool,
     pub(crate) foreign_key: bool,
     pub(crate) wrong_signature: bool,
     pub(crate) wrong_hash: bool,
@@ -74,6 +76,13 @@ impl Setup {
         setup
     }
 
+    /// LOAD of an image that was signed elsewhere.
+    pub(crate) fn image(sigstruct: Box<Sigstruct>, module: Vec<u8>) -> Self {
+        let mut setup = Self::with(None, sigstruct, module);
+        setup.as_signed = true;
+        setup.scenario(SCENARIO_LOAD)
+    }
+
     fn with(running: Option<&'static str>, sigstruct: Box<Sigstruct>, module: Vec<u8>) -> Self {
         let mut params = SeamldrParams::new_zeroed();
         params.scenario.set(SCENARIO_UPDATE);
@@ -92,6 +101,7 @@ impl Setup {
             rcx: PARAMS,
             handoff: (true, 0, 0xD08A),
             facts: Facts::default(),
+            as_signed: false,
             foreign_key: false,
             wrong_signature: false,
             wrong_hash: false,
@@ -118,7 +128,9 @@ impl Setup {
     /// Puts parameters, SIGSTRUCT, module and hand-off header in place.
     pub(crate) fn place(&self, bench: &Bench) {
         let mut sigstruct = self.sigstruct.clone();
-        build::seal(&mut sigstruct, &self.module);
+        if !self.as_signed {
+            build::seal(&mut sigstruct, &self.module);
+        }
         if self.wrong_hash {
             sigstruct.seamhash[7] ^= 1;
             build::resign(&mut sigstruct);
