@@ -1,6 +1,6 @@
 //! What the host side keeps of each CPU.
 
-use crate::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use tdx_abi::msr::MsrIndex;
 
@@ -18,7 +18,7 @@ pub const MAX_VMX_CLIENTS: usize = 8;
 pub struct CpuSlot {
     cache_incoherent: AtomicBool,
     lp_initialised: AtomicBool,
-    install_called: AtomicBool,
+    install_session: AtomicU32,
     vmx_on: AtomicBool,
     vmx_references: [AtomicU16; MAX_VMX_CLIENTS],
 }
@@ -29,7 +29,7 @@ impl CpuSlot {
         Self {
             cache_incoherent: AtomicBool::new(false),
             lp_initialised: AtomicBool::new(false),
-            install_called: AtomicBool::new(false),
+            install_session: AtomicU32::new(0),
             vmx_on: AtomicBool::new(false),
             vmx_references: [const { AtomicU16::new(0) }; MAX_VMX_CLIENTS],
         }
@@ -68,13 +68,13 @@ impl CpuSlot {
         self.lp_initialised.store(false, Ordering::Release);
     }
 
-    /// True if P-SEAMLDR counted this CPU in a session of SEAMLDR.INSTALL that has not ended.
-    pub(crate) fn install_called(&self) -> bool {
-        self.install_called.load(Ordering::Acquire)
+    /// The session of SEAMLDR.INSTALL in which P-SEAMLDR counted this CPU last; 0 if it never did.
+    pub(crate) fn install_session(&self) -> u32 {
+        self.install_session.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_install_called(&self, called: bool) {
-        self.install_called.store(called, Ordering::Release);
+    pub(crate) fn set_install_session(&self, session: u32) {
+        self.install_session.store(session, Ordering::Release);
     }
 
     /// True if this CPU is in VMX operation on behalf of a client.

@@ -17,14 +17,16 @@ use crate::traits::{AllocRequest, CpuPin, Cpus, Pages, Seam};
 #[derive(Debug, Default)]
 pub struct Seamldr<K> {
     lock: K,
-    /// CPUs that it counted in a session of SEAMLDR.INSTALL that has not ended.
+    /// CPUs that it counted in the running session of SEAMLDR.INSTALL.
     counted: AtomicU32,
+    /// Number of the session that ended last.
+    ended: AtomicU32,
 }
 
 impl<K> Seamldr<K> {
     /// Callers are serialised by `lock`.
     pub const fn new(lock: K) -> Self {
-        Self { lock, counted: AtomicU32::new(0) }
+        Self { lock, counted: AtomicU32::new(0), ended: AtomicU32::new(0) }
     }
 }
 
@@ -55,18 +57,24 @@ impl<K: RawLock + Sync> Seamldr<K> {
         asked.map(|()| info)
     }
 
-    /// SEAMLDR.INSTALL on the CPU of `pin`, unless P-SEAMLDR has counted it already in a session that some
-    /// CPU broke off: a second call would be refused. `cpus` are all CPUs of the machine.
+    /// Number of the session of SEAMLDR.INSTALL that runs or comes next, from 1.
+    pub(crate) fn session(&self) -> u32 {
+        self.ended.load(Ordering::Acquire).wrapping_add(1)
+    }
+
+    /// SEAMLDR.INSTALL on the CPU of `pin`, unless P-SEAMLDR has counted it already in session `session`: a
+    /// CPU may have broken it off, and it is gone on with. `cpus` are all CPUs of the machine.
     pub(crate) fn install<S: Seam + ?Sized>(
         &self,
         port: &SeamPort<'_, S>,
         pin: &CpuPin<'_>,
         cpus: &[CpuSlot],
+        session: u32,
         params: PhysAddr,
     ) -> Result<(), SeamcallError> {
         let call = || {
             let slot = cpus.get(pin.cpu().0 as usize);
-            if slot.is_some_and(CpuSlot::install_called) {
+            if slot.is_some_and(|slot| slot.install_session() == session) {
                 return Ok(());
             }
             let counted = self.counted.load(Ordering::Acquire) + 1;
@@ -77,18 +85,16 @@ impl<K: RawLock + Sync> Seamldr<K> {
                 Err(error) if error.cause == BAD_CALL && !last => Ok(()),
                 result => result,
             };
+            if let (Ok(()), Some(slot)) = (&result, slot) {
+                slot.set_install_session(session);
+            }
             match &result {
                 // However the last one ended, the session is over.
                 Ok(()) | Err(SeamcallError { cause: SeamcallCause::Loader(_), .. }) if last => {
                     self.counted.store(0, Ordering::Release);
-                    cpus.iter().for_each(|slot| slot.set_install_called(false));
+                    self.ended.store(session, Ordering::Release);
                 }
-                Ok(()) => {
-                    self.counted.store(counted, Ordering::Release);
-                    if let Some(slot) = slot {
-                        slot.set_install_called(true);
-                    }
-                }
+                Ok(()) => self.counted.store(counted, Ordering::Release),
                 Err(_) => {}
             }
             result

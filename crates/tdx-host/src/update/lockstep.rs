@@ -52,7 +52,9 @@ pub(super) struct Lockstep<'a, C, K, P: Platform + ?Sized> {
     /// The old module is down, by this run or one before.
     module_down: AtomicBool,
     was_down: AtomicBool,
-    /// The step of the session of SEAMLDR.INSTALL that is to run, or ran last.
+    /// The step of SEAMLDR.INSTALL that is to run, or ran last.
+    install_step: AtomicU32,
+    /// Its session. Kept here as well: the running number changes while CPUs are still in the step.
     session: AtomicU32,
     before: Features0,
     /// A refusal of TDH.SYS.UPDATE version 1, version 0 having been taken.
@@ -83,7 +85,8 @@ where
             observer,
             module_down: AtomicBool::new(false),
             was_down: AtomicBool::new(false),
-            session: AtomicU32::new(FIRST_INSTALL),
+            install_step: AtomicU32::new(FIRST_INSTALL),
+            session: AtomicU32::new(host.seamldr().session()),
             before: host.opted_in(),
             refusal: SeqCell::new(),
         }
@@ -107,7 +110,7 @@ where
             opted_in,
             opt_in_lost: self.before.difference(opted_in),
             refusal: self.refusal.read().map(SeamcallError::from_words),
-            install_sessions: self.session.load(Ordering::Acquire) - FIRST_INSTALL + 1,
+            install_sessions: self.install_step.load(Ordering::Acquire) - FIRST_INSTALL + 1,
             was_down: self.was_down.load(Ordering::Acquire),
         }
     }
@@ -178,15 +181,17 @@ where
             all_online(self.platform)?;
             return Err(HostError::UpdateCpuOffline { cpu: self.lead, offline: 1 });
         }
-        if self.session.load(Ordering::Acquire) != step {
+        if self.install_step.load(Ordering::Acquire) != step {
             return Ok(());
         }
-        let installed = self.host.seamldr().install(&self.port(), pin, self.host.cpus(), self.params);
+        let (loader, session) = (self.host.seamldr(), self.session.load(Ordering::Acquire));
+        let installed = loader.install(&self.port(), pin, self.host.cpus(), session, self.params);
         let Err(error) = installed else { return Ok(()) };
         let no_entropy = error.cause == SeamcallCause::Loader(SeamldrStatus::ENOENTROPY);
         if no_entropy && is_recoverable(&error) && step < LAST_INSTALL {
             // The session ended on all CPUs: all of them call again.
-            self.session.store(step + 1, Ordering::Release);
+            self.install_step.store(step + 1, Ordering::Release);
+            self.session.store(loader.session(), Ordering::Release);
             return Ok(());
         }
         Err(self.fail(UpdatePhase::Install, pin, error))

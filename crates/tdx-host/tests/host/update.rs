@@ -590,6 +590,19 @@ fn a_session_that_broke_off_is_gone_on_with() {
 }
 
 #[test]
+fn on_threads_a_cpu_that_comes_late_does_not_begin_another_session() {
+    for _ in 0..100 {
+        let bench = Bench::up(Fake::new(2).threaded());
+        bench.fake.fail_once(install(), 0, SeamcallFault::VmFailInvalid, 0);
+        assert_eq!(update(&bench).unwrap_err().name(), "install-failed-recoverable");
+        assert_eq!(update(&bench).map(|report| report.to), Ok(NEW));
+        let state = bench.fake.state();
+        assert_eq!(state.calls.iter().filter(|call| call.1 == install()).count(), 5);
+        assert!(state.loader.session.is_empty());
+    }
+}
+
+#[test]
 fn a_loader_that_counted_more_than_the_host_knows_is_gone_on_with() {
     let bench = Bench::up(Fake::new(2));
     // The last call fails before P-SEAMLDR has seen it, in its own words.

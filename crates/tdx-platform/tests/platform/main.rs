@@ -2,6 +2,7 @@
 
 mod faults;
 mod life;
+mod update;
 mod walk;
 
 use std::sync::Arc;
