@@ -5,7 +5,7 @@ use tdx_abi::status::SeamldrStatus;
 use tdx_module::{RandomUse, checks};
 
 use crate::common::SEAMRR;
-use crate::common::install::{Setup, info, reaches_a_module, state};
+use crate::common::install::{Flaw, Setup, info, reaches_a_module, state};
 
 /// One thing that INSTALL refuses.
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ const CASES: &[Case] = &[
     case("SEAMLDR.INSTALL-9f", S::EBADPARAM, |setup| setup.params.sigstruct_pa.set(0x4000_1800)),
     case("SEAMLDR.INSTALL-9g", S::EBADPARAM, |setup| setup.running = None),
     case("SEAMLDR.INSTALL-10", S::EBADSIG, |setup| setup.sigstruct.vendor.set(0x8087)),
-    case("SEAMLDR.INSTALL-11", S::EBADSIG, |setup| setup.foreign_key = true),
+    case("SEAMLDR.INSTALL-11", S::EBADSIG, |setup| setup.spoil(Flaw::ForeignKey)),
     case("SEAMLDR.INSTALL-12", S::EBADSIG, |setup| setup.sigstruct.module_type.set(1 << 31)),
     case("SEAMLDR.INSTALL-13", S::EUNSUPPORTED, |setup| setup.sigstruct.major_svn = 0),
     case("SEAMLDR.INSTALL-14a", S::EUNSUPPORTED, |setup| setup.sigstruct.major_svn = 2),
@@ -52,7 +52,7 @@ const CASES: &[Case] = &[
     case("SEAMLDR.INSTALL-17b", S::EUNSUPCPU, |setup| {
         setup.facts.mcheck(|mcheck| mcheck.package_fms[1] = 0xA06E1);
     }),
-    case("SEAMLDR.INSTALL-18", S::EBADSIG, |setup| setup.wrong_signature = true),
+    case("SEAMLDR.INSTALL-18", S::EBADSIG, |setup| setup.spoil(Flaw::WrongSignature)),
     case("SEAMLDR.INSTALL-19", S::ENOENTROPY, |setup| {
         setup.facts.no_random_for.push(RandomUse::AddressOffset);
     }),
@@ -61,7 +61,7 @@ const CASES: &[Case] = &[
     case("SEAMLDR.INSTALL-22a", S::EBADHANDOFF, |setup| setup.handoff.0 = false),
     case("SEAMLDR.INSTALL-22b", S::EBADHANDOFF, |setup| setup.handoff.2 = 14 * 4096 - 7),
     case("SEAMLDR.INSTALL-22c", S::EBADHANDOFF, |setup| setup.handoff.1 = 1),
-    fatal("SEAMLDR.INSTALL-24", S::EBADHASH, |setup| setup.wrong_hash = true),
+    fatal("SEAMLDR.INSTALL-24", S::EBADHASH, |setup| setup.spoil(Flaw::WrongHash)),
     // Section headers outside the image; the record is found by the program headers.
     fatal("SEAMLDR.INSTALL-25", S::EBADPARAM, |setup| setup.module[0x28..0x30].fill(0xEE)),
     fatal("SEAMLDR.INSTALL-29", S::EBADPARAM, |setup| {

@@ -8,7 +8,7 @@ use tdx_abi::{PhysAddr, Registers};
 use tdx_module::profile::Svn;
 use tdx_module::{LockName, LpIndex, ModuleState, NoAnswer, RandomUse, SeamNote, UnknownRelease, profile};
 
-use crate::common::install::{PARAMS, Setup, info, install, reaches_a_module, spec, state};
+use crate::common::install::{Flaw, PARAMS, Setup, info, install, reaches_a_module, spec, state};
 use crate::common::{Bench, LPS, Moment, Stage};
 use tdx_module::LoaderGeneration as Generation;
 
@@ -224,7 +224,7 @@ fn every_install_takes_one_update_and_a_load_refills_the_log_first() {
 
     // What fails takes nothing.
     let mut failing = setup.clone();
-    failing.wrong_hash = true;
+    failing.spoil(Flaw::WrongHash);
     failing.place(&bench);
     assert_eq!(status(failing.call_all(&bench)), (S::EBADHASH, 1));
     assert_eq!(left(&bench), 2);
@@ -380,11 +380,12 @@ fn the_test_key_is_taken_only_where_it_is_trusted() {
 #[test]
 fn without_signature_checks_hash_and_signature_are_not_looked_at() {
     let mut setup = Setup::update();
-    (setup.wrong_hash, setup.wrong_signature) = (true, true);
+    setup.spoil(Flaw::WrongHash);
+    setup.spoil(Flaw::WrongSignature);
     assert_eq!(status(setup.run().1), (S::EBADSIG, 0), "SEAMLDR.INSTALL-18");
-    setup.wrong_signature = false;
+    setup.flaws.remove(&Flaw::WrongSignature);
     assert_eq!(status(setup.run().1), (S::EBADHASH, 1), "SEAMLDR.INSTALL-24");
-    setup.wrong_signature = true;
+    setup.spoil(Flaw::WrongSignature);
     setup.loader.check_signatures = false;
     assert_eq!(status(setup.run().1), DONE);
 }
@@ -393,7 +394,7 @@ fn without_signature_checks_hash_and_signature_are_not_looked_at() {
 fn claimed(svn: Svn) -> Setup {
     let mut setup = Setup::update();
     setup.loader.check_signatures = false;
-    setup.foreign_key = true;
+    setup.spoil(Flaw::ForeignKey);
     (setup.sigstruct.major_svn, setup.sigstruct.minor_svn) = (svn.major, svn.minor);
     setup
 }
@@ -532,7 +533,7 @@ proptest! {
             match step {
                 Step::Place { scenario, wrong_hash, valid } => {
                     setup.params.scenario.set(scenario);
-                    setup.wrong_hash = wrong_hash;
+                    setup.flaws = wrong_hash.then_some(Flaw::WrongHash).into_iter().collect();
                     setup.handoff.0 = valid;
                     setup.place(&bench);
                 }

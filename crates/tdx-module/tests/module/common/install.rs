@@ -1,5 +1,6 @@
 //! A module image in memory, and all LPs calling SEAMLDR.INSTALL.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use tdx_abi::Registers;
@@ -37,9 +38,17 @@ pub(crate) struct Setup {
     pub(crate) facts: Facts,
     /// The SIGSTRUCT is somebody else's: it stays as it is.
     pub(crate) as_signed: bool,
-    pub(crate) foreign_key: bool,
-    pub(crate) wrong_signature: bool,
-    pub(crate) wrong_hash: bool,
+    pub(crate) flaws: BTreeSet<Flaw>,
+}
+
+/// What is wrong with a signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Flaw {
+    /// The modulus is of an unknown key.
+    ForeignKey,
+    WrongSignature,
+    /// What was signed is the hash of another module.
+    WrongHash,
 }
 
 fn image() -> &'static (Box<Sigstruct>, Vec<u8>) {
@@ -102,10 +111,13 @@ impl Setup {
             handoff: (true, 0, 0xD08A),
             facts: Facts::default(),
             as_signed: false,
-            foreign_key: false,
-            wrong_signature: false,
-            wrong_hash: false,
+            flaws: BTreeSet::new(),
         }
+    }
+
+    /// Adds a flaw.
+    pub(crate) fn spoil(&mut self, flaw: Flaw) {
+        self.flaws.insert(flaw);
     }
 
     pub(crate) fn generation(mut self, generation: LoaderGeneration) -> Self {
@@ -131,14 +143,14 @@ impl Setup {
         if !self.as_signed {
             build::seal(&mut sigstruct, &self.module);
         }
-        if self.wrong_hash {
+        if self.flaws.contains(&Flaw::WrongHash) {
             sigstruct.seamhash[7] ^= 1;
             build::resign(&mut sigstruct);
         }
-        if self.wrong_signature {
+        if self.flaws.contains(&Flaw::WrongSignature) {
             sigstruct.signature[9] ^= 1;
         }
-        if self.foreign_key {
+        if self.flaws.contains(&Flaw::ForeignKey) {
             sigstruct.modulus[3] ^= 1;
         }
         let mut facts = self.facts.clone();
