@@ -9,8 +9,10 @@ mod host;
 mod lockstep;
 mod platform;
 mod seam;
+mod upload;
 
 pub use allocator::{Leaks, PageAccounts};
 pub use host::{DeviceView, HostOptions, HostStatus, TdmrSummary, TdxHost};
 pub use platform::{CpuMode, LogLine, MAX_THREADS, Platform};
 pub use tdx_machine::Machine;
+pub use upload::{MAX_IMAGE_BYTES, UploadTarget, UploadedUpdate, Uploader};

@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use crate::api::{self, CpusFacts, DeviceFacts, ModuleFacts, PlatformFacts, StatusFacts, default_socket};
+use crate::api::{
+    self, CpusFacts, DeviceFacts, ModuleFacts, PlatformFacts, StatusFacts, UpdateFacts, UpdateState,
+    UploadFacts, default_socket,
+};
 use crate::text::{gib, plural};
 
 /// Arguments of `tdxhost status`.
@@ -105,6 +108,9 @@ fn summary(
     } else {
         writeln!(out, "device    none")?;
     }
+    if let Some(upload) = &device.upload {
+        update(out, upload)?;
+    }
     writeln!(out, "cpus      {} online of {}", or_none(&cpus.online), or_none(&cpus.present))?;
     match &status.service.mount {
         Some(mount) => {
@@ -117,6 +123,38 @@ fn summary(
         "service   tdxhost {}, pid {}, up {:.0} s",
         status.service.version, status.service.pid, status.service.uptime_seconds
     )
+}
+
+/// What comes in, and how the last update went; nothing if there is nothing to tell.
+fn update(out: &mut dyn Write, upload: &UploadFacts) -> io::Result<()> {
+    if upload.loading {
+        writeln!(out, "upload    an image is coming in")?;
+    }
+    let Some(last) = &upload.last else { return Ok(()) };
+    let UpdateFacts { state, phase, cpu, from, to, remaining_updates, error, .. } = last;
+    let unknown = || "?".to_owned();
+    let during = phase.as_ref().map(|phase| format!(" in phase {phase}")).unwrap_or_default();
+    match state {
+        UpdateState::Running => writeln!(out, "update    {}{during}", upload.status),
+        UpdateState::Succeeded => {
+            let left = remaining_updates.map(|left| format!(", {} left", plural(u64::from(left), "update")));
+            writeln!(
+                out,
+                "update    {} to {}{}",
+                from.clone().unwrap_or_else(unknown),
+                to.clone().unwrap_or_else(unknown),
+                left.unwrap_or_default()
+            )
+        }
+        UpdateState::Failed => {
+            let on = cpu.map(|cpu| format!(" on CPU {cpu}")).unwrap_or_default();
+            let (name, message, advice) = error.as_ref().map_or(("?", "?", "?"), |error| {
+                (error.name.as_str(), error.message.as_str(), error.advice.as_str())
+            });
+            writeln!(out, "update    failed{during}{on}: {name}: {message}")?;
+            writeln!(out, "          {advice}")
+        }
+    }
 }
 
 fn or_none(list: &str) -> &str {

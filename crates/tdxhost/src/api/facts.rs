@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::update::{UpdateFacts, UploadFacts};
 use crate::doctor::Snapshot;
 use crate::sysfs::HostView;
 
@@ -156,6 +157,8 @@ pub struct HostFacts {
     pub phases: Vec<PhaseFacts>,
     /// Why bring-up failed.
     pub error: Option<ErrorFacts>,
+    /// The last update that was committed through the firmware-upload files.
+    pub update: Option<UpdateFacts>,
 }
 
 /// How a phase stands.
@@ -279,6 +282,8 @@ pub struct DeviceFacts {
     pub exists: bool,
     /// What it offers; empty if it does not exist.
     pub attributes: Vec<DeviceAttributeFacts>,
+    /// Its firmware-upload files; `None` if it has none.
+    pub upload: Option<UploadFacts>,
 }
 
 /// One attribute of the device, with what reading it gives.

@@ -12,6 +12,7 @@ use super::facts::{
     CpusFacts, DeviceAttributeFacts, DeviceFacts, HostSource, LogFacts, ServiceFacts, StatusFacts,
 };
 use super::problem::Problem;
+use super::update::UploadFacts;
 use crate::doctor::Snapshot;
 use crate::sysfs::{HostView, Layout, Node, sysfs};
 
@@ -98,7 +99,8 @@ fn device(host: &dyn HostSource) -> DeviceFacts {
             DeviceAttributeFacts { name: offered.name, mode: format!("{:04o}", offered.mode), value, errno }
         })
         .collect();
-    DeviceFacts { exists: host.device().is_some(), attributes }
+    let upload = host.upload().and_then(UploadFacts::of);
+    DeviceFacts { exists: host.device().is_some(), attributes, upload }
 }
 
 /// The hardware, and the files that any user of the host may read, by their full path.

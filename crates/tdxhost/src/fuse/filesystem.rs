@@ -15,7 +15,7 @@ use nix::unistd::{getegid, geteuid};
 use parking_lot::Mutex;
 
 use super::inodes::{Inodes, join};
-use crate::sysfs::{ATTRIBUTE_SIZE, Attribute, Directory, Errno, Node, Tree};
+use crate::sysfs::{ATTRIBUTE_SIZE, Attribute, BinaryAttribute, Directory, Errno, Node, Tree};
 
 /// Nothing is kept by the kernel: files come and go with the host's state.
 const TTL: Duration = Duration::ZERO;
@@ -50,8 +50,38 @@ enum Open {
         /// Text of the last read from the start: further reads continue it, they do not ask again.
         text: Mutex<Option<String>>,
     },
+    Binary {
+        number: INodeNo,
+        attribute: Arc<dyn BinaryAttribute>,
+        /// Where the next write of a file that was opened for appending goes. sysfs knows no end to append
+        /// to: each opening writes from the start.
+        appending: Option<Mutex<u64>>,
+    },
     /// The entries at the time of opening: a listing is of one moment.
     Directory(Vec<(INodeNo, FileType, String)>),
+}
+
+impl Open {
+    /// The file with this number, if it is that one.
+    fn node(&self, number: INodeNo) -> Option<Node> {
+        match self {
+            Self::File { number: of, attribute, .. } if *of == number => {
+                Some(Node::File(Arc::clone(attribute)))
+            }
+            Self::Binary { number: of, attribute, .. } if *of == number => {
+                Some(Node::Binary(Arc::clone(attribute)))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        match self {
+            Self::File { attribute, .. } => attribute.is_live(),
+            Self::Binary { attribute, .. } => attribute.is_live(),
+            Self::Directory(_) => true,
+        }
+    }
 }
 
 impl SysfsFilesystem {
@@ -87,13 +117,9 @@ impl SysfsFilesystem {
             Ok(node) => Ok(self.attributes(number, &node)),
             Err(errno) => {
                 let table = self.open.lock();
-                let open = table.open.values().find_map(|open| match &**open {
-                    Open::File { number: of, attribute, .. } if *of == number => Some(Arc::clone(attribute)),
-                    _ => None,
-                });
+                let open = table.open.values().find_map(|open| open.node(number));
                 drop(table);
-                let attribute = open.ok_or(errno)?;
-                Ok(self.attributes(number, &Node::File(attribute)))
+                Ok(self.attributes(number, &open.ok_or(errno)?))
             }
         }
     }
@@ -102,6 +128,7 @@ impl SysfsFilesystem {
         let (size, links) = match node {
             Node::Directory(directory) => (0, 2 + subdirectories(&**directory)),
             Node::File(_) => (ATTRIBUTE_SIZE, 1),
+            Node::Binary(_) => (0, 1),
             Node::Symlink(target) => (target.len() as u64, 1),
         };
         FileAttr {
@@ -136,8 +163,14 @@ impl SysfsFilesystem {
     }
 
     fn open_file(&self, number: INodeNo, flags: OpenFlags) -> Result<FileHandle, Errno> {
-        let attribute = match self.node(number)? {
-            Node::File(attribute) => attribute,
+        let node = self.node(number)?;
+        let mode = node.mode();
+        let open = match node {
+            Node::File(attribute) => Open::File { number, attribute, text: Mutex::default() },
+            Node::Binary(attribute) => {
+                let appending = (flags.0 & libc::O_APPEND != 0).then(Mutex::default);
+                Open::Binary { number, attribute, appending }
+            }
             Node::Directory(_) => return Err(Errno::EISDIR),
             Node::Symlink(_) => return Err(Errno::ELOOP),
         };
@@ -147,11 +180,10 @@ impl SysfsFilesystem {
             OpenAccMode::O_WRONLY => (false, true),
             OpenAccMode::O_RDWR => (true, true),
         };
-        let mode = attribute.mode();
         if (reads && mode & ANY_READ == 0) || (writes && mode & ANY_WRITE == 0) {
             return Err(Errno::EACCES);
         }
-        Ok(self.keep(Open::File { number, attribute, text: Mutex::default() }))
+        Ok(self.keep(open))
     }
 
     fn open_directory(&self, number: INodeNo) -> Result<FileHandle, Errno> {
@@ -173,32 +205,43 @@ impl SysfsFilesystem {
 
     fn read_file(&self, handle: FileHandle, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
         let open = self.held(handle)?;
-        let Open::File { attribute, text, .. } = &*open else {
-            return Err(Errno::EISDIR);
-        };
-        if !attribute.is_live() {
+        if !open.is_live() {
             return Err(Errno::ENODEV);
         }
-        let mut text = text.lock();
-        if offset == 0 || text.is_none() {
-            *text = Some(attribute.read()?);
+        let size = size as usize;
+        match &*open {
+            Open::File { attribute, text, .. } => {
+                let mut text = text.lock();
+                if offset == 0 || text.is_none() {
+                    *text = Some(attribute.read()?);
+                }
+                let bytes = text.as_deref().unwrap_or_default().as_bytes();
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let end = start.saturating_add(size).min(bytes.len());
+                Ok(bytes.get(start..end).unwrap_or_default().to_vec())
+            }
+            Open::Binary { attribute, .. } => attribute.read_at(offset, size),
+            Open::Directory(_) => Err(Errno::EISDIR),
         }
-        let bytes = text.as_deref().unwrap_or_default().as_bytes();
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-        let end = start.saturating_add(size as usize).min(bytes.len());
-        Ok(bytes.get(start..end).unwrap_or_default().to_vec())
     }
 
-    fn write_file(&self, handle: FileHandle, bytes: &[u8]) -> Result<u32, Errno> {
+    fn write_file(&self, handle: FileHandle, offset: u64, bytes: &[u8]) -> Result<u32, Errno> {
         let open = self.held(handle)?;
-        let Open::File { attribute, .. } = &*open else {
-            return Err(Errno::EISDIR);
-        };
-        if !attribute.is_live() {
+        if !open.is_live() {
             return Err(Errno::ENODEV);
         }
-        attribute.write(bytes)?;
-        u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)
+        let written = u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?;
+        match &*open {
+            Open::File { attribute, .. } => attribute.write(bytes)?,
+            Open::Binary { attribute, appending: None, .. } => attribute.write_at(offset, bytes)?,
+            Open::Binary { attribute, appending: Some(place), .. } => {
+                let mut place = place.lock();
+                attribute.write_at(*place, bytes)?;
+                *place = place.saturating_add(written.into());
+            }
+            Open::Directory(_) => return Err(Errno::EISDIR),
+        }
+        Ok(written)
     }
 
     /// `echo > file` truncates before it writes: allowed where writing is, and without effect.
@@ -228,7 +271,7 @@ fn subdirectories(directory: &dyn Directory) -> u32 {
 fn kind(node: &Node) -> FileType {
     match node {
         Node::Directory(_) => FileType::Directory,
-        Node::File(_) => FileType::RegularFile,
+        Node::File(_) | Node::Binary(_) => FileType::RegularFile,
         Node::Symlink(_) => FileType::Symlink,
     }
 }
@@ -321,14 +364,14 @@ impl Filesystem for SysfsFilesystem {
         _req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
-        _offset: u64,
+        offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.write_file(fh, data) {
+        match self.write_file(fh, offset, data) {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(wire(errno)),
         }

@@ -8,19 +8,18 @@ use std::sync::{Arc, OnceLock};
 use anyhow::Context as _;
 use tdx_abi::KeyIdPartitioning;
 use tdx_abi::msr::MsrIndex;
-use tdx_host::seamcall::{SeamcallCause, SeamcallError};
 use tdx_host::traits::LogLevel;
 use tdx_host::{HostError, Lifecycle, TdmrRules};
 use tdx_machine::{LpIndex, Machine};
 use tdx_module::ModuleState;
 use tdx_module::inspect::{KeyRange, KeyState, TdmrInspection};
-use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
+use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost, Uploader};
 
 use self::phases::Phases;
 use super::{DeviceInstance, Errno, HostView, OfferedAttribute, cpu_list};
 use crate::api::{
     CpuFacts, ErrorFacts, HostFacts, HostSource, HostState, KeyIdFacts, KeyRangeFacts, LogLine, ModuleFacts,
-    PlatformFacts, TdmrFacts,
+    PlatformFacts, TdmrFacts, UpdateFacts,
 };
 use crate::cmd::platform;
 use crate::doctor::Snapshot;
@@ -29,7 +28,8 @@ use crate::serve::ServedHost;
 /// One boot of a software machine with its host side.
 pub struct SoftwareHost {
     machine: Arc<Machine>,
-    host: TdxHost,
+    host: Arc<TdxHost>,
+    uploader: Uploader,
     seed: u64,
     phases: Phases,
     failure: OnceLock<HostError>,
@@ -43,7 +43,9 @@ impl SoftwareHost {
         let machine = Arc::new(machine);
         let platform = Platform::new(Arc::clone(&machine), CpuMode::Sequential);
         let host = TdxHost::new(Arc::new(platform), HostOptions { tdmr_rules, ..HostOptions::default() });
-        Ok(Self { machine, host, seed, phases: Phases::default(), failure: OnceLock::new() })
+        let host = Arc::new(host);
+        let uploader = Uploader::new(Arc::<TdxHost>::clone(&host));
+        Ok(Self { machine, host, uploader, seed, phases: Phases::default(), failure: OnceLock::new() })
     }
 
     fn cpus_where(&self, wanted: impl Fn(LpIndex) -> bool) -> String {
@@ -57,7 +59,7 @@ impl ServedHost for SoftwareHost {
             Ok(_) => Ok(()),
             Err(error) => {
                 self.phases.fail();
-                Err(facts_of(self.failure.get_or_init(|| error)))
+                Err(self.failure.get_or_init(|| error).into())
             }
         }
     }
@@ -82,6 +84,10 @@ impl HostView for SoftwareHost {
         let mut value = device.read(name).map_err(|error| Errno::from_raw(error.errno().0))?;
         value.truncate(value.trim_end_matches('\n').len());
         Ok(value)
+    }
+
+    fn upload(&self) -> Option<&Uploader> {
+        Some(&self.uploader)
     }
 
     fn cpus_present(&self) -> String {
@@ -126,7 +132,12 @@ impl HostSource for SoftwareHost {
             Lifecycle::Down => HostState::ModuleDown,
             Lifecycle::Gone => HostState::ModuleGone,
         };
-        HostFacts { state, phases: self.phases.facts(), error: failure.map(facts_of) }
+        HostFacts {
+            state,
+            phases: self.phases.facts(),
+            error: failure.map(ErrorFacts::from),
+            update: self.uploader.last().as_ref().map(UpdateFacts::from),
+        }
     }
 
     fn module(&self) -> Option<ModuleFacts> {
@@ -192,56 +203,6 @@ impl HostSource for SoftwareHost {
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-fn facts_of(error: &HostError) -> ErrorFacts {
-    ErrorFacts {
-        name: error.name().to_owned(),
-        message: error.to_string(),
-        blame: error.blame().name().to_owned(),
-        advice: error.advice().to_owned(),
-        status: failed_call(error).and_then(raw_status).map(|status| format!("{status:#018x}")),
-    }
-}
-
-/// The SEAMCALL that failed, where one did.
-fn failed_call(error: &HostError) -> Option<&SeamcallError> {
-    match error {
-        HostError::SeamDisabled { error }
-        | HostError::ModuleNotLoaded { error }
-        | HostError::NotInVmxOperation { error }
-        | HostError::IncorrectMsr { error, .. }
-        | HostError::InconsistentMsr { error, .. }
-        | HostError::IncorrectCpuid { error, .. }
-        | HostError::InconsistentCpuid { error, .. }
-        | HostError::SysInitFailed { error }
-        | HostError::LpInitFailed { error, .. }
-        | HostError::ModuleTooOld { error }
-        | HostError::MetadataReadFailed { error, .. }
-        | HostError::LpNotInitialised { error, .. }
-        | HostError::ConfigFailed { error }
-        | HostError::KeyConfigFailed { error, .. }
-        | HostError::TdmrInitFailed { error, .. }
-        | HostError::DisableFailed { error }
-        | HostError::TdBuildInProgress { error, .. }
-        | HostError::UpdateShutdownRefused { error, .. }
-        | HostError::InstallFailedRecoverable { error, .. }
-        | HostError::InstallFailed { error, .. }
-        | HostError::UpdateInitFailed { error, .. }
-        | HostError::HandoffRefused { error, .. }
-        | HostError::SeamldrInfoFailed { error } => Some(error),
-        _ => None,
-    }
-}
-
-fn raw_status(error: &SeamcallError) -> Option<u64> {
-    match error.cause {
-        SeamcallCause::Status(status) => Some(status.raw()),
-        SeamcallCause::Loader(status) => Some(status.0),
-        SeamcallCause::Fault(_) | SeamcallCause::GoingDown | SeamcallCause::Down | SeamcallCause::Gone => {
-            None
-        }
-    }
 }
 
 fn level_name(level: LogLevel) -> &'static str {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Errno;
 use super::tree::{Attribute, Directory, Entry, Tree};
+use super::upload;
 use super::view::{DeviceInstance, HostView};
 
 /// Paths and formats of one generation of the kernel interface.
@@ -69,6 +70,7 @@ pub fn sysfs(host: &Arc<dyn HostView>, layout: Layout) -> Tree {
             ),
         ],
     ));
+    root.push(upload::class(host, layout));
     if layout != Layout::Posting2025_03 {
         root.push(fixed("bus", vec![fixed("faux", vec![part(host, "devices", faux_links)])]));
     }
@@ -118,6 +120,7 @@ fn faux_links(host: &Arc<dyn HostView>) -> Vec<Entry> {
 
 fn tdx_host_7_3(host: &Arc<dyn HostView>) -> Vec<Entry> {
     with_device(host, |device| {
+        let firmware = upload::firmware(host, Layout::Linux7_3);
         host.attributes()
             .into_iter()
             .map(|offered| {
@@ -130,6 +133,7 @@ fn tdx_host_7_3(host: &Arc<dyn HostView>) -> Vec<Entry> {
                 };
                 Entry::file(offered.name, attribute)
             })
+            .chain(firmware)
             .collect()
     })
 }
@@ -140,6 +144,7 @@ fn tdx_host_2025_09(host: &Arc<dyn HostView>) -> Vec<Entry> {
         if offers(host, SEAMLDR_VERSION) || offers(host, REMAINING_UPDATES) {
             entries.push(part(host, "seamldr", seamldr_2025_09));
         }
+        entries.extend(upload::firmware(host, Layout::Posting2025_09));
         entries
     })
 }
@@ -159,7 +164,9 @@ fn virtual_2025_03(host: &Arc<dyn HostView>) -> Vec<Entry> {
 }
 
 fn tdx_2025_03(host: &Arc<dyn HostView>) -> Vec<Entry> {
-    vec![part(host, "seamldr", seamldr_2025_03), part(host, "tdx_tsm", tdx_tsm_2025_03)]
+    let mut entries = vec![part(host, "seamldr", seamldr_2025_03), part(host, "tdx_tsm", tdx_tsm_2025_03)];
+    entries.extend(upload::firmware(host, Layout::Posting2025_03));
+    entries
 }
 
 fn tdx_tsm_2025_03(host: &Arc<dyn HostView>) -> Vec<Entry> {

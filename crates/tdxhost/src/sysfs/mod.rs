@@ -9,6 +9,7 @@ mod cpu_list;
 mod host_view;
 mod layout;
 mod tree;
+mod upload;
 mod view;
 
 pub use cpu_list::cpu_list;
@@ -16,5 +17,5 @@ pub use host_view::SoftwareHost;
 pub use layout::{Layout, sysfs};
 /// Error numbers as user space sees them.
 pub use nix::errno::Errno;
-pub use tree::{ATTRIBUTE_SIZE, Attribute, Directory, Entry, Node, Tree};
+pub use tree::{ATTRIBUTE_SIZE, Attribute, BinaryAttribute, Directory, Entry, Node, Tree};
 pub use view::{DeviceInstance, HostView, OfferedAttribute};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Errno;
 
-/// Size that `stat` shows for every attribute file: one page, as sysfs does.
+/// Size that `stat` shows for every text file: one page, as sysfs does.
 pub const ATTRIBUTE_SIZE: u64 = 4096;
 
 /// A file whose text is made when it is read.
@@ -27,6 +27,21 @@ pub trait Attribute: Send + Sync {
     fn is_live(&self) -> bool {
         true
     }
+}
+
+/// A file of bytes that are read and written at offsets.
+pub trait BinaryAttribute: Send + Sync {
+    /// Permission bits, such as `0o644`.
+    fn mode(&self) -> u16;
+
+    /// Up to `size` bytes from `offset` on; none at the end.
+    fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>, Errno>;
+
+    /// Takes all of `bytes` at `offset`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
+
+    /// As [`Attribute::is_live`].
+    fn is_live(&self) -> bool;
 }
 
 /// A directory whose entries may differ from one look to the next.
@@ -54,6 +69,11 @@ impl Entry {
         Self { name: name.into(), node: Node::File(Arc::new(attribute)) }
     }
 
+    /// A binary file by name.
+    pub fn binary(name: &'static str, attribute: impl BinaryAttribute + 'static) -> Self {
+        Self { name: name.into(), node: Node::Binary(Arc::new(attribute)) }
+    }
+
     /// A symbolic link by name.
     pub fn symlink(name: &'static str, target: impl Into<Cow<'static, str>>) -> Self {
         Self { name: name.into(), node: Node::Symlink(target.into()) }
@@ -67,6 +87,8 @@ pub enum Node {
     Directory(Arc<dyn Directory>),
     /// Mode as the attribute says.
     File(Arc<dyn Attribute>),
+    /// Mode as the attribute says; `stat` shows no size.
+    Binary(Arc<dyn BinaryAttribute>),
     /// Mode 0777; the target is relative to the directory of the link.
     Symlink(Cow<'static, str>),
 }
@@ -77,6 +99,7 @@ impl Node {
         match self {
             Self::Directory(_) => 0o755,
             Self::File(attribute) => attribute.mode(),
+            Self::Binary(attribute) => attribute.mode(),
             Self::Symlink(_) => 0o777,
         }
     }

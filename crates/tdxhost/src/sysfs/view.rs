@@ -1,5 +1,7 @@
 //! What the tree needs to know of a host, and nothing more.
 
+use tdx_platform::Uploader;
+
 use super::Errno;
 
 /// One registration of the `tdx_host` device.
@@ -31,6 +33,9 @@ pub trait HostView: Send + Sync {
     ///
     /// `ENODEV` once the device is gone; else whatever the device answers.
     fn read_attribute(&self, name: &str) -> Result<String, Errno>;
+
+    /// The firmware-upload files; `None` on a host that has none.
+    fn upload(&self) -> Option<&Uploader>;
 
     /// CPUs that the machine has, in the kernel's list format (`0-3,8`).
     fn cpus_present(&self) -> String;

@@ -129,7 +129,7 @@ fn the_device_shows_modes_values_and_failed_reads() {
     let device = Served::new(host).get("/v1/device");
     assert_eq!(
         device,
-        json!({"exists": true, "attributes": [
+        json!({"exists": true, "upload": null, "attributes": [
             {"name": "version", "mode": "0444", "value": "1.5.06", "errno": null},
             {"name": "seamldr_version", "mode": "0400", "value": null, "errno": "EIO"},
         ]})
@@ -142,6 +142,10 @@ fn the_hardware_comes_with_the_files_that_any_user_may_read() {
     assert_eq!(
         hardware["files"],
         json!({
+            "/sys/devices/faux/tdx_host/firmware/tdx_module/error": "",
+            "/sys/devices/faux/tdx_host/firmware/tdx_module/loading": "0\n",
+            "/sys/devices/faux/tdx_host/firmware/tdx_module/remaining_size": "0\n",
+            "/sys/devices/faux/tdx_host/firmware/tdx_module/status": "idle\n",
             "/sys/devices/faux/tdx_host/version": "1.5.06\n",
             "/sys/devices/system/cpu/online": "0,2-3\n",
             "/sys/devices/system/cpu/present": "0-3\n",

@@ -1,13 +1,20 @@
 //! A host whose device and values a test sets.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use parking_lot::Mutex;
+use tdx_abi::features::Features0;
+use tdx_abi::seamldr::Version;
+use tdx_host::traits::{CpuNumber, LogLevel};
+use tdx_host::{HostError, UpdateFailure, UpdateObserver, UpdatePhase, UpdateReport};
+use tdx_platform::{UploadTarget, Uploader};
 use tdxhost::api::{
     CpuFacts, ErrorFacts, HostFacts, HostSource, HostState, KeyIdFacts, KeyRangeFacts, LogLine, ModuleFacts,
-    PhaseFacts, PhaseState, PlatformFacts, TdmrFacts,
+    PhaseFacts, PhaseState, PlatformFacts, TdmrFacts, UpdateFacts,
 };
 use tdxhost::doctor::{MSRS, Snapshot};
 use tdxhost::sysfs::{DeviceInstance, Errno, HostView, OfferedAttribute};
@@ -24,8 +31,72 @@ pub(crate) const UPDATABLE: [Offer; 3] = [
 /// What a module without runtime update offers.
 pub(crate) const FIXED: [Offer; 1] = [("version", 0o444, Ok("1.5.06"))];
 
+/// A module whose updates a test lets end.
+#[derive(Default)]
+pub(crate) struct FakeModule {
+    offered: AtomicBool,
+    /// Images that came in.
+    pub(crate) images: Mutex<Vec<Vec<u8>>>,
+    /// How the next updates end; well, if nothing is said.
+    pub(crate) ends: Mutex<Vec<HostError>>,
+    /// Where an update waits for the test.
+    gate: Mutex<Option<Receiver<()>>>,
+    failure: Mutex<Option<UpdateFailure>>,
+}
+
+impl FakeModule {
+    /// Updates wait until the sender says so, or is dropped.
+    pub(crate) fn hold(&self) -> Sender<()> {
+        let (go, gate) = mpsc::channel();
+        *self.gate.lock() = Some(gate);
+        go
+    }
+}
+
+impl UploadTarget for FakeModule {
+    fn takes_updates(&self) -> bool {
+        self.offered.load(Ordering::SeqCst)
+    }
+
+    fn update(&self, image: &[u8], observer: &dyn UpdateObserver) -> Result<UpdateReport, HostError> {
+        self.images.lock().push(image.to_vec());
+        let end = self.ends.lock().pop();
+        if !matches!(end, Some(HostError::UpdateLogFull)) {
+            observer.phase_started(UpdatePhase::Shutdown);
+            observer.phase_started(UpdatePhase::Install);
+        }
+        if let Some(gate) = &*self.gate.lock() {
+            // Dropped by a test that has seen enough.
+            let _ = gate.recv();
+        }
+        let Some(error) = end else {
+            return Ok(UpdateReport {
+                from: Version::new(1, 5, 6),
+                to: Version::new(1, 5, 16),
+                cpus: 4,
+                was_down: false,
+                install_sessions: 1,
+                remaining_updates: Some(62),
+                opted_in: Features0::default(),
+                opt_in_lost: Features0::default(),
+            });
+        };
+        let cpu = CpuNumber(3);
+        *self.failure.lock() = Some(UpdateFailure { phase: UpdatePhase::Install, cpu, error });
+        Err(error)
+    }
+
+    fn update_failure(&self) -> Option<UpdateFailure> {
+        *self.failure.lock()
+    }
+
+    fn log(&self, _: LogLevel, _: fmt::Arguments<'_>) {}
+}
+
 pub(crate) struct FakeHost {
     device: Mutex<(u64, Option<Vec<Offer>>)>,
+    pub(crate) updates: Arc<FakeModule>,
+    uploader: Uploader,
     reads: AtomicU32,
     pub(crate) facts: Mutex<HostFacts>,
     pub(crate) has_module: bool,
@@ -60,10 +131,13 @@ impl FakeHost {
             milliseconds: 0.25,
         };
         let phases = vec![phase("lp-init", Some(4)), phase("metadata", None)];
+        let updates = Arc::<FakeModule>::default();
         Self {
             device: Mutex::new((0, None)),
+            uploader: Uploader::new(Arc::<FakeModule>::clone(&updates)),
+            updates,
             reads: AtomicU32::new(0),
-            facts: Mutex::new(HostFacts { state, phases, error }),
+            facts: Mutex::new(HostFacts { state, phases, error, update: None }),
             has_module,
         }
     }
@@ -72,10 +146,18 @@ impl FakeHost {
         let mut device = self.device.lock();
         device.0 += 1;
         device.1 = Some(attributes.to_vec());
+        let offered = attributes.iter().any(|(name, ..)| *name == "num_remaining_updates");
+        self.updates.offered.store(offered, Ordering::SeqCst);
     }
 
     pub(crate) fn remove_device(&self) {
         self.device.lock().1 = None;
+        self.updates.offered.store(false, Ordering::SeqCst);
+    }
+
+    /// Waits until no update runs.
+    pub(crate) fn wait(&self) {
+        self.uploader.wait();
     }
 
     /// How often an attribute was asked of the device.
@@ -108,6 +190,10 @@ impl HostView for FakeHost {
         value.map(str::to_owned)
     }
 
+    fn upload(&self) -> Option<&Uploader> {
+        Some(&self.uploader)
+    }
+
     fn cpus_present(&self) -> String {
         "0-3".to_owned()
     }
@@ -133,7 +219,8 @@ impl HostSource for FakeHost {
     }
 
     fn host(&self) -> HostFacts {
-        self.facts.lock().clone()
+        let update = self.uploader.last().as_ref().map(UpdateFacts::from);
+        HostFacts { update, ..self.facts.lock().clone() }
     }
 
     fn module(&self) -> Option<ModuleFacts> {

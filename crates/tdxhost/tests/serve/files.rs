@@ -21,6 +21,10 @@ fn listing(tree: &Tree) -> Vec<String> {
                 let text = attribute.read().unwrap_or_else(|errno| format!("{errno:?}\n"));
                 Some(format!("{:04o} {path} {}", attribute.mode(), text.escape_debug()))
             }
+            Node::Binary(attribute) => {
+                let bytes = attribute.read_at(0, 64).unwrap();
+                Some(format!("{:04o} {path} {}", attribute.mode(), bytes.escape_ascii()))
+            }
             Node::Symlink(target) => Some(format!("link {path} {target}")),
         })
         .collect()
@@ -40,6 +44,15 @@ fn linux_7_3_keeps_all_three_attributes_in_the_faux_device() {
         listing(&tree(&host, Layout::Linux7_3)),
         [
             r"link bus/faux/devices/tdx_host ../../../devices/faux/tdx_host",
+            r"link class/firmware/tdx_module ../../devices/faux/tdx_host/firmware/tdx_module",
+            r"0200 devices/faux/tdx_host/firmware/tdx_module/cancel EIO\n",
+            r"0644 devices/faux/tdx_host/firmware/tdx_module/data ",
+            r"link devices/faux/tdx_host/firmware/tdx_module/device ../../../tdx_host",
+            r"0444 devices/faux/tdx_host/firmware/tdx_module/error ",
+            r"0644 devices/faux/tdx_host/firmware/tdx_module/loading 0\n",
+            r"0444 devices/faux/tdx_host/firmware/tdx_module/remaining_size 0\n",
+            r"0444 devices/faux/tdx_host/firmware/tdx_module/status idle\n",
+            r"link devices/faux/tdx_host/firmware/tdx_module/subsystem ../../../../../class/firmware",
             r"0400 devices/faux/tdx_host/num_remaining_updates 63\n",
             r"0400 devices/faux/tdx_host/seamldr_version 1.5.02\n",
             r"0444 devices/faux/tdx_host/version 1.5.06\n",
@@ -66,6 +79,15 @@ fn the_layout_of_2025_09_has_a_directory_for_the_loader_readable_by_all() {
         listing(&tree(&host, Layout::Posting2025_09)),
         [
             r"link bus/faux/devices/tdx_host ../../../devices/faux/tdx_host",
+            r"link class/firmware/seamldr_upload ../../devices/faux/tdx_host/firmware/seamldr_upload",
+            r"0200 devices/faux/tdx_host/firmware/seamldr_upload/cancel EIO\n",
+            r"0644 devices/faux/tdx_host/firmware/seamldr_upload/data ",
+            r"link devices/faux/tdx_host/firmware/seamldr_upload/device ../../../tdx_host",
+            r"0444 devices/faux/tdx_host/firmware/seamldr_upload/error ",
+            r"0644 devices/faux/tdx_host/firmware/seamldr_upload/loading 0\n",
+            r"0444 devices/faux/tdx_host/firmware/seamldr_upload/remaining_size 0\n",
+            r"0444 devices/faux/tdx_host/firmware/seamldr_upload/status idle\n",
+            r"link devices/faux/tdx_host/firmware/seamldr_upload/subsystem ../../../../../class/firmware",
             r"0444 devices/faux/tdx_host/seamldr/num_remaining_updates 63\n",
             r"0444 devices/faux/tdx_host/seamldr/version 1.5.2\n",
             r"0444 devices/faux/tdx_host/version 1.5.6\n",
@@ -89,8 +111,17 @@ fn the_layout_of_2025_03_has_two_virtual_devices_and_unpadded_versions() {
     assert_eq!(
         listing(&tree(&host, Layout::Posting2025_03)),
         [
+            r"link class/firmware/seamldr_upload ../../devices/virtual/tdx/firmware/seamldr_upload",
             r"0444 devices/system/cpu/online 0,2-3\n",
             r"0444 devices/system/cpu/present 0-3\n",
+            r"0200 devices/virtual/tdx/firmware/seamldr_upload/cancel EIO\n",
+            r"0644 devices/virtual/tdx/firmware/seamldr_upload/data ",
+            r"link devices/virtual/tdx/firmware/seamldr_upload/device ../../../tdx",
+            r"0444 devices/virtual/tdx/firmware/seamldr_upload/error ",
+            r"0644 devices/virtual/tdx/firmware/seamldr_upload/loading 0\n",
+            r"0444 devices/virtual/tdx/firmware/seamldr_upload/remaining_size 0\n",
+            r"0444 devices/virtual/tdx/firmware/seamldr_upload/status idle\n",
+            r"link devices/virtual/tdx/firmware/seamldr_upload/subsystem ../../../../../class/firmware",
             r"0444 devices/virtual/tdx/seamldr/num_remaining_updates 63\n",
             r"0444 devices/virtual/tdx/seamldr/version 1.5.2\n",
             r"0444 devices/virtual/tdx/tdx_tsm/version 1.5.6\n",
@@ -140,12 +171,14 @@ fn files_of_a_removed_device_vanish_and_the_ones_held_say_enodev() {
                 _ => None,
             })
             .collect();
-        assert_eq!(held.len(), 3);
+        // Three attributes and the five text files of the upload.
+        assert_eq!(held.len(), 8);
         host.remove_device();
         assert!(tree.resolve(layout.device_path()).is_none());
         for attribute in &held {
             assert!(!attribute.is_live());
             assert_eq!(attribute.read(), Err(Errno::ENODEV));
+            assert!(attribute.mode() & 0o200 == 0 || attribute.write(b"1") == Err(Errno::ENODEV));
         }
         host.register(&UPDATABLE);
         assert!(tree.resolve(layout.device_path()).is_some());

@@ -99,9 +99,12 @@ fn directories_list_what_exists_and_links_lead_to_the_device() {
         names.sort();
         names
     };
-    assert_eq!(names(""), ["bus", "devices"]);
+    assert_eq!(names(""), ["bus", "class", "devices"]);
     assert_eq!(names("devices"), ["faux", "system"]);
-    assert_eq!(names("devices/faux/tdx_host"), ["num_remaining_updates", "seamldr_version", "version"]);
+    assert_eq!(
+        names("devices/faux/tdx_host"),
+        ["firmware", "num_remaining_updates", "seamldr_version", "version"]
+    );
     let link = fixture.mounted.point().join("bus/faux/devices/tdx_host");
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(fs::read_to_string(link.join("version")).unwrap(), "1.5.06\n");
