@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fault::{Answer, CallLeaf};
 use crate::presets;
 
 fn tiny() -> PlatformSpec {
@@ -336,6 +337,14 @@ fn any_fault() -> impl Strategy<Value = Fault> {
             Fault::MsrMismatch { .. } => Fault::MsrMismatch { package: number, msr: Hex(msr) },
             Fault::KeyConfigEntropy { .. } => Fault::KeyConfigEntropy { times: number },
             Fault::TdmrInitFails { .. } => Fault::TdmrInitFails { after: number },
+            Fault::NoEntropyForInstall { .. } => Fault::NoEntropyForInstall { times: number },
+            Fault::NoEntropyForLog { .. } => Fault::NoEntropyForLog { times: number },
+            Fault::SeamcallFails { .. } => Fault::SeamcallFails {
+                leaf: CallLeaf::of(msr),
+                lp: number,
+                status: if number % 2 == 0 { Answer::Status(msr) } else { Answer::VmFailInvalid },
+                times: number,
+            },
             other => other,
         }
     })

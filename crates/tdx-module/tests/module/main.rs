@@ -6,6 +6,7 @@ mod coverage;
 mod dispatch;
 mod handoff;
 mod install;
+mod install_images;
 mod install_session;
 mod intel_images;
 mod keys_and_tdmrs;

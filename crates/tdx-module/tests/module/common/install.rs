@@ -223,3 +223,11 @@ pub(crate) fn state(bench: &Bench) -> Inspection {
     }
     state
 }
+
+/// Status and RDX.
+pub(crate) fn status(regs: Registers) -> (SeamldrStatus, u64) {
+    (SeamldrStatus(regs.rax), regs.rdx)
+}
+
+/// A call that went well.
+pub(crate) const DONE: (SeamldrStatus, u64) = (SeamldrStatus::SUCCESS, 0);
