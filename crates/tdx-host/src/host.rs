@@ -230,10 +230,10 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
 
     /// Keeps updates out until the claim is dropped.
     pub(crate) fn claim_update(&self) -> Result<UpdateClaim<'_>, HostError> {
-        match self.update_claimed.swap(true, Ordering::AcqRel) {
-            true => Err(HostError::UpdateRunning),
-            false => Ok(UpdateClaim(&self.update_claimed)),
+        if self.update_claimed.swap(true, Ordering::AcqRel) {
+            return Err(HostError::UpdateRunning);
         }
+        Ok(UpdateClaim(&self.update_claimed))
     }
 
     pub(crate) fn gate(&self) -> &Gate {

@@ -120,6 +120,20 @@ impl SysInfo {
         seen.version()
     }
 
+    /// The hand-off version that the module writes; `None` if it does not tell.
+    pub(crate) fn handoff_version(&self) -> Option<u16> {
+        self.field(sys::MODULE_HV).and_then(|value| u16::try_from(value).ok())
+    }
+
+    /// Notes the hand-off version that is newer than what is kept.
+    pub(crate) fn set_handoff_version(&mut self, version: u16) {
+        if let Some(index) = FIELDS.iter().position(|row| row.0 == sys::MODULE_HV) {
+            put(self, index, u64::from(version));
+            let present = self.words.get(PRESENT_AT).copied().unwrap_or(0);
+            put(self, PRESENT_AT, present | 1 << index);
+        }
+    }
+
     /// True unless the module that it tells of was shut down.
     pub(crate) fn is_current(&self) -> bool {
         self.field(sys::MAJOR_VERSION).is_some()

@@ -512,6 +512,17 @@ host_errors! {
     } = "image-svn-older", Caller, EINVAL,
         "the image has SVN {image}, lower than {running} of the running module",
         "take an image that is not older; an older one can be loaded at boot";
+    /// The image does not take over from the running module.
+    ImageHandoffDiffers {
+        /// Hand-off version that the running module writes.
+        version: u16,
+        /// Oldest version that the image takes.
+        oldest: u16,
+        /// Newest one.
+        newest: u16,
+    } = "image-handoff-differs", Caller, EINVAL,
+        "the running module hands over in version {version}, and the image takes {oldest} to {newest} only",
+        "update in smaller steps, as the releases' notes say, or load the image at boot";
     /// The module cannot be replaced under running TDs.
     UpdateNotOffered {
         /// TDX_FEATURES0.

@@ -76,12 +76,11 @@ impl SeamcallError {
     pub const fn errno(&self) -> Errno {
         match self.cause {
             SeamcallCause::Status(_) | SeamcallCause::Loader(_) => Errno::EIO,
-            SeamcallCause::Fault(SeamcallFault::VmFailInvalid) => Errno::ENODEV,
+            SeamcallCause::Fault(SeamcallFault::VmFailInvalid) | SeamcallCause::Gone => Errno::ENODEV,
             SeamcallCause::Fault(SeamcallFault::GeneralProtection) => Errno::EOPNOTSUPP,
             SeamcallCause::Fault(SeamcallFault::InvalidOpcode) => Errno::EACCES,
             SeamcallCause::GoingDown => Errno::ESHUTDOWN,
             SeamcallCause::Down => Errno::EBUSY,
-            SeamcallCause::Gone => Errno::ENODEV,
         }
     }
 }

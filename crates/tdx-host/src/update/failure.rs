@@ -35,8 +35,7 @@ impl fmt::Display for UpdateFailure {
 /// image: the session it broke never ends.
 pub(super) fn is_recoverable(error: &SeamcallError) -> bool {
     match error.cause {
-        SeamcallCause::Loader(SeamldrStatus::EUNSPECERR) => false,
-        SeamcallCause::Loader(_) => error.rdx == 0,
+        SeamcallCause::Loader(status) => status != SeamldrStatus::EUNSPECERR && error.rdx == 0,
         SeamcallCause::Fault(_) => true,
         SeamcallCause::Status(_) | SeamcallCause::GoingDown | SeamcallCause::Down | SeamcallCause::Gone => {
             false

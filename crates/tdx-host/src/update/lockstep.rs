@@ -56,7 +56,9 @@ pub(super) struct Lockstep<'a, C, K, P: Platform + ?Sized> {
     install_step: AtomicU32,
     /// Its session. Kept here as well: the running number changes while CPUs are still in the step.
     session: AtomicU32,
+    /// Add-on features that are on, and those that are wanted behind.
     before: Features0,
+    wanted: Features0,
     /// A refusal of TDH.SYS.UPDATE version 1, version 0 having been taken.
     refusal: SeqCell<5>,
 }
@@ -75,8 +77,10 @@ where
         platform: &'a P,
         lead: CpuNumber,
         params: PhysAddr,
+        opt_in: Option<Features0>,
         observer: &'a dyn UpdateObserver,
     ) -> Self {
+        let before = host.opted_in();
         Self {
             host,
             platform,
@@ -87,7 +91,9 @@ where
             was_down: AtomicBool::new(false),
             install_step: AtomicU32::new(FIRST_INSTALL),
             session: AtomicU32::new(host.seamldr().session()),
-            before: host.opted_in(),
+            before,
+            // The extensions as such are not asked for: what needs them brings them.
+            wanted: opt_in.unwrap_or(before).difference(Features0::EXT),
             refusal: SeqCell::new(),
         }
     }
@@ -108,7 +114,7 @@ where
         Takeover {
             to: self.host.last_sysinfo().map_or(Version::default(), |info| info.last_version()),
             opted_in,
-            opt_in_lost: self.before.difference(opted_in),
+            opt_in_lost: self.wanted.difference(opted_in),
             refusal: self.refusal.read().map(SeamcallError::from_words),
             install_sessions: self.install_step.load(Ordering::Acquire) - FIRST_INSTALL + 1,
             was_down: self.was_down.load(Ordering::Acquire),
@@ -164,8 +170,10 @@ where
         // Asked anew: what is kept may be that of a module two updates ago.
         let newest = port.sys_rd(pin, sys::MODULE_HV)?;
         let handoff = HandoffVersion(u16::try_from(newest).unwrap_or(u16::MAX));
-        // Before the call: a version that is read behind it must not be the old module's.
         let mut withdrawn = *kept;
+        // What waits for a successor is of this version, even if it is another image's.
+        withdrawn.set_handoff_version(handoff.0);
+        // Before the call: a version that is read behind it must not be the old module's.
         withdrawn.withdraw_version();
         self.host.sysinfo_cell().set(&withdrawn);
         let avoid_sensitive = self.before.contains(Features0::UPDATE_COMPATIBILITY);
@@ -216,15 +224,15 @@ where
         self.host.step(Lifecycle::Updating, Lifecycle::Ready).map_err(|_| HostError::GoingDown)
     }
 
-    /// TDH.SYS.UPDATE with the features of bring-up that the new module offers; those that are on then.
+    /// TDH.SYS.UPDATE with the wanted features that the new module offers; those that are on then.
     fn call_update(&self, pin: &CpuPin<'_>) -> Result<Features0, SeamcallError> {
         let port = self.port();
         let none = Features0::default();
-        if self.before.is_empty() {
+        if self.wanted.is_empty() {
             return port.sys_update(pin).map(|()| none);
         }
         let offered = Features0::from_bits(port.sys_rd(pin, sys::TDX_FEATURES0)?);
-        let wanted = self.before.intersection(offered);
+        let wanted = self.wanted.intersection(offered);
         if wanted.is_empty() {
             return port.sys_update(pin).map(|()| none);
         }

@@ -35,6 +35,8 @@ pub const X2APIC_ID_LIMIT: u32 = 1024;
 /// What the embedder chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpdateOptions {
+    /// Add-on features for the new module, where it offers them; `None`: those that are on.
+    pub opt_in: Option<Features0>,
     /// x2APIC ids below it are counted by P-SEAMLDR.
     pub x2apic_limit: u32,
     /// Go on with ids at or above the limit. If P-SEAMLDR does not count them, all TDs are lost.
@@ -45,7 +47,7 @@ pub struct UpdateOptions {
 
 impl Default for UpdateOptions {
     fn default() -> Self {
-        Self { x2apic_limit: X2APIC_ID_LIMIT, ignore_x2apic_limit: false, allow_debug: false }
+        Self { opt_in: None, x2apic_limit: X2APIC_ID_LIMIT, ignore_x2apic_limit: false, allow_debug: false }
     }
 }
 
@@ -109,7 +111,7 @@ pub struct UpdateReport {
     pub remaining_updates: Option<u32>,
     /// Add-on features that are on.
     pub opted_in: Features0,
-    /// Add-on features that were on before and that the new module did not take.
+    /// Add-on features that were wanted and that the new module did not take.
     pub opt_in_lost: Features0,
 }
 
@@ -137,33 +139,31 @@ where
         let before = self.judge_update(platform, image, options, &mut |_| {})?;
         let lead = boot_cpu(platform)?;
         let pages = InstallPages::new(platform, platform.node_of(lead), image)?;
-        let walk = Lockstep::new(self, platform, lead, pages.params(), observer);
+        let walk = Lockstep::new(self, platform, lead, pages.params(), options.opt_in, observer);
         let ended = platform.lockstep(Lockstep::<C, K, P>::STEPS, &|pin, step| walk.step(pin, step));
         let takeover = walk.takeover();
         pages.free(platform);
         match ended {
-            Ok(()) => Ok(self.succeeded(platform, &before, takeover)),
+            Ok(()) => Ok(self.succeeded(platform, &before, &takeover)),
             Err(error) => Err(self.failed(platform, error)),
         }
     }
 
-    fn succeeded<P>(&self, platform: &P, before: &Preflight, takeover: Takeover) -> UpdateReport
+    fn succeeded<P>(&self, platform: &P, before: &Preflight, takeover: &Takeover) -> UpdateReport
     where
         P: Platform + ?Sized,
     {
         self.failure_cell().clear();
-        let Takeover { to, opted_in, opt_in_lost, refusal, install_sessions, was_down } = takeover;
+        let &Takeover { to, opted_in, opt_in_lost, refusal, install_sessions, was_down } = takeover;
         if let Some(error) = refusal {
             platform.log(
                 LogLevel::Error,
-                format_args!(
-                    "add-on features {opt_in_lost} are off now, the new module refused them: {error}"
-                ),
+                format_args!("add-on features {opt_in_lost} are off, the new module refused them: {error}"),
             );
         } else if !opt_in_lost.is_empty() {
             platform.log(
                 LogLevel::Warning,
-                format_args!("add-on features {opt_in_lost} are off now, the new module does not offer them"),
+                format_args!("add-on features {opt_in_lost} are off, the new module does not offer them"),
             );
         }
         let from = before.from;

@@ -1,15 +1,17 @@
 //! Everything that speaks against an update and can be known before the module is touched.
 
 use tdx_abi::features::Features0;
+use tdx_abi::metadata::sys;
 use tdx_abi::seamldr::{SeamldrInfo, Version};
 use tdx_image::{Image, SigstructRules, Svn};
 
 use super::UpdateOptions;
 use crate::cpu::{CpuSlot, VmxBasic, cpuid};
 use crate::error::HostError;
-use crate::host::{HostState, Lifecycle};
+use crate::host::{HostState, Lifecycle, on_boot_cpu};
 use crate::sync::RawLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sysinfo::SysInfo;
 use crate::traits::{CpuNumber, CpuPin, Cpus, Platform, Processor};
 
 /// What an update starts from.
@@ -100,6 +102,9 @@ where
         }
         let loader = self.seamldr().info(platform, &self.port(platform));
         let loader = loader.map_err(|error| refusals.add(error));
+        if let Some(handoff) = self.handoff_version(platform, &module, module_down) {
+            judge_handoff(image, handoff, refusals);
+        }
         let svn = image.sigstruct().svn();
         let judged = loader.map(|loader| {
             let running = running_svn(&loader);
@@ -122,6 +127,30 @@ where
             refusals.add(error);
         }
         judged
+    }
+
+    /// The hand-off version of the module that runs, asked anew as the one before it may have been updated;
+    /// or of what the module left that is down.
+    fn handoff_version<P>(&self, platform: &P, kept: &SysInfo, module_down: bool) -> Option<u16>
+    where
+        P: Platform + ?Sized,
+    {
+        if module_down {
+            return kept.handoff_version();
+        }
+        let port = self.port(platform);
+        let found = Lowest::new();
+        // A module that does not tell refuses its shutdown, by name.
+        on_boot_cpu(platform, &|pin| {
+            if let Some(version) =
+                port.sys_rd(pin, sys::MODULE_HV).ok().and_then(|value| u32::try_from(value).ok())
+            {
+                found.note(pin, version);
+            }
+            Ok(())
+        })
+        .ok()?;
+        found.found().and_then(|(_, version)| u16::try_from(version).ok())
     }
 
     /// Fails if a call is interrupted inside the module.
@@ -177,6 +206,15 @@ fn judge_image(image: &Image<'_>, loader: &SeamldrInfo, running: Svn, svn: Svn, 
     }
     if loader.num_remaining_updates.get() == 0 {
         refusals.add(HostError::UpdateLogFull);
+    }
+}
+
+/// P-SEAMLDR installs no module that does not take what the old one leaves.
+fn judge_handoff(image: &Image<'_>, version: u16, refusals: &mut Refusals<'_>) {
+    let oldest = image.sigstruct().min_update_handoff_version.get();
+    let newest = image.sigstruct().module_handoff_version.get();
+    if !(oldest..=newest).contains(&version) {
+        refusals.add(HostError::ImageHandoffDiffers { version, oldest, newest });
     }
 }
 

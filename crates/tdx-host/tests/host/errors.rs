@@ -54,6 +54,8 @@ fn every_failure_is_named_by_a_test() {
         include_str!("seamcall.rs"),
         include_str!("tdmr.rs"),
         include_str!("update.rs"),
+        include_str!("update_failed.rs"),
+        include_str!("update_refused.rs"),
         include_str!("vmx.rs"),
         include_str!("../../src/keyid.rs"),
     ];

@@ -1,27 +1,33 @@
 //! A machine made of the host's own traits: enough of a module to walk through, and a script of failures.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod loader;
+mod lockstep;
+mod module;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use tdx_abi::features::Features0;
-use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
 use tdx_abi::metadata::{FieldId, sys};
 use tdx_abi::msr::MsrIndex;
-use tdx_abi::status::{OperandId, SeamldrStatus, Status, StatusCode};
+use tdx_abi::status::{SeamldrStatus, Status, StatusCode};
 use tdx_abi::{PhysAddr, PhysRange, Registers};
 use tdx_host::cpu::CpuSlot;
 use tdx_host::memory::MemoryBlock;
 use tdx_host::sync::Spin;
 use tdx_host::traits::{
     AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, LeakCounter, LockstepError, LockstepFn, Log,
-    LogLevel, MemoryFault, MsrFault, NodeId, OwnedPages, PackageId, Pages, PerCpu, Processor, Seam,
-    SeamcallFault, Vmx, VmxFault,
+    LogLevel, MemoryFault, MsrFault, NodeId, OwnedPages, PackageId, Pages, PerCpu, Processor, SeamcallFault,
+    Vmx, VmxFault,
 };
 use tdx_host::{BringUpOptions, BringUpReport, HostError, HostMemory, HostState};
+
+use loader::Loader;
 
 pub(crate) const GIB: u64 = 1 << 30;
 pub(crate) const MIB: u64 = 1 << 20;
@@ -113,8 +119,6 @@ pub(crate) struct State {
     pub(crate) cpuid_of: BTreeMap<(u32, u32), CpuidLeaf>,
     pub(crate) msr_of: BTreeMap<(u32, u32), Option<u64>>,
     pub(crate) loader: Loader,
-    /// A lockstep runs: nothing may be allocated, freed or written to the log.
-    pub(crate) in_lockstep: bool,
     pub(crate) fields: BTreeMap<u64, u64>,
     pub(crate) calls: Vec<(CpuNumber, LeafWord, Registers)>,
     pub(crate) events: Vec<Event>,
@@ -135,36 +139,11 @@ pub(crate) struct State {
     pub(crate) longest_init_visit: usize,
 }
 
-/// P-SEAMLDR and the module behind it, as far as an update sees them.
-#[derive(Debug)]
-pub(crate) struct Loader {
-    /// Version that SEAMLDR_INFO tells, and its feature word.
-    pub(crate) version: [u8; 2],
-    pub(crate) features: u8,
-    pub(crate) remaining: u32,
-    /// SVN of the loaded module, minor byte first.
-    pub(crate) svn: [u8; 2],
-    /// How the next sessions end: status and RDX of the last CPU's call. Empty: well.
-    pub(crate) ends: Vec<(SeamldrStatus, u64)>,
-    /// CPUs that called in the running session.
-    pub(crate) session: BTreeSet<u32>,
-    /// SEAM_READY.
-    pub(crate) reachable: bool,
-    pub(crate) shut_down: bool,
-    /// RCX of TDH.SYS.SHUTDOWN.
-    pub(crate) handoff: Option<u64>,
-    /// A module was installed and has not taken over; the CPUs that ran TDH.SYS.LP.INIT.
-    pub(crate) fresh: Option<BTreeSet<u32>>,
-    /// Module pages that were installed last, by content, and their SIGSTRUCT.
-    pub(crate) installed: Vec<u8>,
-    pub(crate) sigstruct: Vec<u8>,
-    /// Fields that an installed module has other values of.
-    pub(crate) next_fields: BTreeMap<u64, u64>,
-}
-
 pub(crate) struct Fake {
     packages: u32,
     threads: bool,
+    /// A lockstep runs: nothing may be allocated, freed or written to the log.
+    in_lockstep: AtomicBool,
     leaks: Leaks,
     state: Mutex<State>,
     on_crash: Mutex<Option<Box<dyn Fn() + Send>>>,
@@ -215,6 +194,7 @@ impl Fake {
         let fake = Self {
             packages,
             threads: false,
+            in_lockstep: AtomicBool::new(false),
             leaks: Leaks::default(),
             on_crash: Mutex::new(None),
             before_lockstep: Mutex::new(None),
@@ -241,22 +221,7 @@ impl Fake {
                 .into(),
                 cpuid_of: (0..).zip(0..cpus).map(|(cpu, _)| ((cpu, 0x1F), topology(cpu))).collect(),
                 msr_of: BTreeMap::new(),
-                loader: Loader {
-                    version: [5, 1],
-                    features: 0,
-                    remaining: 59,
-                    svn: [5, 1],
-                    ends: Vec::new(),
-                    session: BTreeSet::new(),
-                    reachable: true,
-                    shut_down: false,
-                    handoff: None,
-                    fresh: None,
-                    installed: Vec::new(),
-                    sigstruct: Vec::new(),
-                    next_fields: [(sys::UPDATE_VERSION.0, 8), (sys::BUILD_NUM.0, 790)].into(),
-                },
-                in_lockstep: false,
+                loader: Loader::new(),
                 fields,
                 calls: Vec::new(),
                 events: Vec::new(),
@@ -359,6 +324,10 @@ impl Fake {
         *self.before_lockstep.lock().unwrap() = Some(Box::new(work));
     }
 
+    fn assert_not_in_lockstep(&self, what: &str) {
+        assert!(!self.in_lockstep.load(Ordering::SeqCst), "with interrupts off: {what}");
+    }
+
     pub(crate) fn calls_of(&self, leaf: SeamcallLeaf) -> usize {
         self.state().calls.iter().filter(|(_, word, _)| word.leaf() == leaf.0 && !word.is_seamldr()).count()
     }
@@ -428,9 +397,9 @@ impl Cpus for Fake {
             work(self);
         }
         let online: Vec<_> = (0..self.possible()).map(CpuNumber).filter(|&cpu| self.is_online(cpu)).collect();
-        self.state().in_lockstep = true;
+        self.in_lockstep.store(true, Ordering::SeqCst);
         let result = if self.threads {
-            on_threads(&online, phases, visitor)
+            lockstep::on_threads(&online, phases, visitor)
         } else {
             (0..phases).try_for_each(|phase| {
                 online.iter().try_for_each(|&cpu| {
@@ -439,34 +408,9 @@ impl Cpus for Fake {
                 })
             })
         };
-        self.state().in_lockstep = false;
+        self.in_lockstep.store(false, Ordering::SeqCst);
         result
     }
-}
-
-/// A lockstep with a thread for each CPU.
-fn on_threads(cpus: &[CpuNumber], phases: u32, visitor: &LockstepFn<'_>) -> Result<(), LockstepError> {
-    let ended = Barrier::new(cpus.len());
-    let failed_in = AtomicU32::new(u32::MAX);
-    let run = |cpu: CpuNumber| {
-        for phase in 0..phases {
-            let visit = CpuPin::enter(cpu, |pin| visitor(pin, phase));
-            if visit.is_err() {
-                failed_in.fetch_min(phase, Ordering::SeqCst);
-            }
-            ended.wait();
-            if failed_in.load(Ordering::SeqCst) <= phase {
-                return visit.map_err(|error| LockstepError { phase, cpu, error });
-            }
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let run = &run;
-        let threads: Vec<_> = cpus.iter().map(|&cpu| scope.spawn(move || run(cpu))).collect();
-        let results: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-        results.into_iter().collect()
-    })
 }
 
 /// CPUID leaf 0x1F of a CPU.
@@ -534,9 +478,8 @@ impl Firmware for Fake {
 impl Log for Fake {
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
         let line = line.to_string();
-        let mut state = self.state();
-        assert!(!state.in_lockstep, "a log line with interrupts off: {line}");
-        state.lines.push((level, line));
+        self.assert_not_in_lockstep(&line);
+        self.state().lines.push((level, line));
     }
 }
 
@@ -545,7 +488,7 @@ impl Pages for Fake {
 
     fn alloc_contiguous(&self, request: AllocRequest<'_>) -> Option<OwnedPages<Leaks>> {
         let mut state = self.state();
-        assert!(!state.in_lockstep, "an allocation with interrupts off");
+        self.assert_not_in_lockstep("an allocation");
         let bytes = request.bytes.next_multiple_of(4096);
         if bytes > state.largest_allocation || state.allocations_left == 0 {
             return None;
@@ -581,7 +524,7 @@ impl Pages for Fake {
         let back = pages.into_allocator();
         let (mut start, mut end) = (back.start().as_u64(), back.end().as_u64());
         let mut state = self.state();
-        assert!(!state.in_lockstep, "pages freed with interrupts off");
+        self.assert_not_in_lockstep("pages freed");
         state.events.push(Event::Reclaim);
         let before = state.free.range(..start).next_back().map(|(start, end)| (*start, *end));
         if let Some((left, _)) = before.filter(|(_, left_end)| *left_end == start) {
@@ -616,153 +559,6 @@ impl Pages for Fake {
         let mut state = self.state();
         state.cleared.push(range);
         state.events.push(Event::Reclaim);
-    }
-}
-
-impl State {
-    fn word(&self, at: u64) -> u64 {
-        u64::from_le_bytes(std::array::from_fn(|i| self.bytes.get(&(at + i as u64)).copied().unwrap_or(0)))
-    }
-
-    fn scripted(&self, word: LeafWord) -> Option<Scripted> {
-        let made = self.made.get(&word.raw()).copied().unwrap_or(0) - 1;
-        let fits = |s: &&Scripted| s.leaf == word && (s.from..s.from.saturating_add(s.times)).contains(&made);
-        self.script.iter().find(fits).copied()
-    }
-
-    fn copy(&self, at: u64, len: u64) -> impl Iterator<Item = u8> {
-        (at..at + len).map(|at| self.bytes.get(&at).copied().unwrap_or(0))
-    }
-
-    /// SEAMLDR.INSTALL on a machine of as many CPUs as there are.
-    fn install(&mut self, cpu: u32, registers: &mut Registers) -> SeamldrStatus {
-        registers.rdx = 0;
-        self.loader.reachable = false;
-        if !self.loader.session.insert(cpu) {
-            return SeamldrStatus::EBADCALL;
-        }
-        if self.loader.session.len() < self.online.len() {
-            return SeamldrStatus::SUCCESS;
-        }
-        self.loader.session.clear();
-        if !self.loader.ends.is_empty() {
-            let (status, rdx) = self.loader.ends.remove(0);
-            registers.rdx = rdx;
-            self.loader.reachable = rdx == 0;
-            return status;
-        }
-        // SEAMLDR_PARAMS: version, scenario, SIGSTRUCT, number of pages, pages.
-        let params = registers.rcx;
-        assert_eq!(self.word(params), 1 << 32, "version 0, scenario UPDATE");
-        assert!(self.copy(params + 16, 104).all(|byte| byte == 0));
-        self.loader.sigstruct = self.copy(self.word(params + 8), 4096).collect();
-        let pages = (0..self.word(params + 120)).map(|i| self.word(params + 128 + 8 * i));
-        self.loader.installed = pages.flat_map(|page| self.copy(page, 4096).collect::<Vec<_>>()).collect();
-        self.loader.remaining -= 1;
-        self.loader.reachable = true;
-        self.loader.shut_down = false;
-        self.loader.fresh = Some(BTreeSet::new());
-        self.fields.append(&mut self.loader.next_fields.clone());
-        SeamldrStatus::SUCCESS
-    }
-
-    /// The work of a call that is not scripted.
-    fn work(&mut self, cpu: u32, word: LeafWord, registers: &mut Registers) -> Result<Status, SeamcallFault> {
-        if word == LeafWord::seamldr(SeamldrLeaf::INSTALL) {
-            return Ok(Status::from_raw(self.install(cpu, registers).0));
-        }
-        if word.is_seamldr() {
-            assert_eq!(word, LeafWord::seamldr(SeamldrLeaf::INFO));
-            let at = registers.rcx;
-            let [minor, major] = self.loader.version;
-            let remaining = u8::try_from(self.loader.remaining).unwrap();
-            self.bytes.extend([(at + 16, 1), (at + 18, minor), (at + 20, major), (at + 22, 2)]);
-            let [svn_minor, svn_major] = self.loader.svn;
-            self.bytes.extend([(at + 28, remaining), (at + 40, svn_minor), (at + 41, svn_major)]);
-            self.bytes.insert(at + 168, self.loader.features);
-            return Ok(StatusCode::SUCCESS.plain());
-        }
-        if !self.loader.reachable {
-            return Err(SeamcallFault::VmFailInvalid);
-        }
-        if self.loader.shut_down {
-            return Ok(StatusCode::SYS_SHUTDOWN.plain());
-        }
-        Ok(self.module(cpu, word, registers))
-    }
-
-    /// A call that reaches the module.
-    fn module(&mut self, cpu: u32, word: LeafWord, registers: &mut Registers) -> Status {
-        match SeamcallLeaf(word.leaf()) {
-            SeamcallLeaf::SYS_RD => {
-                let value = self.fields.get(&registers.rdx).copied();
-                registers.r8 = value.unwrap_or(0);
-                if value.is_none() {
-                    return StatusCode::METADATA_FIELD_ID_INCORRECT.plain();
-                }
-            }
-            SeamcallLeaf::SYS_CONFIG => {
-                for i in 0..registers.rdx {
-                    let info = self.word(registers.rcx + 8 * i);
-                    self.tdmrs.insert(self.word(info), (self.word(info + 8), 0));
-                }
-            }
-            SeamcallLeaf::SYS_TDMR_INIT => {
-                let step = self.step;
-                let Some((size, done)) = self.tdmrs.get_mut(&registers.rcx) else {
-                    return StatusCode::OPERAND_INVALID.with_operand(OperandId::RCX);
-                };
-                *done = (*done + step).min(*size);
-                registers.rdx = registers.rcx + (*done & !(GIB - 1));
-            }
-            SeamcallLeaf::SYS_SHUTDOWN => {
-                self.loader.handoff = Some(registers.rcx);
-                self.loader.shut_down = true;
-            }
-            SeamcallLeaf::SYS_LP_INIT => {
-                if let Some(lps) = &mut self.loader.fresh {
-                    lps.insert(cpu);
-                }
-            }
-            SeamcallLeaf::SYS_UPDATE => match &self.loader.fresh {
-                Some(lps) if lps.len() == self.online.len() => self.loader.fresh = None,
-                _ => return StatusCode::SYS_STATE_INCORRECT.plain(),
-            },
-            _ => {}
-        }
-        StatusCode::SUCCESS.plain()
-    }
-}
-
-impl Seam for Fake {
-    fn seamcall(&self, pin: &CpuPin<'_>, registers: &mut Registers) -> Result<(), SeamcallFault> {
-        let word = LeafWord::from_raw(registers.rax);
-        let mut state = self.state();
-        if !state.in_vmx[pin.cpu().0 as usize] {
-            return Err(SeamcallFault::InvalidOpcode);
-        }
-        state.calls.push((pin.cpu(), word, *registers));
-        state.events.push(Event::Seamcall(word));
-        *state.made.entry(word.raw()).or_default() += 1;
-        if state.crash_at == Some(word) {
-            state.crash_at = None;
-            drop(state);
-            if let Some(crash) = self.on_crash.lock().unwrap().take() {
-                crash();
-            }
-            state = self.state();
-        }
-        let status = match state.scripted(word) {
-            Some(Scripted { outcome: Outcome::Fault(fault), .. }) => return Err(fault),
-            Some(Scripted { outcome: Outcome::Status(status), rcx, rdx, .. }) => {
-                // Like real leaves: outputs are cleared before anything is checked.
-                (registers.rcx, registers.rdx) = (rcx, rdx);
-                status
-            }
-            None => state.work(pin.cpu().0, word, registers)?,
-        };
-        registers.rax = status.raw();
-        Ok(())
     }
 }
 

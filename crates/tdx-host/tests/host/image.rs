@@ -11,11 +11,13 @@ pub(crate) struct Made {
     pub(crate) debug: bool,
     pub(crate) vendor: u32,
     pub(crate) pages: u32,
+    /// Oldest and newest hand-off version.
+    pub(crate) handoff: [u16; 2],
 }
 
 impl Default for Made {
     fn default() -> Self {
-        Self { svn: [7, 1], cpu: CPU, debug: false, vendor: 0x8086, pages: 3 }
+        Self { svn: [7, 1], cpu: CPU, debug: false, vendor: 0x8086, pages: 3, handoff: [0, 1] }
     }
 }
 
@@ -35,6 +37,8 @@ pub(crate) fn made(what: Made) -> Vec<u8> {
     put(4096 + 0x200, &0x1_0001u32.to_le_bytes());
     put(4096 + 0x3B4, &what.svn);
     put(4096 + 0x3BE, &0x1000u32.to_le_bytes());
+    put(4096 + 0x3D8, &what.handoff[1].to_le_bytes());
+    put(4096 + 0x3DA, &what.handoff[0].to_le_bytes());
     put(4096 + 0x400, &1u32.to_le_bytes());
     put(4096 + 0x404, &what.cpu.to_le_bytes());
     let pages = (0..what.pages).flat_map(|page| [u8::try_from(page % 251).unwrap() + 1; 4096]);

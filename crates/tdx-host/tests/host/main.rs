@@ -10,6 +10,8 @@ mod memory;
 mod seamcall;
 mod tdmr;
 mod update;
+mod update_failed;
 mod update_life;
+mod update_refused;
 mod upload;
 mod vmx;

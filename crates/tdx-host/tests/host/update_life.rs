@@ -81,7 +81,7 @@ fn arrange(bench: &Bench, wrong: Wrong) {
     match wrong {
         Wrong::Nothing | Wrong::Older | Wrong::Crash(_) | Wrong::Twice(_) => {}
         Wrong::Shutdown => {
-            fake.fail_once(leaf(SeamcallLeaf::SYS_SHUTDOWN), 0, StatusCode::OPERAND_INVALID, 0)
+            fake.fail_once(leaf(SeamcallLeaf::SYS_SHUTDOWN), 0, StatusCode::OPERAND_INVALID, 0);
         }
         Wrong::Session(rdx) => fake.state().loader.ends.push((SeamldrStatus::EBADSIG, rdx)),
         Wrong::InstallOn(cpu) => fake.fail_once(install(), u64::from(cpu), lost, 0),
@@ -94,7 +94,7 @@ fn arrange(bench: &Bench, wrong: Wrong) {
         Wrong::Handoff => {
             fake.fail_once(leaf(SeamcallLeaf::SYS_UPDATE), 0, StatusCode::SYS_INVALID_HANDOFF, 0);
         }
-        Wrong::Unreadable => fake.fail_once(leaf(SeamcallLeaf::SYS_RD), 1, StatusCode::SYS_BUSY, 0),
+        Wrong::Unreadable => fake.fail_once(leaf(SeamcallLeaf::SYS_RD), 2, StatusCode::SYS_BUSY, 0),
     }
 }
 

@@ -113,7 +113,12 @@ fn the_presets_take_the_module_they_run_again() {
 #[test]
 fn refusals_touch_nothing() {
     let host = up(machine_1_5(), CpuMode::Sequential);
-    let calls = |host: &TdxHost| host.platform().machine().seam().module.unwrap().calls;
+    // But what it says of itself.
+    let calls = |host: &TdxHost| {
+        let mut calls = host.platform().machine().seam().module.unwrap().calls;
+        calls.retain(|(leaf, _)| *leaf != Some(SeamcallLeaf::SYS_RD));
+        calls
+    };
     let refused = |host: &TdxHost, file: &[u8]| {
         let before = calls(host);
         let mut all = Vec::new();

@@ -1,0 +1,36 @@
+//! A lockstep of threads.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use tdx_host::traits::{CpuNumber, CpuPin, LockstepError, LockstepFn};
+
+/// A lockstep with a thread for each CPU.
+pub(super) fn on_threads(
+    cpus: &[CpuNumber],
+    phases: u32,
+    visitor: &LockstepFn<'_>,
+) -> Result<(), LockstepError> {
+    let ended = Barrier::new(cpus.len());
+    let failed_in = AtomicU32::new(u32::MAX);
+    let run = |cpu: CpuNumber| {
+        for phase in 0..phases {
+            let visit = CpuPin::enter(cpu, |pin| visitor(pin, phase));
+            if visit.is_err() {
+                failed_in.fetch_min(phase, Ordering::SeqCst);
+            }
+            ended.wait();
+            if failed_in.load(Ordering::SeqCst) <= phase {
+                return visit.map_err(|error| LockstepError { phase, cpu, error });
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> = cpus.iter().map(|&cpu| scope.spawn(move || run(cpu))).collect();
+        let results: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        results.into_iter().collect()
+    })
+}
