@@ -12,25 +12,26 @@ use crate::common::install::{DONE, Flaw, Setup, info, spec, status};
 /// A change to the good update, and what each generation says.
 type Difference = (&'static str, fn(&mut Setup), [(S, u64); 4]);
 
+/// A module of TDX 1.0, as its loader wants it: no hand-off fields.
+fn tdx_1_0(setup: &mut Setup) {
+    setup.running = Some("1.0");
+    let sigstruct = &mut setup.sigstruct;
+    (sigstruct.major_svn, sigstruct.minor_svn) = (0, 9);
+    sigstruct.handoff_pages_less_1.set(0);
+    sigstruct.gdt_idt_offset.set(0);
+    sigstruct.fault_wrapper_offset.set(0);
+}
+/// The same with the offsets that newer loaders want.
+fn svn_0(setup: &mut Setup) {
+    setup.running = Some("1.0");
+    (setup.sigstruct.major_svn, setup.sigstruct.minor_svn) = (0, 9);
+}
+
 #[test]
 fn the_generations_differ_where_their_sources_do() {
     const EBADSIG: (S, u64) = (S::EBADSIG, 0);
     const UNSUPPORTED: (S, u64) = (S::EUNSUPPORTED, 0);
     const NO_HANDOFF: (S, u64) = (S::EBADHANDOFF, 0);
-    /// A module of TDX 1.0, as its loader wants it: no hand-off fields.
-    fn tdx_1_0(setup: &mut Setup) {
-        setup.running = Some("1.0");
-        let sigstruct = &mut setup.sigstruct;
-        (sigstruct.major_svn, sigstruct.minor_svn) = (0, 9);
-        sigstruct.handoff_pages_less_1.set(0);
-        sigstruct.gdt_idt_offset.set(0);
-        sigstruct.fault_wrapper_offset.set(0);
-    }
-    /// The same with the offsets that newer loaders want.
-    fn svn_0(setup: &mut Setup) {
-        setup.running = Some("1.0");
-        (setup.sigstruct.major_svn, setup.sigstruct.minor_svn) = (0, 9);
-    }
     let table: &[Difference] = &[
         ("SEAMLDR.INSTALL-10: hand-off fields", |_| {}, [EBADSIG, DONE, DONE, DONE]),
         (
