@@ -3,6 +3,7 @@
 mod faults;
 mod life;
 mod update;
+mod upload;
 mod walk;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Explains the names of failures: of this project's host side, of module images, of Linux's uploads.
 
-use tdx_host::error::{self, ERRORS};
+use tdx_host::error::{self, ERRORS, ErrorInfo};
+use tdx_host::upload::UPLOAD_ERRORS;
 use tdx_image::{Reason, find_reason};
 
 use super::explanation::{Explanation, Fault, Interface};
@@ -23,13 +24,13 @@ pub(super) fn explain_all() -> Explanation {
         Interface::HostError,
         format!(
             "{} errors of the host side, {} reasons against images, {} words of Linux's uploads",
-            ERRORS.len(),
+            host_errors().count(),
             image_reasons().count(),
             words::WORDS.len()
         ),
         "Each has a name that scenarios expect and commands print; words in braces stand for values.",
     );
-    for info in ERRORS {
+    for info in host_errors() {
         explanation.fact(info.name, info.template);
     }
     for reason in image_reasons() {
@@ -45,9 +46,9 @@ pub(super) fn explain_all() -> Explanation {
 /// The failure named `name`.
 pub fn explain(name: &str) -> Result<Explanation, NoSuchError> {
     let spelt = name.to_ascii_lowercase().replace('_', "-");
-    let Some(info) = error::find(&spelt) else {
+    let Some(info) = host_errors().find(|info| info.name == spelt) else {
         return of_image(&spelt).or_else(|| of_upload(&spelt)).ok_or_else(|| {
-            let of_host = ERRORS.iter().map(|info| info.name);
+            let of_host = host_errors().map(|info| info.name);
             let of_upload = words::WORDS.iter().map(|word| word.name);
             let names = of_host.chain(image_reasons().map(|reason| reason.name)).chain(of_upload);
             NoSuchError { name: name.to_owned(), nearest: nearest(&spelt, names) }
@@ -69,6 +70,11 @@ pub fn explain(name: &str) -> Result<Explanation, NoSuchError> {
     });
     explanation.advise(info.advice);
     Ok(explanation)
+}
+
+/// Failures of the host side: its own, and those of its firmware-upload files.
+fn host_errors() -> impl Iterator<Item = &'static ErrorInfo> {
+    ERRORS.iter().chain(UPLOAD_ERRORS)
 }
 
 /// Reasons against an image: in itself, or on a host. What the host side knows as well is told by its table.

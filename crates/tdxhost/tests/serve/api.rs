@@ -14,20 +14,39 @@ use tempfile::TempDir;
 use crate::fake::{FIXED, FakeHost, UPDATABLE};
 use crate::schema;
 
-struct Served {
+pub(crate) struct Served {
     server: ApiServer,
     _directory: TempDir,
 }
 
 impl Served {
-    fn new(host: Arc<FakeHost>) -> Self {
+    pub(crate) fn new(host: Arc<FakeHost>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let server = start(&directory.path().join("api"), host).unwrap();
         Self { server, _directory: directory }
     }
 
-    fn get(&self, route: &str) -> Value {
+    pub(crate) fn get(&self, route: &str) -> Value {
         api::get(self.server.path(), &[route]).unwrap().remove(0).unwrap()
+    }
+
+    /// What `tdxhost status` prints.
+    pub(crate) fn status_text(&self) -> String {
+        status_text(self, false)
+    }
+
+    /// Every answer is as the contract says.
+    pub(crate) fn every_answer_fits(&self) {
+        let contract = contract();
+        for route in ROUTES {
+            let (code, head, body) = self.request("GET", route);
+            let schema = documented_schema(&contract, route, code);
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let checked = schema::check(&contract, &schema, &body);
+            assert_eq!(checked, Ok(()), "{route} {code}");
+            let kind = if code == 200 { "application/json" } else { "application/problem+json" };
+            assert!(head.contains(&format!("content-type: {kind}\r\n")), "{route}: {head}");
+        }
     }
 
     /// Status, head and body of any request.
@@ -77,21 +96,11 @@ fn the_contract_documents_the_routes_and_no_others() {
 
 #[test]
 fn every_answer_has_exactly_the_documented_fields() {
-    let contract = contract();
     let unreadable = FakeHost::with_device(&[("version", 0o444, Err(Errno::EIO))]);
     for host in
         [FakeHost::with_device(&UPDATABLE), FakeHost::with_device(&FIXED), unreadable, FakeHost::failed()]
     {
-        let served = Served::new(host);
-        for route in ROUTES {
-            let (code, head, body) = served.request("GET", route);
-            let schema = documented_schema(&contract, route, code);
-            let body: Value = serde_json::from_str(&body).unwrap();
-            let checked = schema::check(&contract, &schema, &body);
-            assert_eq!(checked, Ok(()), "{route} {code}");
-            let kind = if code == 200 { "application/json" } else { "application/problem+json" };
-            assert!(head.contains(&format!("content-type: {kind}\r\n")), "{route}: {head}");
-        }
+        Served::new(host).every_answer_fits();
     }
 }
 

@@ -6,3 +6,4 @@ mod files;
 mod mount;
 mod process;
 mod schema;
+mod upload;
