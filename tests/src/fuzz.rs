@@ -6,18 +6,22 @@
 mod abi;
 mod bytes;
 mod image;
+mod mapping;
 mod memory;
 mod seamcall;
 mod text;
+mod upload;
 
 pub use abi::{metadata_list, wire_words};
 pub use image::{image_file, sigstruct_and_relocations};
+pub use mapping::mapping_file;
 pub use memory::memory_by_keyid;
 pub use seamcall::{
     any_leaf, handoff_data, seamldr_install, seamldr_leaves, sys_config, sys_disable, sys_handoff, sys_init,
     sys_key_and_tdmr, sys_reads,
 };
 pub use text::{dmesg_capture, dmesg_explain, explain_words, platform_file, scenario_file};
+pub use upload::upload_files;
 
 /// A fuzz body.
 pub type Body = fn(&[u8]);
@@ -44,4 +48,6 @@ pub const BODIES: &[(&str, Body)] = &[
     ("memory_by_keyid", memory_by_keyid),
     ("image_file", image_file),
     ("sigstruct_and_relocations", sigstruct_and_relocations),
+    ("mapping_file", mapping_file),
+    ("upload_files", upload_files),
 ];

@@ -102,6 +102,40 @@ const BOOT_LOG: &str = "\
 [    2.200000] virt/tdx: module initialization failed (-22)
 ";
 
+const MAPPING_FILE: &str = r#"{
+  "Header": { "Copyright": "nobody", "Version": "1.0" },
+  "tdx_module_releases": [
+    {
+      "version": "1.5.06",
+      "min_module_version_for_td_preserving": "1.5.06",
+      "strict_compat_versions": [],
+      "min_seamldr_versions": ["1.5.00", "2.0.00"],
+      "tdx_feature0": "0xF0FBF"
+    },
+    {
+      "version": "1.5.13",
+      "min_module_version_for_td_preserving": "1.5.05",
+      "strict_compat_versions": ["1.5.06"],
+      "min_seamldr_versions": ["1.5.00"],
+      "tdx_feature0": "0x30FBF"
+    },
+    {
+      "version": "1.5.24",
+      "min_module_version_for_td_preserving": "1.5.13",
+      "min_seamldr_versions": ["1.5.00"],
+      "tdx_feature0": "0x2030FBF",
+      "new": { "key": [1, 2] }
+    },
+    {
+      "version": "2.0.08",
+      "min_module_version_for_td_preserving": "2.0.02",
+      "min_seamldr_versions": [],
+      "tdx_feature0": "0"
+    }
+  ]
+}
+"#;
+
 #[test]
 fn bodies_have_names_of_their_own_and_take_nothing_at_all() {
     let names: BTreeSet<_> = BODIES.iter().map(|(name, _)| name).collect();
@@ -282,4 +316,15 @@ fn calls_of_install_replace_the_module_or_leave_what_was_there() {
 #[test]
 fn handed_over_data_are_taken_as_a_whole_or_not_at_all() {
     on_numbers(fuzz::handoff_data, 200, 40);
+}
+
+#[test]
+fn mapping_files_are_refused_in_a_line_or_fit_to_choose_from() {
+    on_numbers(fuzz::mapping_file, 200, 400);
+    on_variants(fuzz::mapping_file, MAPPING_FILE, 600);
+}
+
+#[test]
+fn what_is_committed_is_what_was_written() {
+    on_numbers(fuzz::upload_files, 200, 600);
 }
