@@ -173,20 +173,16 @@ impl Uploader {
         let shared = Arc::clone(&self.shared);
         let worker =
             thread::Builder::new().name("firmware-upload".to_owned()).spawn(move || shared.run(image, rules));
-        match worker {
-            Ok(worker) => {
-                // The one before has nothing left to do: its update ended before this one could start.
-                incoming.worker = Some(worker);
-                Ok(())
+        let Ok(worker) = worker else {
+            *self.shared.last.lock() = None;
+            if let Some(run) = self.shared.upload.begin() {
+                run.fail(FailureWord::ReadWriteError);
             }
-            Err(_) => {
-                *self.shared.last.lock() = None;
-                if let Some(run) = self.shared.upload.begin() {
-                    run.fail(FailureWord::ReadWriteError);
-                }
-                Err(Errno::ENOMEM)
-            }
-        }
+            return Err(Errno::ENOMEM);
+        };
+        // The one before has nothing left to do: its update ended before this one could start.
+        incoming.worker = Some(worker);
+        Ok(())
     }
 
     /// What `loading` shows.

@@ -2,8 +2,8 @@
 //!
 //! A [`Tree`] is built from a [`HostView`] and a [`Layout`]. Nothing is cached: each look at a
 //! directory asks the host again, so files appear and vanish with the device they belong to.
-//! Formats, modes and errors are those of `Documentation/ABI/testing/sysfs-devices-faux-tdx-host`
-//! (Linux 7.3) and, for the older layouts, of the postings that user space was written against.
+//! Formats, modes and errors are those of `Documentation/ABI/testing/sysfs-devices-faux-tdx-host` and
+//! `sysfs-class-firmware` (Linux 7.3) and, for the older layouts, of the postings that user space was written against.
 
 mod cpu_list;
 mod host_view;

@@ -25,6 +25,9 @@ use crate::mount::{can_mount, errno, mount_point};
 
 const LAYOUTS: [Layout; 3] = [Layout::Linux7_3, Layout::Posting2025_09, Layout::Posting2025_03];
 
+/// Most bytes of an image.
+const LIMIT: u64 = 64 << 20;
+
 /// A host with its files mounted, and an image of 600 KB that is none.
 struct Fixture<H> {
     host: Arc<H>,
@@ -159,7 +162,7 @@ fn a_running_update_shows_its_state_and_takes_nothing_else() {
     assert_eq!(String::from_utf8_lossy(&cat.stderr), "cat: error: Device or resource busy\n");
 
     // A second upload: its start is passed over, its bytes are refused.
-    let second = fixture.shell(r#"echo 1 > loading && cat loading && echo x > data"#);
+    let second = fixture.shell("echo 1 > loading && cat loading && echo x > data");
     assert_eq!(second.stdout, b"0\n");
     assert!(String::from_utf8_lossy(&second.stderr).contains("No such device"), "{second:?}");
     assert!(!second.status.success());
@@ -195,7 +198,6 @@ fn refusals_reach_whoever_writes() {
 #[test]
 fn more_than_64_mib_are_refused_and_the_error_says_so() {
     let Some(fixture) = faked(Layout::Linux7_3) else { return };
-    const LIMIT: u64 = 64 << 20;
     fixture.store("loading", "1").unwrap();
     let data = OpenOptions::new().write(true).open(fixture.file("data")).unwrap();
     data.write_all_at(b"end", LIMIT - 3).unwrap();
