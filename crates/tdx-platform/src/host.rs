@@ -174,8 +174,8 @@ impl TdxHost {
 
     /// Replaces the module by that of the file `image`.
     ///
-    /// `observer` may look at the state, crash the host or cut the machine's power; it must not wait for
-    /// anything that runs on a CPU.
+    /// `observer` may ask for the status, crash the host or cut the machine's power. It must not wait for
+    /// anything that runs on a CPU, such as a read of the device: all CPUs wait for it.
     pub fn update(
         &self,
         image: &[u8],

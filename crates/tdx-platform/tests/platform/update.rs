@@ -26,8 +26,8 @@ fn machine_1_5() -> PlatformSpec {
     spec.cpu.kind = CpuKind::SapphireRapids;
     // With the microcode that makes updates possible there.
     spec.errata = Some(ErrataSpec { pw_mce: true, seamret_invd_vmcs: false });
-    spec.module.profile = "1.5.06".to_owned();
-    spec.seamldr.version = "1.5.00".to_owned();
+    spec.module.profile = "1.5.06".into();
+    spec.seamldr.version = "1.5.00".into();
     spec
 }
 
@@ -96,7 +96,7 @@ fn the_presets_take_the_module_they_run_again() {
         let host = up(spec, CpuMode::Sequential);
         let version = host.status().version.unwrap();
         let mut module =
-            ModuleSpec::new(version, &host.platform().machine().seam().module.unwrap().profile.name);
+            ModuleSpec::new(version, host.platform().machine().seam().module.unwrap().profile.name);
         let svn = host.seamldr_info().unwrap().tcb_svn.get().to_le_bytes();
         (module.svn.minor, module.svn.major) = (svn[0], svn[1]);
         let handoff = host.sysinfo().unwrap().field(sys::MODULE_HV).unwrap();
@@ -263,6 +263,10 @@ fn a_call_that_fails_on_a_cpu_is_named_with_phase_and_cpu() {
             if lifecycle == Lifecycle::Gone {
                 assert_eq!(read(&host, "version"), Err(HostError::ModuleGone));
                 assert_eq!(update(&host, &file("1.5.08")), Err(HostError::ModuleGone));
+                // Nothing needs a CPU any more, and nobody takes one.
+                assert_eq!(host.cpu_offline(CpuNumber(2)), Ok(()));
+                assert_eq!(host.cpu_online(CpuNumber(2)), Err(HostError::ModuleGone));
+                assert!(!host.platform().is_online(CpuNumber(2)));
                 assert_eq!(host.shutdown(), Ok(()));
             } else {
                 let second = update(&host, &file("1.5.08")).map(|report| report.to);
@@ -293,7 +297,7 @@ fn each_fault_of_an_update_ends_in_its_name() {
 fn td_builds_hold_an_update_off_where_the_module_was_told_to_watch() {
     use tdx_abi::features::Features0;
     let mut spec = machine_1_5();
-    spec.module.profile = "1.5.34".to_owned();
+    spec.module.profile = "1.5.34".into();
     let options = HostOptions { opt_in: Features0::UPDATE_COMPATIBILITY, ..HostOptions::default() };
     let host = TdxHost::new(switch_on(spec, CpuMode::Sequential), options);
     assert_eq!(host.bring_up(&()).unwrap().opted_in, Features0::UPDATE_COMPATIBILITY);
