@@ -21,7 +21,7 @@ use serde::Serialize;
 pub use check::{Check, State};
 pub use cpu::{CpuIdentity, TDX_MODELS, TdxModel};
 pub use facts::{BringUpFailure, Facts, Unseen};
-pub use msr_checks::MSRS;
+pub use msr_checks::{MSRS, TOLD_MSRS};
 pub use real::RealHost;
 pub use snapshot::{Simulated, Snapshot};
 

@@ -77,6 +77,12 @@ const CHECKS: [MsrCheck; 5] = [
 /// The registers that the checks read, for whoever takes a [`Snapshot`](super::Snapshot).
 pub const MSRS: [MsrIndex; 5] = [CHECKS[0].msr, CHECKS[1].msr, CHECKS[2].msr, CHECKS[3].msr, CHECKS[4].msr];
 
+/// Registers that a served machine tells: those of the checks, and the one that tells of the SEAMRET erratum.
+pub const TOLD_MSRS: [MsrIndex; 6] = {
+    let [a, b, c, d, e] = MSRS;
+    [a, b, c, d, e, MsrIndex::IA32_VMX_BASIC]
+};
+
 fn keyids(value: u64) -> (String, bool) {
     let split = KeyIdPartitioning::from_msr(value);
     let range = match (split.first_private(), split.last_private()) {

@@ -14,9 +14,9 @@ pub(super) fn report(image: &Path, args: &DoctorArgs) -> anyhow::Result<Report> 
         Some(file) => Mapping::from_file(file)?,
         None => Mapping::for_image(image)?,
     };
-    let below = |name: &str| args.root.as_ref().map(|root| root.join(name));
-    let sysfs = args.sysfs.clone().or_else(|| below("sys")).unwrap_or_else(|| PathBuf::from("/sys"));
-    let sources = Sources { sysfs, proc: below("proc"), api: args.api.clone() };
+    let of_root = || args.root.as_ref().map(|root| root.join("sys"));
+    let sysfs = args.sysfs.clone().or_else(of_root).unwrap_or_else(|| PathBuf::from("/sys"));
+    let sources = Sources { sysfs, root: args.root.clone(), api: args.api.clone() };
     let checks = preflight(&sources.read()?, &candidate, &mapping, Policy::default());
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let (failed, unknown) = (count(State::Failed), count(State::Unknown));

@@ -1,23 +1,55 @@
 //! What can be told of an update that failed, from the files before and after it.
 
 use super::host::HostFacts;
+use super::rules::sentence;
 use super::upload::KernelWord;
 use super::words;
+use crate::api::UpdateFacts;
 use crate::doctor::{Check, State};
 
-/// What is known of a refusal: what the word means, how far the update got, what was not checked before.
-pub fn refusal(word: &KernelWord, before: &HostFacts, after: &HostFacts, checks: &[Check]) -> Vec<String> {
+/// What is known of a refusal: how far the update got, and what the machine tells, else what the kernel's word
+/// means and what was not in order before.
+pub fn refusal(
+    word: &KernelWord,
+    told: Option<&UpdateFacts>,
+    before: &HostFacts,
+    after: &HostFacts,
+    checks: &[Check],
+) -> Vec<String> {
+    if let Some(told) = told {
+        let mut lines = vec![progress(before, after)];
+        lines.extend(details(told));
+        return lines;
+    }
     let mut lines = Vec::new();
-    if let Some(known) = words::find(&word.word) {
-        lines.push(known.meaning.to_owned());
-    }
+    let known = words::find(&word.word);
+    lines.extend(known.map(|known| known.meaning.to_owned()));
     lines.push(progress(before, after));
-    for check in checks.iter().filter(|check| check.state != State::Ok) {
-        let name = check.reason.unwrap_or(check.id);
-        lines.push(format!("It may be {name}: {}.", check.seen));
+    for check in checks.iter().filter(|check| check.state == State::Failed) {
+        lines.push(format!("It may be {}: {}.", check.reason.unwrap_or(check.id), check.seen));
     }
-    if let Some(known) = words::find(&word.word) {
-        lines.push(known.advice.to_owned());
+    let unknown: Vec<&str> =
+        checks.iter().filter(|check| check.state == State::Unknown).map(|check| check.id).collect();
+    if !unknown.is_empty() {
+        lines.push(format!("What was not checked before: {}.", unknown.join(", ")));
+    }
+    lines.extend(known.map(|known| known.advice.to_owned()));
+    lines
+}
+
+/// What a served machine tells besides its reason: where it happened, and what to do.
+fn details(update: &UpdateFacts) -> Vec<String> {
+    let mut lines = Vec::new();
+    match (&update.phase, update.cpu) {
+        (Some(phase), Some(cpu)) => lines.push(format!("It failed in phase {phase} on CPU {cpu}.")),
+        (Some(phase), None) => lines.push(format!("It failed in phase {phase}.")),
+        (None, _) => lines.push("It failed before the first phase: nothing was touched.".to_owned()),
+    }
+    if let Some(error) = &update.error {
+        lines.extend(
+            error.status.as_ref().map(|status| format!("Status {status}: `tdxhost explain {status}`.")),
+        );
+        lines.push(sentence(&error.advice));
     }
     lines
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs;
 use tdx_abi::features::Features0;
+use tdx_abi::msr::MsrIndex;
 use tdx_abi::seamldr::Version;
 use tdx_image::HeaderVersion;
 use tdx_module::profile::{self, Svn};
@@ -17,8 +18,8 @@ use super::cpus::{
 };
 use super::layout::{Layout, Places};
 use super::version::version;
-use crate::api::{self, CpusFacts};
-use crate::doctor::{CpuIdentity, Snapshot};
+use crate::api::{self, CpusFacts, HostState};
+use crate::doctor::{CpuIdentity, Facts, RealHost, Snapshot, Unseen};
 
 /// A fact, or why it is not known.
 pub type Fact<T> = Result<T, Unknown>;
@@ -80,6 +81,8 @@ pub struct HostFacts {
     pub x2apic_ids: Fact<X2ApicIds>,
     /// SEAMRET of P-SEAMLDR loses the current VMCS on this CPU (X86_BUG_SEAMRET_INVD_VMCS).
     pub seamret_invd_vmcs: Fact<bool>,
+    /// Where a served machine says that it stands; `None` for other hosts.
+    pub state: Option<HostState>,
     /// The upload directory; `None` if the kernel does not offer updates.
     pub upload: Option<UploadState>,
     /// The layout of the files.
@@ -95,8 +98,8 @@ pub struct HostFacts {
 pub struct Sources {
     /// Root of the sysfs tree.
     pub sysfs: PathBuf,
-    /// Root of a `/proc` that belongs to the tree; found by itself if the tree is this kernel's.
-    pub proc: Option<PathBuf>,
+    /// Directory whose `proc` and `dev` belong to the tree; `/` if the tree is this kernel's.
+    pub root: Option<PathBuf>,
     /// Socket of the machine that serves the tree.
     pub api: Option<PathBuf>,
 }
@@ -106,15 +109,15 @@ impl Sources {
     pub fn read(&self) -> anyhow::Result<HostFacts> {
         let places = Places::find(&self.sysfs);
         let this_machine = self.api.is_none() && is_sysfs(&self.sysfs);
-        let proc = match &self.proc {
-            Some(proc) => Some(proc.clone()),
-            None if this_machine => Some(PathBuf::from("/proc")),
+        let root = match &self.root {
+            Some(root) => Some(root.clone()),
+            None if this_machine => Some(PathBuf::from("/")),
             None => None,
         };
-        let cpu = match (&self.api, &proc) {
-            (Some(socket), _) => CpuFacts::of_served(socket)?,
-            (None, Some(proc)) => CpuFacts::of_proc(proc, &self.sysfs),
-            (None, None) => CpuFacts::of_tree(&self.sysfs),
+        let cpu = match (&self.api, &root) {
+            (Some(socket), _) => MachineFacts::of_served(socket)?,
+            (None, Some(root)) => MachineFacts::of_computer(root, &self.sysfs),
+            (None, None) => MachineFacts::of_tree(&self.sysfs),
         };
         Ok(HostFacts::new(&self.sysfs, &places, cpu, this_machine))
     }
@@ -125,8 +128,9 @@ fn is_sysfs(path: &Path) -> bool {
     statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type() == statfs::SYSFS_MAGIC)
 }
 
-/// What is known of the CPUs beside their masks.
-struct CpuFacts {
+/// What is known of the machine from elsewhere than its tdx_host device.
+struct MachineFacts {
+    state: Option<HostState>,
     signature: Fact<u32>,
     x2apic_ids: Fact<X2ApicIds>,
     seamret_invd_vmcs: Fact<bool>,
@@ -134,22 +138,24 @@ struct CpuFacts {
 
 const NO_CPU: &str = "not a tree of this kernel, and nothing in it tells; give --api SOCKET of the machine";
 
-impl CpuFacts {
+impl MachineFacts {
     fn of_served(socket: &Path) -> anyhow::Result<Self> {
-        let routes = ["/v1/hardware", "/v1/cpus"];
+        let routes = ["/v1/hardware", "/v1/cpus", "/v1/host"];
         let mut answers = api::get(socket, &routes)?.into_iter();
         let hardware: Snapshot = api::facts(answers.next(), routes[0])?;
         let cpus: CpusFacts = api::facts(answers.next(), routes[1])?;
+        let host: api::HostFacts = api::facts(answers.next(), routes[2])?;
         let ids = cpus.cpus.iter().map(|cpu| cpu.x2apic_id).collect();
         Ok(Self {
+            state: Some(host.state),
             signature: signature_of(&hardware.cpu),
             x2apic_ids: Ok(X2ApicIds { ids, all: true, source: "the served machine" }),
-            seamret_invd_vmcs: unknown("the served machine does not tell"),
+            seamret_invd_vmcs: loses_vmcs(&hardware),
         })
     }
 
-    fn of_proc(proc: &Path, sysfs: &Path) -> Self {
-        let path = proc.join("cpuinfo");
+    fn of_computer(root: &Path, sysfs: &Path) -> Self {
+        let path = root.join("proc/cpuinfo");
         let cpuinfo = read(&path);
         let identity = cpuinfo.clone().and_then(|text| signature_of(&CpuIdentity::from_cpuinfo(&text)));
         let online = cpuinfo.clone().and_then(|text| {
@@ -160,9 +166,14 @@ impl CpuFacts {
             Ok(X2ApicIds { ids, all: false, source: "/proc/cpuinfo" })
         });
         Self {
+            state: None,
             signature: identity,
             x2apic_ids: madt(sysfs).or(online),
-            seamret_invd_vmcs: cpuinfo.map(|text| cpuinfo_has_bug(&text, "seamret_invd_vmcs")),
+            // Kernels before 7.3 do not list it, whatever the CPU.
+            seamret_invd_vmcs: match cpuinfo {
+                Ok(text) if cpuinfo_has_bug(&text, "seamret_invd_vmcs") => Ok(true),
+                _ => loses_vmcs(&RealHost::new(root)),
+            },
         }
     }
 
@@ -170,11 +181,30 @@ impl CpuFacts {
         let modalias = fs::read_to_string(sysfs.join("devices/system/cpu/modalias")).ok();
         let signature = modalias.as_deref().and_then(modalias_signature);
         Self {
+            state: None,
             signature: signature.ok_or_else(|| Unknown(NO_CPU.to_owned())),
             x2apic_ids: madt(sysfs).map_err(|_| Unknown(NO_CPU.to_owned())),
             seamret_invd_vmcs: unknown(NO_CPU),
         }
     }
+}
+
+/// IA32_VMX_BASIC: SEAMRET of P-SEAMLDR keeps the current VMCS.
+const NO_SEAMRET_INVD_VMCS: u64 = 1 << 60;
+
+/// Asks the MSR of each package: one CPU with the erratum is enough.
+fn loses_vmcs(facts: &dyn Facts) -> Fact<bool> {
+    let told = |why: Unseen| Unknown(why.to_string());
+    let packages = facts.packages().map_err(told)?;
+    if packages.is_empty() {
+        return unknown("no package has an online CPU");
+    }
+    for package in packages {
+        if facts.rdmsr(package, MsrIndex::IA32_VMX_BASIC).map_err(told)? & NO_SEAMRET_INVD_VMCS == 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn signature_of(cpu: &CpuIdentity) -> Fact<u32> {
@@ -212,7 +242,7 @@ fn offered(place: Option<&PathBuf>, what: &str) -> Fact<String> {
 }
 
 impl HostFacts {
-    fn new(sysfs: &Path, places: &Places, cpu: CpuFacts, this_machine: bool) -> Self {
+    fn new(sysfs: &Path, places: &Places, cpu: MachineFacts, this_machine: bool) -> Self {
         let parsed = |text: String| version(&text).map_err(|error| Unknown(error.to_string()));
         let missing = format!("no tdx_host device below {}", sysfs.display());
         let module = offered(places.version.as_ref(), &missing).and_then(parsed);
@@ -244,6 +274,7 @@ impl HostFacts {
             cpuid_1_eax: cpu.signature,
             x2apic_ids: cpu.x2apic_ids,
             seamret_invd_vmcs: cpu.seamret_invd_vmcs,
+            state: cpu.state,
             upload: places.upload.as_ref().map(|directory| UploadState {
                 directory: directory.clone(),
                 status: read(&directory.join("status")),
@@ -275,8 +306,8 @@ mod tests {
     }
 
     fn facts(root: &tempfile::TempDir, with_proc: bool) -> HostFacts {
-        let proc = with_proc.then(|| root.path().join("proc"));
-        Sources { sysfs: root.path().join("sys"), proc, api: None }.read().unwrap()
+        let own = with_proc.then(|| root.path().to_owned());
+        Sources { sysfs: root.path().join("sys"), root: own, api: None }.read().unwrap()
     }
 
     const FILES: [(&str, &[u8]); 6] = [
@@ -332,6 +363,21 @@ mod tests {
         assert_eq!(host.seamret_invd_vmcs, Ok(true));
         let ids = host.x2apic_ids.unwrap();
         assert_eq!((ids.ids, ids.all, ids.source), (BTreeSet::from([0, 2]), false, "/proc/cpuinfo"));
+    }
+
+    #[test]
+    fn the_msr_tells_of_the_erratum_where_the_kernel_does_not_list_it() {
+        let mut told = Snapshot::default();
+        assert!(loses_vmcs(&told).is_err(), "nobody looked");
+        told.set_msr(0, MsrIndex::IA32_VMX_BASIC, NO_SEAMRET_INVD_VMCS | 1);
+        assert_eq!(loses_vmcs(&told), Ok(false));
+        told.set_msr(1, MsrIndex::IA32_VMX_BASIC, 1);
+        assert_eq!(loses_vmcs(&told), Ok(true));
+        told.remove_msr(1, MsrIndex::IA32_VMX_BASIC);
+        assert!(loses_vmcs(&told).is_err());
+        let silent = String::from_utf8(CPUINFO.to_vec()).unwrap().replace("seamret_invd_vmcs", "spectre_v1");
+        let root = tree(&[&FILES[..], &[("proc/cpuinfo", silent.as_bytes())]].concat());
+        assert!(facts(&root, true).seamret_invd_vmcs.is_err());
     }
 
     #[test]

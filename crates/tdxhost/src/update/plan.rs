@@ -179,15 +179,16 @@ fn excludes(check: &Check) -> bool {
     }
 }
 
-/// Which reason is told first: those that no other machine or day would change, then the rest as checked.
+/// Which reason is told first: what is wrong with the file itself, then what no other machine or day would
+/// change, then the rest in the order of the checks.
 fn rank(reason: &Refusal) -> u8 {
+    const OF_HOST: [&str; 3] = ["seamldr-", "sigstruct-", "image-svn-"];
     match reason.name {
         "version-line-differs" => 1,
         "version-older" => 2,
         "image-cpu-unsupported" => 3,
-        name if name.starts_with("image-svn") || name.starts_with("seamldr") || name == "running-too-old" => {
-            4
-        }
+        "running-too-old" => 4,
+        name if OF_HOST.iter().any(|start| name.starts_with(start)) => 4,
         _ => 0,
     }
 }

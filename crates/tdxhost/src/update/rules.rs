@@ -13,8 +13,10 @@ use tdx_module::profile::Svn;
 
 use super::candidate::{Candidate, ImageFacts, Refusal, VersionSource};
 use super::host::{Fact, HostFacts, Unknown};
+use super::layout::Layout;
 use super::mapping::{Mapping, listed};
 use super::version::same_line;
+use crate::api::HostState;
 use crate::doctor::Check;
 use crate::sysfs::cpu_list;
 
@@ -103,16 +105,24 @@ pub fn step(running: &Running, candidate: &Candidate, mapping: &Mapping) -> Vec<
 
 /// Is the machine in a state in which an update works?
 pub fn readiness(host: &HostFacts, policy: Policy) -> Vec<Check> {
-    vec![offered(host), vmcs(host), updates_left(host), cpus_online(host), x2apic(host, policy), idle(host)]
+    vec![
+        alive(host),
+        offered(host),
+        vmcs(host),
+        updates_left(host),
+        cpus_online(host),
+        x2apic(host, policy),
+        idle(host),
+    ]
 }
 
 fn failed(id: &'static str, expected: &'static str, refusal: &Refusal, advice: &str) -> Check {
-    let advice = if refusal.advice.is_empty() { advice.to_owned() } else { capitalised(refusal.advice) };
+    let advice = if refusal.advice.is_empty() { advice.to_owned() } else { sentence(refusal.advice) };
     Check::failed(id, expected, refusal.sentence.clone(), advice).because(refusal.name)
 }
 
 /// Advice of an error, as a sentence.
-fn capitalised(advice: &str) -> String {
+pub(super) fn sentence(advice: &str) -> String {
     let mut letters = advice.chars();
     let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", letters.as_str())
@@ -373,6 +383,33 @@ fn svn(running: &Running, image: &ImageFacts) -> Check {
     failed(ID, EXPECTED, &refusal, ADVICE)
 }
 
+fn alive(host: &HostFacts) -> Check {
+    const ID: &str = "module-state";
+    const EXPECTED: &str = "a module that answers, or that an update shut down which can go on";
+    const ADVICE: &str = "If an update failed before, its error says whether another one can help.";
+    let refused = |name, sentence: &str| {
+        failed(
+            ID,
+            EXPECTED,
+            &Refusal::new(name, sentence),
+            "Power-cycle the machine; then look at `tdxhost status`.",
+        )
+    };
+    match (host.state, &host.module) {
+        (Some(HostState::ModuleGone), _) => {
+            refused("module-gone", "an update failed for good: there is no module to update")
+        }
+        (Some(HostState::ModuleDown), _) => {
+            Check::ok(ID, EXPECTED, "shut down by an update that failed; this one may bring it back")
+        }
+        (_, Ok(version)) => Check::ok(ID, EXPECTED, format!("{version} answers")),
+        (Some(state), Err(_)) => {
+            refused("update-not-offered", &format!("the machine has no module: {}", state.describe()))
+        }
+        (None, Err(why)) => unseen(ID, EXPECTED, why, ADVICE),
+    }
+}
+
 fn offered(host: &HostFacts) -> Check {
     const ID: &str = "update-offered";
     const EXPECTED: &str =
@@ -412,8 +449,10 @@ fn vmcs(host: &HostFacts) -> Check {
             &Refusal::new("seamret-invd-vmcs", "the CPU has the erratum: calls to P-SEAMLDR lose the VMCS"),
             "Load the module at boot instead.",
         ),
-        // Linux registers the upload only on a CPU without it.
-        Err(_) if host.upload.is_some() => Check::ok(ID, EXPECTED, "the kernel offers updates"),
+        // Linux 7.3 registers the upload only on a CPU without it; earlier kernels did not know it.
+        Err(_) if host.upload.is_some() && host.layout == Some(Layout::Linux7_3) => {
+            Check::ok(ID, EXPECTED, "the kernel offers updates")
+        }
         Err(why) => unseen(ID, EXPECTED, why, "Look for seamret_invd_vmcs in /proc/cpuinfo."),
     }
 }

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::api::{self, ErrorFacts};
+use crate::api::{self, UpdateFacts};
 
-/// The error of the last update of the machine behind `socket`; `None` if there was none, or it does not
-/// tell.
-pub fn failure(socket: &Path) -> Option<ErrorFacts> {
+/// The last update of the machine behind `socket`, if it failed; `None` as well if the machine does not tell.
+pub fn failure(socket: &Path) -> Option<UpdateFacts> {
     let answers = api::get(socket, &["/v1/host"]).ok()?;
-    let host: Value = answers.into_iter().next()?.ok()?;
-    serde_json::from_value(host.get("update")?.get("error")?.clone()).ok()
+    let mut host: Value = answers.into_iter().next()?.ok()?;
+    let update: UpdateFacts = serde_json::from_value(host.get_mut("update")?.take()).ok()?;
+    update.error.is_some().then_some(update)
 }

@@ -63,6 +63,11 @@ impl KernelWord {
         let (state, word) = text.split_once(':').unwrap_or(("", text));
         (!text.is_empty()).then(|| Self { state: state.to_owned(), word: word.to_owned() })
     }
+
+    /// As the kernel writes it.
+    pub fn text(&self) -> String {
+        if self.state.is_empty() { self.word.clone() } else { format!("{}:{}", self.state, self.word) }
+    }
 }
 
 impl std::fmt::Display for KernelWord {
@@ -149,6 +154,7 @@ mod tests {
         let word = KernelWord::parse("transferring:firmware-invalid\n").unwrap();
         assert_eq!((word.state.as_str(), word.word.as_str()), ("transferring", "firmware-invalid"));
         assert_eq!(word.to_string(), "firmware-invalid while transferring");
+        assert_eq!(word.text(), "transferring:firmware-invalid");
         assert_eq!(KernelWord::parse("hw-error").unwrap().to_string(), "hw-error");
     }
 

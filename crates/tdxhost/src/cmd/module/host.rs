@@ -38,7 +38,7 @@ pub(super) struct HostArgs {
 
 impl HostArgs {
     pub(super) fn sources(&self) -> Sources {
-        Sources { sysfs: self.sysfs.clone(), proc: None, api: self.api.clone() }
+        Sources { sysfs: self.sysfs.clone(), root: None, api: self.api.clone() }
     }
 
     pub(super) fn policy(&self, prefer_strict: bool) -> Policy {

@@ -21,10 +21,10 @@ use crate::update::{Candidate, Goal, HostFacts, Mapping, Outcome, Plan, Policy, 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ChoiceArgs {
     /// Version to go to [default: the newest that fits]
-    #[arg(long, value_name = "VERSION", value_parser = version, requires = "images")]
+    #[arg(long, value_name = "VERSION", value_parser = version)]
     pub(super) to: Option<Version>,
     /// Prefer a release that the table calls strictly compatible with the running one
-    #[arg(long, requires = "images")]
+    #[arg(long)]
     pub(super) prefer_strict_compat: bool,
 }
 

@@ -27,7 +27,11 @@ use crate::update::{Candidate, HostFacts, Mapping, Policy, diagnose, preflight, 
 #[derive(Args, Clone, Debug)]
 pub(super) struct UpdateArgs {
     /// Image to install
-    #[arg(value_name = "FILE", required_unless_present = "images", conflicts_with = "images")]
+    #[arg(
+        value_name = "FILE",
+        required_unless_present = "images",
+        conflicts_with_all = ["images", "to", "prefer_strict_compat"]
+    )]
     file: Option<PathBuf>,
     /// Choose from this directory, as `module plan` does
     #[arg(long, value_name = "DIR")]
@@ -90,9 +94,13 @@ struct After {
 
 #[derive(Clone, Debug, Serialize)]
 struct ErrorDocument {
-    /// `refused` before anything was touched, the kernel's word, or `upload-failed`, `version-differs`.
+    /// `refused` before anything was touched, the reason that a served machine tells, else the kernel's
+    /// word; `upload-failed`, `version-differs`.
     name: String,
     message: String,
+    /// The kernel's word and the state in front of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<String>,
     /// What can be told of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     grounds: Vec<String>,
@@ -262,6 +270,7 @@ impl<'a> Job<'a> {
             Err(error) => Some(ErrorDocument {
                 name: "upload-failed".to_owned(),
                 message: error.to_string(),
+                kernel: None,
                 grounds: Vec::new(),
             }),
         };
@@ -291,7 +300,8 @@ impl<'a> Job<'a> {
     /// What the kernel shows is what was installed, or it is said.
     fn verify(&self, after: &HostFacts) -> Option<ErrorDocument> {
         let differs = |message: String| {
-            Some(ErrorDocument { name: "version-differs".to_owned(), message, grounds: Vec::new() })
+            let name = "version-differs".to_owned();
+            Some(ErrorDocument { name, message, kernel: None, grounds: Vec::new() })
         };
         match (&after.module, self.candidate.version()) {
             (Err(why), _) => {
@@ -311,13 +321,23 @@ impl<'a> Job<'a> {
         checks: &[Check],
         args: &UpdateArgs,
     ) -> ErrorDocument {
-        let mut grounds = diagnose::refusal(word, &self.host, after, checks);
-        let mut message = format!("the kernel says {word}");
-        if let Some(reason) = args.host.api.as_deref().and_then(served::failure) {
-            message = format!("{}: {} (the kernel says {word})", reason.name, reason.message);
-            grounds.insert(0, reason.advice);
+        let told = args.host.api.as_deref().and_then(served::failure);
+        let grounds = diagnose::refusal(word, told.as_ref(), &self.host, after, checks);
+        let kernel = Some(word.text());
+        match told.and_then(|told| told.error) {
+            Some(reason) => ErrorDocument {
+                message: format!("{}: {} (the kernel says {word})", reason.name, reason.message),
+                name: reason.name,
+                kernel,
+                grounds,
+            },
+            None => ErrorDocument {
+                name: word.word.clone(),
+                message: format!("the kernel says {word}"),
+                kernel,
+                grounds,
+            },
         }
-        ErrorDocument { name: word.word.clone(), message, grounds }
     }
 
     fn print_end(&self, after: &HostFacts, output: &mut Output<'_>) -> io::Result<()> {
@@ -350,6 +370,7 @@ fn refusal(checks: &[Check], args: &UpdateArgs) -> Option<ErrorDocument> {
     Some(ErrorDocument {
         name: "refused".to_owned(),
         message: format!("refused before anything was touched: {}", failed_in_words(&against)),
+        kernel: None,
         grounds: Vec::new(),
     })
 }

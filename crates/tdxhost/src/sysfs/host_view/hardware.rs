@@ -2,7 +2,7 @@
 
 use tdx_machine::{LpIndex, Machine};
 
-use crate::doctor::{CpuIdentity, MSRS, Snapshot};
+use crate::doctor::{CpuIdentity, Snapshot, TOLD_MSRS};
 
 /// A register of a CPUID leaf.
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ pub(super) fn snapshot(machine: &Machine) -> Snapshot {
             continue;
         }
         snapshot.msrs.entry(lp.package.0).or_default();
-        for msr in MSRS {
+        for msr in TOLD_MSRS {
             if let Ok(value) = machine.rdmsr(lp.index, msr) {
                 snapshot.set_msr(lp.package.0, msr, value);
             }
