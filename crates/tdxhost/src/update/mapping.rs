@@ -350,6 +350,7 @@ impl TableRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parse(text: &str) -> Result<Mapping, MappingError> {
         Mapping::from_json(text.as_bytes(), Path::new("mapping_file.json"))
@@ -449,5 +450,19 @@ mod tests {
                 "1.5.13: min_seamldr_versions is 1.5.00 here, 1.5.00, 2.0.00 in the newest published table",
             ]
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_table_or_refused_in_one_line(text in ".{0,200}", at in 0_usize..300) {
+            let mut bytes = one("").into_bytes();
+            let at = at.min(bytes.len());
+            bytes.splice(at..(at + 3).min(one("").len()), text.bytes().take(5));
+            for bytes in [text.as_bytes(), &bytes] {
+                if let Err(error) = Mapping::from_json(bytes, Path::new("mapping_file.json")) {
+                    prop_assert_eq!(error.to_string().lines().count(), 1);
+                }
+            }
+        }
     }
 }

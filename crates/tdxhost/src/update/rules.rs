@@ -116,6 +116,22 @@ pub fn readiness(host: &HostFacts, policy: Policy) -> Vec<Check> {
     ]
 }
 
+/// What no check can see beforehand: TDs that are being built while the module is replaced.
+pub fn td_builds(host: &HostFacts) -> Option<String> {
+    let version = host.module.as_ref().ok()?;
+    let guarded =
+        host.module_features.as_ref().is_ok_and(|has| has.contains(Features0::UPDATE_COMPATIBILITY));
+    let why = match (guarded, host.this_machine) {
+        // Its host side asks the module.
+        (true, false) => return None,
+        (true, true) => "Linux 7.3 does not ask the module to wait for them".to_owned(),
+        (false, _) => {
+            format!("{version} cannot wait for them (UPDATE_COMPATIBILITY came with 1.5.24 and 2.0.14)")
+        }
+    };
+    Some(format!("Let no TD be built during the update, or its measurement may be wrong: {why}."))
+}
+
 fn failed(id: &'static str, expected: &'static str, refusal: &Refusal, advice: &str) -> Check {
     let advice = if refusal.advice.is_empty() { advice.to_owned() } else { sentence(refusal.advice) };
     Check::failed(id, expected, refusal.sentence.clone(), advice).because(refusal.name)

@@ -1,12 +1,17 @@
 //! The planner: filter first, then choose; the way; why not the others.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+
+use proptest::prelude::*;
 
 use tdx_abi::features::Features0;
 use tdx_image::HeaderVersion;
 use tdx_module::profile::{self, Svn};
+use tdxhost::doctor::{Check, State};
 use tdxhost::update::host::release_profile;
 use tdxhost::update::plan::plan;
+use tdxhost::update::rules::{Running, fitness, step};
 use tdxhost::update::{Candidate, Goal, HostFacts, Mapping, Outcome, Plan, Policy, Refusal};
 
 use crate::facts::{
@@ -310,5 +315,67 @@ fn every_profile_of_a_published_release_is_in_the_table_with_its_features() {
     for profile in profile::all().filter(|profile| !profile.synthetic && profile.version >= v("1.5.00")) {
         let release = table.find(profile.version).unwrap();
         assert_eq!(release.tdx_feature0, profile.features0, "{profile}");
+    }
+}
+
+fn none_failed(checks: &[Check]) -> bool {
+    checks.iter().all(|check| check.state != State::Failed)
+}
+
+proptest! {
+    #[test]
+    fn a_way_is_whole_allowed_and_leads_as_far_as_any_single_step(
+        running in 0_usize..20,
+        chosen in proptest::collection::btree_set(0_usize..20, 0..12),
+        cpu in proptest::sample::select(vec![SAPPHIRE_RAPIDS, SIERRA_FOREST, GRANITE_RAPIDS]),
+        left in 0_u32..4,
+        floors in proptest::collection::vec(0_usize..20, 20),
+        prefer_strict: bool,
+    ) {
+        // The published releases, each with another oldest module that it takes TDs over from.
+        let mut mapping = Mapping::built_in().unwrap();
+        let versions: Vec<_> = mapping.releases.iter().map(|release| release.version).collect();
+        for (release, floor) in mapping.releases.iter_mut().zip(floors) {
+            let floor = versions[floor];
+            if (floor.major, floor.minor) == (release.version.major, release.version.minor) {
+                release.min_module_version_for_td_preserving = floor;
+            }
+        }
+        let images: Vec<Candidate> = chosen.iter().map(|&at| image(&versions[at].to_string())).collect();
+        let mut host = host(&versions[running].to_string(), cpu);
+        host.remaining_updates = Ok(left);
+        let policy = Policy { prefer_strict, ..Policy::default() };
+        let plan = plan(&host, versions[running], &images, &mapping, Goal::Newest, policy);
+
+        let mut at = Running { version: Ok(versions[running]), svn: host.module_svn.clone() };
+        let mut taken = BTreeSet::new();
+        if let Outcome::Path(steps) = &plan.outcome {
+            prop_assert!(!steps.is_empty() && steps.len() <= usize::try_from(left).unwrap().max(1));
+            for made in steps {
+                let candidate = &images[made.candidate];
+                prop_assert_eq!(at.version.as_ref().ok(), Some(&made.from));
+                prop_assert!(made.to > made.from);
+                prop_assert!(none_failed(&fitness(&host, candidate, &mapping, policy)));
+                prop_assert!(none_failed(&step(&at, candidate, &mapping)));
+                at = Running { version: Ok(made.to), svn: Ok(candidate.image.as_ref().unwrap().svn) };
+                taken.insert(made.candidate);
+            }
+        }
+        if let Outcome::UpToDate(candidate) = plan.outcome {
+            prop_assert_eq!(images[candidate].version(), Some(versions[running]));
+            taken.insert(candidate);
+        }
+        // Nothing newer was to be had in one step, unless something else was asked for.
+        let end = at.version.unwrap();
+        let from = Running { version: Ok(versions[running]), svn: host.module_svn.clone() };
+        for candidate in &images {
+            let fits = none_failed(&fitness(&host, candidate, &mapping, policy))
+                && none_failed(&step(&from, candidate, &mapping));
+            prop_assert!(prefer_strict || !fits || candidate.version() <= Some(end));
+        }
+        let told: BTreeSet<usize> = plan.others.iter().map(|other| other.candidate).collect();
+        prop_assert!(told.is_disjoint(&taken));
+        prop_assert_eq!(told.len() + taken.len(), images.len());
+        prop_assert!(plan.others.iter().all(|other| !other.reasons.is_empty()));
     }
 }

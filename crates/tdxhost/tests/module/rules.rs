@@ -9,6 +9,7 @@ use tdxhost::api::HostState;
 use tdxhost::doctor::{Check, State};
 use tdxhost::explain::explain_error;
 use tdxhost::update::candidate::Identity;
+use tdxhost::update::rules::td_builds;
 use tdxhost::update::{Candidate, HostFacts, Layout, Mapping, Policy, Refusal, VersionSource, preflight};
 
 use crate::facts::{SAPPHIRE_RAPIDS, SIERRA_FOREST, host, image, image_facts, unknown, v};
@@ -255,6 +256,19 @@ fn a_module_that_an_update_left_down_may_be_updated_again() {
     assert!(seen(&case, "module-state").starts_with("shut down by an update that failed"));
     case.host.state = Some(HostState::Failed);
     assert!(amiss(&case).contains(&("module-state", State::Failed, Some("update-not-offered"))));
+}
+
+#[test]
+fn td_builds_are_warned_of_unless_module_and_host_guard_them() {
+    let note = |running, this_machine| {
+        let mut host = host(running, SAPPHIRE_RAPIDS);
+        host.this_machine = this_machine;
+        td_builds(&host)
+    };
+    assert!(note("1.5.16", true).unwrap().contains("1.5.16 cannot wait for them"));
+    assert!(note("1.5.16", false).unwrap().contains("1.5.16 cannot wait for them"));
+    assert!(note("1.5.24", true).unwrap().contains("Linux 7.3 does not ask"));
+    assert_eq!(note("1.5.24", false), None);
 }
 
 #[test]

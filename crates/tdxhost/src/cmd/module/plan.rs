@@ -14,6 +14,7 @@ use super::list::{load, releases};
 use crate::doctor::{Check, State};
 use crate::text::{Format, Output, Tone, plural};
 use crate::update::plan::{FeatureChange, NotChosen, Step};
+use crate::update::rules::td_builds;
 use crate::update::version::version;
 use crate::update::{Candidate, Goal, HostFacts, Mapping, Outcome, Plan, Policy, Refusal, plan};
 
@@ -124,6 +125,8 @@ struct Document<'a> {
     features: Option<FeatureDocument>,
     not_chosen: Vec<OtherDocument<'a>>,
     checks: &'a [Check],
+    /// What no check can see.
+    note: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -222,6 +225,7 @@ fn document(planned: &Planned) -> anyhow::Result<Document<'_>> {
             })
             .collect(),
         checks: &plan.readiness,
+        note: td_builds(&planned.host),
     })
 }
 
@@ -249,6 +253,9 @@ fn print(planned: &Planned, output: &mut Output<'_>) -> anyhow::Result<()> {
     writeln!(output.out)?;
     print_choice(planned, output)?;
     print_checks(&planned.plan.readiness, output)?;
+    if let (Outcome::Path(_), Some(note)) = (&planned.plan.outcome, td_builds(&planned.host)) {
+        output.paragraph("note        ", &note)?;
+    }
     if !planned.plan.others.is_empty() {
         writeln!(output.out, "\nnot chosen")?;
     }

@@ -18,6 +18,7 @@ use super::plan::{ChoiceArgs, Planned, failed_in_words, print_choice, steps_in_w
 use crate::doctor::{Check, State};
 use crate::text::{Format, Output, Tone};
 use crate::update::plan::Step;
+use crate::update::rules::td_builds;
 use crate::update::upload::{KernelWord, Progress, UploadError, upload};
 use crate::update::{Candidate, HostFacts, Mapping, Policy, diagnose, preflight, served};
 
@@ -79,6 +80,9 @@ struct UpdateDocument {
     header: Option<String>,
     uploaded_header: Option<String>,
     checks: Vec<Check>,
+    /// What no check can see.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
     /// What the kernel shows afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<After>,
@@ -200,12 +204,16 @@ impl<'a> Job<'a> {
             header: self.candidate.image.as_ref().ok().map(|image| image.header.to_string()),
             uploaded_header: wanted.map(|header| header.to_string()),
             checks,
+            note: td_builds(&self.host),
             after: None,
             error: None,
         };
         if chatty {
             self.print_start(wanted, output)?;
             print_checks(&entry.checks, output)?;
+            if let Some(note) = &entry.note {
+                output.paragraph("note        ", note)?;
+            }
         }
         let error = match refusal(&entry.checks, args) {
             Some(error) => Some(error),
