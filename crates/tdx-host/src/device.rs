@@ -159,15 +159,20 @@ impl TdxHostDevice {
         P: Seam + Pages + Cpus + ?Sized,
     {
         let reader = Reader::enter(self)?;
-        host.ready()?;
+        let alive = host.ready();
+        if !matches!(alive, Err(HostError::ModuleDown | HostError::ModuleGone)) {
+            alive?;
+        }
         let attribute = reader.attribute(name).ok_or(HostError::NoSuchAttribute)?;
         let size = buffer.len();
         let mut text = Text { buffer, used: 0 };
         let written = match attribute.content {
             Content::ModuleVersion => {
+                alive?;
                 let info = host.sysinfo().map_or_else(|| after_update(host), Ok)?;
                 writeln!(text, "{}", info.version())
             }
+            // P-SEAMLDR answers whatever became of the module.
             Content::LoaderVersion => {
                 let info = host.seamldr().info(platform, &host.port(platform))?;
                 writeln!(text, "{}", info.loader_version())

@@ -179,6 +179,9 @@ fn a_refused_signature_leaves_the_way_open_for_a_good_image() {
         assert_eq!((status.lifecycle, status.version), (Lifecycle::Down, None));
         assert_eq!(status.update.unwrap().phase, UpdatePhase::Install);
         assert_eq!(read(&host, "version"), Err(HostError::ModuleDown));
+        // Whoever plans the next attempt wants to know what P-SEAMLDR still takes.
+        assert!(read(&host, "seamldr_version").is_ok());
+        assert!(read(&host, "num_remaining_updates").is_ok());
         assert_eq!(host.cpu_offline(CpuNumber(1)), Err(HostError::ModuleDown));
         let report = update(&host, &file("1.5.08")).unwrap();
         assert!(report.was_down);
