@@ -325,12 +325,11 @@ impl Rig {
         let in_line = profile::all().filter(|profile| same_line(profile.version, running));
         let newest =
             in_line.filter(|profile| !profile.synthetic && covers(profile)).max_by_key(|p| p.version);
-        let (version, profile) = match newest {
-            Some(newest) => (newest.version, newest.name.to_owned()),
-            None => {
-                let update = running.update.saturating_add(1);
-                (Version { update, ..running }, self.spec.module.profile.clone())
-            }
+        let (version, profile) = if let Some(newest) = newest {
+            (newest.version, newest.name.to_owned())
+        } else {
+            let update = running.update.saturating_add(1);
+            (Version { update, ..running }, self.spec.module.profile.clone())
         };
         let version = Some(version.to_string());
         Ok(UpdateStep { version, profile: Some(profile), ..UpdateStep::default() })
