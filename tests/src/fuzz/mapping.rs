@@ -41,6 +41,7 @@ fn facts() -> HostFacts {
         cpuid_1_eax: Ok(0x806F8),
         x2apic_ids: Ok(X2ApicIds { ids: BTreeSet::from([0, 1]), all: true, source: "a test" }),
         seamret_invd_vmcs: Ok(false),
+        state: None,
         upload: Some(UploadState { directory: PathBuf::from("tdx_module"), status: Ok("idle".to_owned()) }),
         layout: None,
         header: Some(HeaderVersion::V0x200),

@@ -4,6 +4,7 @@ mod chance;
 mod pamt;
 mod releases;
 mod scenarios;
+mod update;
 
 use std::sync::Arc;
 
