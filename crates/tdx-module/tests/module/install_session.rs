@@ -196,6 +196,30 @@ fn a_new_module_is_fresh_and_has_the_bytes_of_the_old_ones_hand_off_only() {
 }
 
 #[test]
+fn what_an_install_left_dirty_stays_so_when_its_module_is_gone() {
+    let older = || {
+        let mut setup = Setup::load();
+        setup.sigstruct.minor_svn = 4;
+        setup
+    };
+    let bench = older().bench();
+    assert_eq!(status(older().call_all(&bench)), DONE, "nothing is dirty yet");
+    let newer = Setup::load();
+    newer.place(&bench);
+    assert_eq!(status(newer.call_all(&bench)), DONE);
+    older().place(&bench);
+    assert_eq!(status(older().call_all(&bench)), (S::ECLEANUPREQ, 0), "SEAMLDR.INSTALL-15");
+    let mut broken = Setup::load();
+    broken.spoil(Flaw::WrongHash);
+    broken.place(&bench);
+    assert_eq!(status(broken.call_all(&bench)), (S::EBADHASH, 1));
+    older().place(&bench);
+    assert_eq!(status(older().call_all(&bench)), (S::ECLEANUPREQ, 0), "SEAMLDR.INSTALL-15");
+    newer.place(&bench);
+    assert_eq!(status(newer.call_all(&bench)), DONE);
+}
+
+#[test]
 fn every_install_takes_one_update_and_a_load_refills_the_log_first() {
     let left = |bench: &Bench| u32::from_le_bytes(info(bench)[28..32].try_into().expect("4 bytes"));
     let mut setup = Setup::update();
