@@ -7,8 +7,7 @@ use std::sync::{Mutex as Quiet, MutexGuard as QuietGuard, PoisonError};
 use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use shuttle::sync::{Barrier, Condvar, Mutex, MutexGuard};
 use shuttle::thread;
-use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
-use tdx_abi::metadata::{FieldId, sys};
+use tdx_abi::leaf::LeafWord;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{PhysAddr, PhysRange, Registers};
 use tdx_host::cpu::CpuSlot;
@@ -23,7 +22,7 @@ use tdx_host::traits::{
 use tdx_host::{BringUpOptions, HostError, HostMemory, HostState};
 
 use crate::memory::{Leaks, Memory};
-use crate::software::{CMR_BYTES, Outcome, Software};
+use crate::software::{CMR_BYTES, Outcome, Software, USED_FIELD, is_used};
 
 const REVISION: u32 = 0x12;
 /// CPUID.1:EAX of a Sapphire Rapids.
@@ -245,9 +244,6 @@ impl Platform {
     }
 }
 
-/// The field that users read.
-const USED_FIELD: FieldId = sys::NUM_CMRS;
-
 fn index(cpu: CpuNumber) -> usize {
     cpu.0 as usize
 }
@@ -427,10 +423,7 @@ impl Seam for Platform {
             if !inner.vmx[cpu].on {
                 return Err(SeamcallFault::InvalidOpcode);
             }
-            inner.software.enter(cpu, word)?;
-            if word == LeafWord::module(SeamcallLeaf::SYS_RD, 0) && registers.rdx == USED_FIELD.0 {
-                inner.software.used(cpu);
-            }
+            inner.software.enter(cpu, word, is_used(word, registers))?;
         }
         // Others go on while this CPU is inside.
         self.clock.fetch_add(1, Ordering::SeqCst);

@@ -3,7 +3,7 @@
 use tdx_abi::Registers;
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
-use tdx_abi::metadata::sys;
+use tdx_abi::metadata::{FieldId, sys};
 use tdx_abi::seamldr::{SCENARIO_UPDATE, SEAMEXTEND_VALID, SeamldrInfo, SeamldrParams, Version};
 use tdx_abi::status::{SeamldrStatus, Status, StatusCode};
 use tdx_host::traits::SeamcallFault;
@@ -79,6 +79,9 @@ impl Instance {
         values.iter().find(|(id, _)| id.0 == field).map(|&(_, value)| value)
     }
 }
+
+/// The field that users read, and that no walk of the host reads once the machine is up.
+pub(crate) const USED_FIELD: FieldId = sys::NUM_CMRS;
 
 /// Bytes of the only convertible memory range.
 pub(crate) const CMR_BYTES: u64 = 1 << 30;
@@ -170,7 +173,7 @@ impl Software {
     }
 
     /// A call enters: the way to the module or the loader.
-    pub(crate) fn enter(&mut self, cpu: usize, word: LeafWord) -> Result<(), SeamcallFault> {
+    pub(crate) fn enter(&mut self, cpu: usize, word: LeafWord, user: bool) -> Result<(), SeamcallFault> {
         // One call may have been on its way to the instruction, which a crash stops on a real CPU.
         if let Some(calls) = &mut self.after_crash {
             calls[cpu] += 1;
@@ -187,8 +190,14 @@ impl Software {
             return Ok(());
         }
         if !self.seam_ready {
-            self.violation(format!("CPU {cpu} called {word:?} with no module ready"));
+            self.violation(format!("{} called {word:?} out of turn: no module is ready", caller(cpu, user)));
             return Err(SeamcallFault::VmFailInvalid);
+        }
+        if user && self.module.as_ref().is_some_and(|module| module.owes_update) {
+            self.violation(format!(
+                "{} reached a module that had not taken its state over",
+                caller(cpu, user)
+            ));
         }
         self.inside += 1;
         Ok(())
@@ -278,11 +287,11 @@ impl Software {
     fn install(&mut self, cpu: usize, registers: &mut Registers, memory: &Memory) -> SeamldrStatus {
         registers.rdx = 0;
         if self.session[cpu] {
-            self.violation(format!("CPU {cpu} called SEAMLDR.INSTALL twice"));
+            self.violation(format!("CPU {cpu} called SEAMLDR.INSTALL out of turn: twice in a session"));
             return SeamldrStatus::EBADCALL;
         }
         if self.module.as_ref().is_some_and(|module| !module.shut_down) {
-            self.violation("SEAMLDR.INSTALL under a module that was not shut down".to_owned());
+            self.violation("SEAMLDR.INSTALL out of turn: the module was not shut down".to_owned());
         }
         self.session[cpu] = true;
         self.seam_ready = false;
@@ -310,28 +319,34 @@ impl Software {
         alone: bool,
         all_online: bool,
     ) -> Status {
-        let leaf = SeamcallLeaf(word.leaf());
+        let (leaf, user) = (SeamcallLeaf(word.leaf()), is_used(word, registers));
         let Some(module) = &mut self.module else {
-            self.violation(format!("{leaf} reached no module"));
+            self.violation(format!("{leaf} out of turn: there is no module"));
             return StatusCode::SYS_NOT_READY.plain();
         };
         if module.shut_down {
-            self.violation(format!("CPU {cpu} called {leaf} of a module that was shut down"));
+            self.violation(format!(
+                "{} called {leaf} out of turn: the module was shut down",
+                caller(cpu, user)
+            ));
             return StatusCode::SYS_SHUTDOWN.plain();
         }
         let starting = matches!(leaf, SeamcallLeaf::SYS_INIT | SeamcallLeaf::SYS_LP_INIT);
         if !starting && !module.lps[cpu] {
-            self.violation(format!("CPU {cpu} called {leaf} before TDH.SYS.LP.INIT"));
+            self.violation(format!(
+                "{} called {leaf} out of turn: before TDH.SYS.LP.INIT",
+                caller(cpu, user)
+            ));
             return StatusCode::SYS_NOT_READY.plain();
         }
         match leaf {
             SeamcallLeaf::SYS_INIT if module.initialised => {
-                self.violation("TDH.SYS.INIT was called twice".to_owned());
+                self.violation("TDH.SYS.INIT out of turn: it was called before".to_owned());
                 return StatusCode::SYS_NOT_READY.plain();
             }
             SeamcallLeaf::SYS_INIT => module.initialised = true,
             SeamcallLeaf::SYS_LP_INIT if !module.initialised || module.lps[cpu] => {
-                self.violation(format!("CPU {cpu} called TDH.SYS.LP.INIT out of its turn"));
+                self.violation(format!("CPU {cpu} called TDH.SYS.LP.INIT out of turn"));
                 return StatusCode::SYS_NOT_READY.plain();
             }
             SeamcallLeaf::SYS_LP_INIT => module.lps[cpu] = true,
@@ -370,7 +385,7 @@ impl Software {
             SeamcallLeaf::SYS_UPDATE => {
                 let owed = std::mem::take(&mut module.owes_update);
                 if !owed || module.lps.contains(&false) {
-                    self.violation("TDH.SYS.UPDATE out of its turn".to_owned());
+                    self.violation("TDH.SYS.UPDATE out of turn".to_owned());
                 }
             }
             _ => {}
@@ -381,13 +396,16 @@ impl Software {
     pub(crate) fn crashed(&mut self) {
         self.after_crash = Some(vec![0; self.cpus]);
     }
+}
 
-    /// A call of somebody who uses the module, as opposed to the walk that replaces it.
-    pub(crate) fn used(&mut self, cpu: usize) {
-        if self.module.as_ref().is_some_and(|module| module.owes_update) {
-            self.violation(format!("CPU {cpu} used a module that had not taken its state over"));
-        }
-    }
+/// True for a call that only users make.
+pub(crate) fn is_used(word: LeafWord, registers: &Registers) -> bool {
+    word == LeafWord::module(SeamcallLeaf::SYS_RD, 0) && registers.rdx == USED_FIELD.0
+}
+
+/// Who called, in words.
+fn caller(cpu: usize, user: bool) -> String {
+    if user { format!("a user on CPU {cpu}") } else { format!("CPU {cpu}") }
 }
 
 /// The version of the image that SEAMLDR_PARAMS at `params` describes: a real loader measures the module,

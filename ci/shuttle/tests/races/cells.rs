@@ -33,7 +33,7 @@ fn publish_and_read<C: Send + Sync + 'static>(
 
 #[test]
 fn a_published_value_is_never_torn_nor_older_than_one_seen_before() {
-    explore(4000, || {
+    explore(12000, || {
         publish_and_read(SeqCell::<3>::new(), |cell, value| cell.publish(&value), SeqCell::read);
     });
 }
@@ -41,7 +41,7 @@ fn a_published_value_is_never_torn_nor_older_than_one_seen_before() {
 #[test]
 #[should_panic(expected = "torn")]
 fn words_without_a_sequence_are_seen_to_tear() {
-    explore(4000, || {
+    explore(12000, || {
         let words: [AtomicU64; 3] = std::array::from_fn(|_| AtomicU64::new(0));
         publish_and_read(
             words,
@@ -55,7 +55,7 @@ fn words_without_a_sequence_are_seen_to_tear() {
 
 #[test]
 fn two_writers_leave_the_value_of_one_of_them() {
-    explore(4000, || {
+    explore(12000, || {
         let cell = Arc::new(SeqCell::<2>::new());
         let writers = [1, 2].map(|value| {
             let cell = Arc::clone(&cell);
@@ -71,7 +71,7 @@ fn two_writers_leave_the_value_of_one_of_them() {
 
 #[test]
 fn the_first_result_is_everybodys() {
-    explore(4000, || {
+    explore(12000, || {
         let (once, works) = (Arc::new(SpinOnce::<2>::new()), Arc::new(AtomicU32::new(0)));
         let threads = [1, 2, 3].map(|value| {
             let (once, works) = (Arc::clone(&once), Arc::clone(&works));
@@ -106,7 +106,7 @@ fn one_at_a_time<K: tdx_host::sync::RawLock + Default + Send + Sync + 'static>()
 
 #[test]
 fn a_spin_lock_lets_one_in_at_a_time() {
-    explore(2000, one_at_a_time::<Spin>);
+    explore(6000, one_at_a_time::<Spin>);
 }
 
 #[test]

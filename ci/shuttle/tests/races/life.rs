@@ -10,7 +10,7 @@ use tdx_races::{Options, Platform, VERSION, explore};
 
 #[test]
 fn a_cpu_that_comes_and_goes_is_always_known_to_the_module_when_it_is_used() {
-    explore(2400, || {
+    explore(7200, || {
         let platform = Arc::new(Platform::new(2, Options::default()));
         let host = Arc::new(platform.host(Spin::new()));
         let hotplug = {
@@ -33,7 +33,7 @@ fn a_cpu_that_comes_and_goes_is_always_known_to_the_module_when_it_is_used() {
 
 #[test]
 fn the_device_goes_when_its_last_reader_is_done() {
-    explore(2400, || {
+    explore(7200, || {
         let platform = Arc::new(Platform::new(1, Options::default()));
         let host = Arc::new(platform.host(Spin::new()));
         let device = Arc::new(TdxHostDevice::new());
@@ -61,7 +61,7 @@ fn the_device_goes_when_its_last_reader_is_done() {
 
 #[test]
 fn after_a_crash_no_call_reaches_the_module_and_whoever_tries_is_told() {
-    explore(2400, || {
+    explore(7200, || {
         let platform = Arc::new(Platform::new(2, Options::default()));
         let host = Arc::new(platform.host(Spin::new()));
         let user = {

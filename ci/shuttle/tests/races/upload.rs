@@ -116,7 +116,7 @@ impl Files {
 
 #[test]
 fn two_writers_make_one_update_at_a_time_and_every_commit_has_its_worker() {
-    explore(3000, || {
+    explore(9000, || {
         let files = Arc::new(Files::default());
         let writers = [1, 2].map(|fill| {
             let files = Arc::clone(&files);
@@ -134,7 +134,7 @@ fn two_writers_make_one_update_at_a_time_and_every_commit_has_its_worker() {
 
 #[test]
 fn a_reader_sees_the_states_in_their_order_and_an_error_only_at_rest() {
-    explore(3000, || {
+    explore(9000, || {
         let files = Arc::new(Files::default());
         let reader = {
             let files = Arc::clone(&files);
@@ -165,7 +165,7 @@ fn a_reader_sees_the_states_in_their_order_and_an_error_only_at_rest() {
 
 #[test]
 fn an_update_is_cancelled_before_the_module_is_touched_or_not_at_all() {
-    explore(3000, || {
+    explore(9000, || {
         let files = Arc::new(Files::default());
         let canceller = {
             let files = Arc::clone(&files);
@@ -193,7 +193,7 @@ fn an_update_is_cancelled_before_the_module_is_touched_or_not_at_all() {
 
 #[test]
 fn an_abandoned_upload_does_not_stand_in_the_way() {
-    explore(2000, || {
+    explore(6000, || {
         let files = Arc::new(Files::default());
         let abandoned = {
             let files = Arc::clone(&files);
