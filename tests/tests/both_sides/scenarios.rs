@@ -7,7 +7,7 @@ use serde_json::Value;
 use tdx_host::error::ERRORS;
 use tdx_machine::Fault;
 use tdx_machine::fault::{Breaks, CATALOGUE};
-use tdxhost::scenario::{self, RunOptions, RunReport, Scenario, Step};
+use tdxhost::scenario::{self, PhaseName, RunOptions, RunReport, Scenario, Step};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios")
@@ -64,7 +64,7 @@ fn every_scenario_passes() {
 
 #[test]
 fn a_seed_decides_the_whole_document_but_for_times() {
-    for name in ["life.toml", "bringup-faults.toml", "posted-machines.toml"] {
+    for name in ["life.toml", "bringup-faults.toml", "live-update.toml", "posted-machines.toml"] {
         let scenario = Scenario::load(&folder().join(name)).unwrap();
         let first = timeless(&run(&scenario, Some(41)));
         assert_eq!(timeless(&run(&scenario, Some(41))), first, "{name}");
@@ -99,7 +99,10 @@ fn expected(step: &Step) -> Option<&str> {
         | Step::Resume { expect }
         | Step::HotplugMemory { expect, .. }
         | Step::ShutDown { expect }
+        | Step::CallModule { expect }
         | Step::Read { expect, .. } => expect.as_deref(),
+        // Losing its power is what happens to a machine, not an error of the host.
+        Step::Update(update) => update.expect.as_deref().filter(|name| *name != "power-lost"),
         _ => None,
     }
 }
@@ -107,23 +110,45 @@ fn expected(step: &Step) -> Option<&str> {
 #[test]
 fn every_fault_of_a_bring_up_has_a_case() {
     let scenario = Scenario::load(&folder().join("bringup-faults.toml")).unwrap();
-    let mut shown = BTreeSet::new();
+    assert_eq!(shown(&scenario), named(Breaks::BringUp));
     for case in &scenario.cases {
-        let injected = case.steps.iter().filter_map(|step| match step {
-            Step::Inject { fault, .. } => Some(fault),
-            _ => None,
-        });
-        for value in case.faults.iter().chain(injected) {
-            let fault: Fault = value.clone().try_into().unwrap();
-            shown.insert(fault.name());
-        }
         // A fault that ends in an error leaves neither a device nor a lost page, and the case looks.
         if case.steps.iter().any(|step| expected(step).is_some()) {
             let looks = |step: &Step| matches!(step, Step::Expect(what) if what.device.is_some() && what.leaked_pages == Some(0));
             assert!(case.steps.iter().any(looks), "{}", case.name);
         }
     }
-    let of_bring_up = CATALOGUE.iter().filter(|info| info.breaks == Breaks::BringUp);
-    let catalogue: BTreeSet<&str> = of_bring_up.map(|info| info.name).collect();
-    assert_eq!(shown, catalogue);
+}
+
+#[test]
+fn every_fault_of_an_update_has_a_case_and_every_phase_each_end() {
+    let scenario = Scenario::load(&folder().join("live-update.toml")).unwrap();
+    assert_eq!(shown(&scenario), named(Breaks::Update));
+    let steps = || scenario.cases.iter().flat_map(|case| &case.steps);
+    for phase in [PhaseName::Shutdown, PhaseName::Install, PhaseName::Init, PhaseName::Update] {
+        let fails = |step: &Step| matches!(step, Step::FailUpdate { at, .. } if *at == phase);
+        let crashes = |step: &Step| matches!(step, Step::CrashUpdate { at, .. } if *at == phase);
+        let loses_power = |step: &Step| matches!(step, Step::PowerLoss { at, .. } if *at == phase);
+        assert!(steps().any(fails) && steps().any(crashes) && steps().any(loses_power), "{phase:?}");
+    }
+}
+
+/// Names of the faults that a scenario's machines have or get.
+fn shown(scenario: &Scenario) -> BTreeSet<&'static str> {
+    let faults = scenario.cases.iter().flat_map(|case| &case.faults).cloned();
+    let injected = scenario.cases.iter().flat_map(|case| &case.steps).filter_map(|step| match step {
+        Step::Inject { fault, .. } => Some(fault.clone()),
+        Step::FailUpdate { at, cpu, status, .. } => Some(at.fault(*cpu, status.as_deref())),
+        _ => None,
+    });
+    let name = |fault: toml::Value| {
+        let fault: Fault = fault.try_into().unwrap();
+        fault.name()
+    };
+    faults.chain(injected).map(name).collect()
+}
+
+/// Names of the faults in the catalogue that stand in the way of `what`.
+fn named(what: Breaks) -> BTreeSet<&'static str> {
+    CATALOGUE.iter().filter(|info| info.breaks == what).map(|info| info.name).collect()
 }
