@@ -77,7 +77,8 @@ pub struct ModuleSpec {
     pub version: Version,
     /// Profile that the software module plays; empty: the one of the version.
     pub profile: String,
-    /// Security version.
+    /// Security version. With major 0 (TDX 1.0) the SIGSTRUCT gets no hand-off fields and no offsets of GDT,
+    /// IDT and exception entries: a loader of TDX 1.0 wants them to be zero.
     pub svn: Svn,
     /// CPUID.1.EAX of the CPUs that the module runs on.
     pub cpus: Vec<u32>,
@@ -103,13 +104,15 @@ impl ModuleSpec {
     /// A production module of a version with the SVN line, CPUs and sizes of Intel's of its time.
     pub fn new(version: Version, profile: &str) -> Self {
         let is_2 = version.major >= 2;
+        let line = match (version.major, version.minor) {
+            (0, _) | (1, 0..5) => 0,
+            (1, _) => 1,
+            _ => 3,
+        };
         Self {
             version,
             profile: profile.into(),
-            svn: Svn {
-                major: if is_2 { 3 } else { 1 },
-                minor: u8::try_from(version.update).unwrap_or(u8::MAX),
-            },
+            svn: Svn { major: line, minor: u8::try_from(version.update).unwrap_or(u8::MAX) },
             cpus: if is_2 { vec![0xA06D0, 0xA06E0] } else { vec![0x806F8, 0xC06F0, 0xA06F0] },
             date: Date(0x2026_0101),
             module_handoff_version: 0,
@@ -138,6 +141,11 @@ impl ModuleSpec {
         Ok(())
     }
 
+    /// Whether the SIGSTRUCT is one of TDX 1.5 or later.
+    const fn has_handoff_fields(&self) -> bool {
+        self.svn.major != 0
+    }
+
     fn handoff_pages_less_1(&self) -> Result<u16, BuildError> {
         let pages = self.handoff_pages;
         let less_1 = pages.checked_sub(1).and_then(|less_1| u16::try_from(less_1).ok());
@@ -150,16 +158,19 @@ pub fn module(spec: &ModuleSpec) -> Result<(Box<Sigstruct>, Vec<u8>), BuildError
     spec.check()?;
     let mut sigstruct = Box::new(Sigstruct::new_zeroed());
     fixed_fields(&mut sigstruct);
-    sigstruct.handoff_pages_less_1.set(spec.handoff_pages_less_1()?);
+    let handoff_pages_less_1 = spec.handoff_pages_less_1()?;
     if spec.debug {
         sigstruct.module_type.set(MODULE_TYPE_DEBUG);
     }
     sigstruct.date.set(spec.date.0);
     sigstruct.minor_svn = spec.svn.minor;
     sigstruct.major_svn = spec.svn.major;
-    sigstruct.module_handoff_version.set(spec.module_handoff_version);
-    sigstruct.min_update_handoff_version.set(spec.min_update_handoff_version);
-    sigstruct.no_downgrade = u8::from(spec.no_downgrade);
+    if spec.has_handoff_fields() {
+        sigstruct.handoff_pages_less_1.set(handoff_pages_less_1);
+        sigstruct.module_handoff_version.set(spec.module_handoff_version);
+        sigstruct.min_update_handoff_version.set(spec.min_update_handoff_version);
+        sigstruct.no_downgrade = u8::from(spec.no_downgrade);
+    }
     if let (2.., Ok(major), Ok(minor)) =
         (spec.version.major, u8::try_from(spec.version.major), u8::try_from(spec.version.minor))
     {

@@ -91,8 +91,10 @@ pub(super) fn pages(spec: &ModuleSpec, sigstruct: &mut Sigstruct) -> Vec<u8> {
         sections: size - PAGE_SIZE,
     };
     sigstruct.entry_offset.set(TEXT);
-    sigstruct.fault_wrapper_offset.set(FAULT_WRAPPER);
-    sigstruct.gdt_idt_offset.set(layout.gdt_idt);
+    if spec.has_handoff_fields() {
+        sigstruct.fault_wrapper_offset.set(FAULT_WRAPPER);
+        sigstruct.gdt_idt_offset.set(layout.gdt_idt);
+    }
 
     let mut module = Writer { bytes: vec![0; spec.pages as usize * PAGE] };
     let note = note(spec);

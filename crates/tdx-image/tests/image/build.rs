@@ -61,6 +61,19 @@ fn a_module_of_the_2_0_line_has_its_version_in_the_sigstruct_and_needs_a_2_0_loa
 }
 
 #[test]
+fn a_module_of_tdx_1_0_is_taken_by_every_loader_that_takes_its_line() {
+    let asked = ModuleSpec::new(Version::new(1, 0, 3), "");
+    assert_eq!(asked.svn, Svn { major: 0, minor: 3 });
+    let (sigstruct, pages) = module(&asked).expect("a good specification");
+    for rules in SigstructRules::ALL {
+        assert_eq!(sigstruct.check(rules), Ok(()), "{rules:?}");
+    }
+    assert_eq!(check_relocations(&pages), Ok(()));
+    let (newer, _) = module(&ModuleSpec::new(Version::new(1, 5, 3), "")).expect("a good specification");
+    assert!(newer.check(SigstructRules::Loader1_0).is_err(), "hand-off pages and offsets are in use");
+}
+
+#[test]
 fn the_smallest_and_the_largest_module_are_good_images() {
     for pages in [5, 496] {
         let file = image(&ModuleSpec { pages, ..spec() }, HeaderVersion::V0x200).expect("possible");
