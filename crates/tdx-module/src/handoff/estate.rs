@@ -128,7 +128,7 @@ impl Estate {
         let raw_packages = data.packages.get();
         let packages = u8::try_from(raw_packages)
             .ok()
-            .filter(|bits| bits.count_ones() == machine.packages)
+            .filter(|bits| (bits.count_ones(), bits.trailing_ones()) == (machine.packages, machine.packages))
             .ok_or(HandoffError::Packages(raw_packages))?;
         Ok(Self {
             keys,

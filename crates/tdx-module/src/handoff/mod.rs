@@ -130,8 +130,8 @@ impl HandoffRegion {
     }
 }
 
-/// The hand-off area of a module. The lock is there for the memory model alone: callers hold the
-/// module's global lock or the session lock of the P-SEAMLDR.
+/// The hand-off area of a module. Who writes it holds the module's global lock or the lock of the
+/// P-SEAMLDR already; this lock is for those who only look: SYS.RD, SYS.RDALL and inspection.
 #[derive(Debug)]
 pub(crate) struct Handoff(Mutex<HandoffRegion>);
 

@@ -228,6 +228,7 @@ impl Loader {
         info.acm_x2apic_id = config.acm_x2apic_id.into();
         let left = LoaderConfig { remaining_updates: state.remaining_updates, ..*config }.updates_left();
         info.num_remaining_updates = left.into();
+        info.seam_debug = u8::from(config.debug_unlocked);
         info.p_seam_ready = 1;
         let seamextend = &state.seamextend;
         if seamextend.present {

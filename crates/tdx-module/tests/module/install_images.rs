@@ -138,7 +138,9 @@ fn a_debug_module_needs_an_unlocked_machine_and_no_cpu_table() {
         setup.loader.debug_unlocked = unlocked;
         setup.sigstruct.module_type.set(1 << 31);
         setup.sigstruct.cpu_count.set(cpus);
-        assert_eq!(status(setup.run().1), answer, "SEAMLDR.INSTALL-12");
+        let (bench, last) = setup.run();
+        assert_eq!(status(last), answer, "SEAMLDR.INSTALL-12");
+        assert_eq!(info(&bench)[161], u8::from(unlocked), "INFO tells that the system is under debug");
     }
 }
 

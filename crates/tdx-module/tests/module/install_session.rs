@@ -9,7 +9,7 @@ use tdx_module::{LockName, LpIndex, ModuleState, NoAnswer, RandomUse, profile};
 use zerocopy::IntoBytes;
 
 use crate::common::install::{DONE, Flaw, PARAMS, Setup, info, install, reaches_a_module, state, status};
-use crate::common::{Bench, LPS, Moment, Stage};
+use crate::common::{Bench, LPS, Moment, Stage, TDMRS};
 
 #[test]
 fn the_first_lp_makes_the_module_unreachable_and_the_last_one_replaces_it() {
@@ -275,13 +275,44 @@ fn a_second_lp_gets_vmfailinvalid_while_one_is_inside() {
 }
 
 #[test]
-fn the_state_can_be_looked_at_while_install_runs() {
+fn no_module_is_reached_while_the_last_lp_works() {
+    for moment in [Moment::Read(PARAMS), Moment::Random] {
+        let setup = Setup::update();
+        let bench = setup.bench();
+        for lp in 0..LPS - 1 {
+            setup.call(&bench, lp);
+        }
+        bench.hw.intrude(moment, &bench.software, LpIndex(1), sys_rd());
+        assert_eq!(status(setup.call(&bench, LPS - 1)), DONE);
+        assert_eq!(bench.hw.intrusion(), Err(NoAnswer::VmFailInvalid), "{moment:?}: SEAM_READY is 0");
+    }
+}
+
+#[test]
+fn an_lp_inside_the_module_ends_its_call_while_others_install() {
+    let setup = Setup::update();
+    let bench = Bench::with_loader(Some(crate::common::config("1.5.05")), setup.loader);
+    bench.advance(Stage::Ready);
+    setup.place(&bench);
+    bench.hw.intrude(Moment::Initialise, &bench.software, LpIndex(1), install(PARAMS));
+    bench.ok(0, SeamcallLeaf::SYS_TDMR_INIT, Registers { rcx: TDMRS[0].0, ..Registers::default() });
+    assert_eq!(bench.hw.intrusion().map(status), Ok(DONE), "the first of the session");
+    assert_eq!(bench.state().tdmrs[0].initialised_bytes, 4 << 20, "the call that was under way did its work");
+    assert!(bench.raw(0, sys_rd()).is_none(), "the next one reaches nothing");
+    assert_eq!(bench.software.inspect().loader.session_lps, Some(1));
+}
+
+fn sys_rd() -> Registers {
+    Registers { rax: u64::from(SeamcallLeaf::SYS_RD.0), rdx: u64::MAX, ..Registers::default() }
+}
+
+#[test]
+fn info_does_not_get_in_while_install_runs() {
     let setup = Setup::update();
     let bench = setup.bench();
     for lp in 0..LPS - 1 {
         setup.call(&bench, lp);
     }
-    // INFO is a call as well: it does not get in.
     let rax = LeafWord::seamldr(SeamldrLeaf::INFO).raw();
     let regs = Registers { rax, rcx: crate::common::install::INFO, ..Registers::default() };
     bench.hw.intrude(Moment::Random, &bench.software, LpIndex(1), regs);

@@ -184,6 +184,7 @@ const DAMAGES: &[Damage] = &[
     ("global KeyID that is free", |bytes| bytes[KOT + 32 * 8 + 4] = 0),
     ("global key on one package only", |bytes| bytes[PACKAGES] = 0b01),
     ("global key on three packages", |bytes| bytes[PACKAGES] = 0b111),
+    ("global key on a package that is not there", |bytes| bytes[PACKAGES] = 0b101),
     ("global key on package 8", |bytes| (bytes[PACKAGES], bytes[PACKAGES + 1]) = (1, 1)),
     ("dynamic PAMT", |bytes| bytes[DYNAMIC_PAMT] = 1),
 ];
