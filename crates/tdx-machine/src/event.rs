@@ -79,6 +79,13 @@ pub enum DropReason {
     NotRam,
 }
 
+impl Event {
+    /// True for what makes the machine differ from hardware, so that who works with it should know.
+    pub const fn is_warning(&self) -> bool {
+        matches!(self, Self::NearestRelease { .. })
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

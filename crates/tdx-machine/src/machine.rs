@@ -106,12 +106,13 @@ impl Machine {
     pub fn power_cycle(&self) {
         // All LPs out of SEAM first, so that none sees a half reset machine.
         let mut slots: Vec<_> = self.seam.iter().map(|slot| slot.0.lock()).collect();
+        let mut current = self.software.lock();
         self.board.power_cycle();
         let software = Arc::new(seam::load(&self.board));
         for slot in &mut slots {
             **slot = LpPort::new(Arc::clone(&software));
         }
-        *self.software.lock() = software;
+        *current = software;
     }
 
     /// Cuts the power. Until it is cycled every SEAMCALL fails with VMfailInvalid and the SEAM
@@ -134,6 +135,9 @@ impl Machine {
         let (Some(state), Some(slot)) = (self.board.lp_state(lp), self.seam.get(lp.0 as usize)) else {
             return Err(SeamFault::InvalidOpcode);
         };
+        // Locked before the look at the machine, so that a power cut or cycle comes before the call
+        // or after it.
+        let mut port = slot.0.lock();
         if !state.in_vmx() {
             return Err(SeamFault::InvalidOpcode);
         }
@@ -146,7 +150,7 @@ impl Machine {
         if let Some(answer) = self.board.failing_call(lp, regs.rax) {
             return fail(answer, regs);
         }
-        slot.0.lock().seamcall(&self.board, lp, regs).map_err(|failure| {
+        port.seamcall(&self.board, lp, regs).map_err(|failure| {
             // Poison consumed in SEAM mode shuts the LP down; every later SEAMCALL fails.
             if matches!(failure, NoAnswer::MachineCheck(_)) {
                 state.stop();
@@ -387,9 +391,11 @@ impl Machine {
 
     /// Adds a fault. [`Fault::info`] says whether it shows at once or when power is cycled.
     pub fn inject(&self, fault: Fault) -> Result<(), FaultError> {
+        // Locked first: the fault of one power-on does not get into the software of the next.
+        let software = self.software.lock();
         let inside = fault.clone();
         self.board.inject(fault)?;
-        seam::apply(&inside, &self.software.lock());
+        seam::apply(&inside, &software);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::seamldr::{SCENARIO_LOAD, SCENARIO_UPDATE, SeamldrInfo, SeamldrParams, Version};
-use tdx_abi::status::{SeamldrStatus, StatusCode};
+use tdx_abi::status::{SeamldrStatus, Status, StatusCode};
 use tdx_abi::{KeyId, PhysAddr, Registers};
 use tdx_image::build::{self, ModuleSpec};
 use tdx_machine::fault::{Answer, Breaks, CATALOGUE, CallLeaf};
@@ -122,9 +122,6 @@ fn every_machine_with_tdx_takes_a_module_of_its_line() {
             "{}",
             preset.name
         );
-        if running.version.minor == 0 && running.version.major == 1 {
-            continue;
-        }
         let mut image = ModuleSpec::new(running.version, running.profile.name);
         (image.svn.major, image.svn.minor) = (running.profile.svn.major, running.profile.svn.minor);
         image.cpus = vec![eax];
@@ -187,7 +184,9 @@ fn an_image_of_no_known_release_shows_in_the_log() {
     let (answer, machine) = run(UnknownRelease::Nearest);
     assert_eq!(answer, DONE);
     let event = machine.log().into_iter().find(|event| matches!(event, Event::NearestRelease { .. }));
-    let text = event.expect("an event").to_string();
+    let event = event.expect("an event");
+    assert!(event.is_warning());
+    let text = event.to_string();
     assert!(text.contains("3.11") && text.contains("2.0.18"), "{text}");
     let (answer, machine) = run(UnknownRelease::Refuse);
     assert_eq!(answer, (SeamldrStatus::EUNSUPPORTED, 0));
@@ -292,6 +291,42 @@ fn td_builds_and_interrupted_migrations_are_counted_by_the_module() {
     spec.faults = vec![Fault::TdBuildInProgress { count: 5 }];
     let machine = Machine::power_on(spec, 1).expect("valid");
     assert_eq!(counts(&machine), (5, 0));
+}
+
+#[test]
+fn lps_that_race_reach_the_old_module_none_or_the_new_one() {
+    let machine = machine(spec("default"));
+    place(&machine, SCENARIO_LOAD, &newer());
+    let sys_init = |lp| {
+        let mut regs = Registers { rax: u64::from(SeamcallLeaf::SYS_INIT.0), ..Registers::default() };
+        machine.seamcall(lp, &mut regs).map(|()| Status::from_raw(regs.rax).code())
+    };
+    assert_eq!(sys_init(LpIndex(0)), Ok(StatusCode::SUCCESS), "the old module is initialised");
+    let late = |code| [StatusCode::SYS_INIT_NOT_PENDING, StatusCode::SYS_BUSY].contains(&code);
+    let run = |lp| {
+        for _ in 0..50 {
+            let answer = sys_init(lp);
+            assert!(answer.is_err() || answer.is_ok_and(late), "the old module or none: {answer:?}");
+        }
+        // The P-SEAMLDR takes one LP at a time.
+        while install(&machine, lp).is_err() {
+            std::hint::spin_loop();
+        }
+        let first = loop {
+            if let Ok(answer) = sys_init(lp) {
+                break answer;
+            }
+            std::hint::spin_loop();
+        };
+        assert!(first == StatusCode::SUCCESS || late(first), "{first:?}");
+        u32::from(first == StatusCode::SUCCESS)
+    };
+    let fresh: u32 = std::thread::scope(|scope| {
+        let lps: Vec<_> = machine.lps().iter().map(|lp| scope.spawn(move || run(lp.index))).collect();
+        lps.into_iter().map(|lp| lp.join().expect("no LP fails")).sum()
+    });
+    assert_eq!(fresh, 1, "one LP was the first in the new module");
+    assert_eq!(version(&machine), Some(Version::new(2, 1, 1)));
 }
 
 #[test]

@@ -196,7 +196,10 @@ impl HostSource for SoftwareHost {
             .machine
             .log()
             .into_iter()
-            .map(|event| LogLine { level: "debug".to_owned(), text: format!("machine: {event}") });
+            .map(|event| LogLine {
+                level: if event.is_warning() { level_name(LogLevel::Warning) } else { "debug" }.to_owned(),
+                text: format!("machine: {event}"),
+            });
         host.chain(machine).collect()
     }
 }
