@@ -107,6 +107,33 @@ fn a_load_replaces_the_module_and_a_power_cycle_brings_the_boot_image_back() {
 }
 
 #[test]
+fn a_full_log_refuses_updates_until_the_power_cycle() {
+    let mut spec = spec("default");
+    spec.seamldr.remaining_updates = 2;
+    let machine = machine(spec);
+    let left = |machine: &Machine| info(machine).num_remaining_updates.get();
+    let update = || {
+        // A valid header is all that the P-SEAMLDR asks of hand-off data.
+        machine.set_handoff_area(&[1, 0, 0, 0, 0, 0, 0, 0]);
+        install_everywhere(&machine)
+    };
+    place(&machine, SCENARIO_UPDATE, &newer());
+    for expected in [1, 0] {
+        assert_eq!(update(), DONE);
+        assert_eq!(left(&machine), expected);
+    }
+    for _ in 0..2 {
+        assert_eq!(update(), (SeamldrStatus::EBADCALL, 0));
+        assert_eq!((left(&machine), info(&machine).seam_ready), (0, 1), "the module stays");
+    }
+    machine.power_cycle();
+    enter_vmx(&machine);
+    assert_eq!(left(&machine), 2);
+    place(&machine, SCENARIO_UPDATE, &newer());
+    assert_eq!(update(), DONE);
+}
+
+#[test]
 fn every_machine_with_tdx_takes_a_module_of_its_line() {
     for preset in presets::all() {
         let spec = spec(preset.name);

@@ -145,6 +145,19 @@ fn a_debug_module_needs_an_unlocked_machine_and_no_cpu_table() {
 }
 
 #[test]
+fn hand_off_data_fill_the_pages_of_the_old_module_at_most() {
+    // 1.5.05 has 14 pages; the header takes 8 bytes of them.
+    const ROOM: u32 = 14 * 4096 - 8;
+    for (size, answer) in
+        [(0, DONE), (ROOM, DONE), (ROOM + 1, (S::EBADHANDOFF, 0)), (u32::MAX, (S::EBADHANDOFF, 0))]
+    {
+        let mut setup = Setup::update();
+        setup.handoff.2 = size;
+        assert_eq!(status(setup.run().1), answer, "SEAMLDR.INSTALL-22b: {size}");
+    }
+}
+
+#[test]
 fn the_test_key_is_taken_only_where_it_is_trusted() {
     let mut setup = Setup::update();
     setup.loader.trust_test_key = false;
