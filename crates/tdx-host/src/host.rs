@@ -214,7 +214,8 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
         self.opted_in.store(features.bits(), Ordering::Release);
     }
 
-    /// Where and why the last update failed that touched the module; `None` after one that succeeded.
+    /// Where and why the last update failed that got as far as its lockstep; `None` after one that succeeded.
+    /// In phase [`crate::UpdatePhase::Shutdown`] nothing was changed.
     pub fn update_failure(&self) -> Option<UpdateFailure> {
         self.failure.get()
     }
@@ -234,6 +235,22 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
             return Err(HostError::UpdateRunning);
         }
         Ok(UpdateClaim(&self.update_claimed))
+    }
+
+    /// Ends an update whose lockstep broke off without an end of its own. A module that was not asked to go
+    /// goes on; of any other nothing is known.
+    pub(crate) fn settle_update(&self) {
+        if self.lifecycle() != Lifecycle::Updating {
+            return;
+        }
+        let next = if self.sysinfo().is_some() {
+            Lifecycle::Ready
+        } else {
+            self.gate.module_gone();
+            Lifecycle::Gone
+        };
+        // Refused after a crash, which keeps its own state.
+        let _ = self.step(Lifecycle::Updating, next);
     }
 
     pub(crate) fn gate(&self) -> &Gate {

@@ -592,14 +592,14 @@ host_errors! {
     } = "update-shutdown-refused", Module, EBUSY,
         "the module refuses to be shut down on {cpu}: {error}",
         "nothing was changed: SYS_BUSY passes; any other status speaks against updating this module";
-    /// P-SEAMLDR refused the image and left the old module where it was.
+    /// P-SEAMLDR did not take the image and left the old module where it was.
     InstallFailedRecoverable {
         /// Where.
         cpu: CpuNumber,
         /// The call.
         error: SeamcallError,
     } = "install-failed-recoverable", Caller, EIO,
-        "P-SEAMLDR refused the image on {cpu}: {error}; the old module is shut down, TDs wait",
+        "P-SEAMLDR did not take the image on {cpu}: {error}; the old module is shut down, TDs wait",
         "install this or another image: TDs go on behind an update that succeeds, and are lost in a reboot";
     /// P-SEAMLDR failed for good.
     InstallFailed {

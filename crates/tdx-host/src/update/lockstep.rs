@@ -49,8 +49,7 @@ pub(super) struct Lockstep<'a, C, K, P: Platform + ?Sized> {
     lead: CpuNumber,
     params: PhysAddr,
     observer: &'a dyn UpdateObserver,
-    /// The old module is down, by this run or one before.
-    module_down: AtomicBool,
+    /// The old module was down already, by an update before.
     was_down: AtomicBool,
     /// The step of SEAMLDR.INSTALL that is to run, or ran last.
     install_step: AtomicU32,
@@ -87,7 +86,6 @@ where
             lead,
             params,
             observer,
-            module_down: AtomicBool::new(false),
             was_down: AtomicBool::new(false),
             install_step: AtomicU32::new(FIRST_INSTALL),
             session: AtomicU32::new(host.seamldr().session()),
@@ -126,6 +124,8 @@ where
         let lead = pin.cpu() == self.lead;
         match step {
             SHUTDOWN if lead => self.shut_down(pin),
+            // The lead CPU went before the set of CPUs was frozen: nobody would shut the module down.
+            SHUTDOWN if !self.platform.is_online(self.lead) => all_online(self.platform),
             FIRST_INSTALL..=LAST_INSTALL => self.install(pin, step),
             SYS_INIT if lead => {
                 self.observer.phase_started(UpdatePhase::Init);
@@ -146,12 +146,12 @@ where
     fn shut_down(&self, pin: &CpuPin<'_>) -> Result<(), HostError> {
         // Again, as the set of CPUs was not frozen when the image was judged.
         all_online(self.platform)?;
+        let kept = self.host.last_sysinfo().ok_or(HostError::NotInitialised)?;
         if self.host.step(Lifecycle::Down, Lifecycle::Updating).is_ok() {
             self.was_down.store(true, Ordering::Release);
         } else {
             self.host.nothing_suspended()?;
             self.host.step(Lifecycle::Ready, Lifecycle::Updating).map_err(|_| HostError::GoingDown)?;
-            let kept = self.host.last_sysinfo().ok_or(HostError::NotInitialised)?;
             self.observer.phase_started(UpdatePhase::Shutdown);
             if let Err(error) = self.call_shutdown(pin, &kept) {
                 self.host.sysinfo_cell().set(&kept);
@@ -160,7 +160,6 @@ where
                 return Err(judge(UpdatePhase::Shutdown, pin.cpu(), error));
             }
         }
-        self.module_down.store(true, Ordering::Release);
         self.observer.phase_started(UpdatePhase::Install);
         Ok(())
     }
@@ -184,11 +183,6 @@ where
     }
 
     fn install(&self, pin: &CpuPin<'_>, step: u32) -> Result<(), HostError> {
-        if !self.module_down.load(Ordering::Acquire) {
-            // The lead CPU went offline before the set of CPUs was frozen.
-            all_online(self.platform)?;
-            return Err(HostError::UpdateCpuOffline { cpu: self.lead, offline: 1 });
-        }
         if self.install_step.load(Ordering::Acquire) != step {
             return Ok(());
         }

@@ -94,6 +94,15 @@ pub trait UpdateObserver: Sync {
 /// Nobody wants to know.
 impl UpdateObserver for () {}
 
+/// Behind a lockstep no update is under way any more, even if an observer panicked in the middle of it.
+struct Settled<'a, C: AsRef<[CpuSlot]>, K>(&'a HostState<C, K>);
+
+impl<C: AsRef<[CpuSlot]>, K> Drop for Settled<'_, C, K> {
+    fn drop(&mut self) {
+        self.0.settle_update();
+    }
+}
+
 /// What an update did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpdateReport {
@@ -140,7 +149,10 @@ where
         let lead = boot_cpu(platform)?;
         let pages = InstallPages::new(platform, platform.node_of(lead), image)?;
         let walk = Lockstep::new(self, platform, lead, pages.params(), options.opt_in, observer);
-        let ended = platform.lockstep(Lockstep::<C, K, P>::STEPS, &|pin, step| walk.step(pin, step));
+        let ended = {
+            let _settled = Settled(self);
+            platform.lockstep(Lockstep::<C, K, P>::STEPS, &|pin, step| walk.step(pin, step))
+        };
         let takeover = walk.takeover();
         pages.free(platform);
         match ended {

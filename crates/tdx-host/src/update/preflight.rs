@@ -54,7 +54,13 @@ where
         if let Some(error) = running {
             refused(error);
         }
-        let judged = self.judge_update(platform, image, options, refused);
+        // In its lockstep the update would be told of twice.
+        let mut others = |error| {
+            if running != Some(error) {
+                refused(error);
+            }
+        };
+        let judged = self.judge_update(platform, image, options, &mut others);
         running.map_or(judged, Err)
     }
 

@@ -87,6 +87,19 @@ impl fmt::Display for UploadFailure {
     }
 }
 
+/// What the files show, all of them at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UploadView {
+    /// An image is coming in.
+    pub loading: bool,
+    /// Where the update is.
+    pub status: UploadStatus,
+    /// How the last update failed; `None` while one runs.
+    pub failure: Option<UploadFailure>,
+    /// Bytes of the last image that were not transferred.
+    pub remaining_size: u32,
+}
+
 /// Why bytes of an image cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreError {
@@ -207,6 +220,13 @@ impl Upload {
                 Err(found) => before = Word::from(found),
             }
         }
+    }
+
+    /// What all of the files show at one moment.
+    pub fn view(&self) -> UploadView {
+        let now = self.now();
+        let failure = if now.is_running() { None } else { now.last_failure() };
+        UploadView { loading: now.loading(), status: now.at(), failure, remaining_size: now.remaining() }
     }
 
     /// What `loading` shows: an image is coming in.

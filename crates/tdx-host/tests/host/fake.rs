@@ -397,8 +397,8 @@ impl Cpus for Fake {
             work(self);
         }
         let online: Vec<_> = (0..self.possible()).map(CpuNumber).filter(|&cpu| self.is_online(cpu)).collect();
-        self.in_lockstep.store(true, Ordering::SeqCst);
-        let result = if self.threads {
+        let _interrupts_off = lockstep::InterruptsOff::new(&self.in_lockstep);
+        if self.threads {
             lockstep::on_threads(&online, phases, visitor)
         } else {
             (0..phases).try_for_each(|phase| {
@@ -407,9 +407,7 @@ impl Cpus for Fake {
                     visit.map_err(|error| LockstepError { phase, cpu, error })
                 })
             })
-        };
-        self.in_lockstep.store(false, Ordering::SeqCst);
-        result
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Update of the module: what it does, in which order, and what others see of it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
@@ -214,6 +215,7 @@ fn during_an_update_nothing_else_begins() {
                 comes_online(&bench, 1),
             ];
             seen.lock().unwrap().extend(tried);
+            assert_eq!(refusals(&bench, Made::default()), ["update-running"]);
             let suspend = bench.host.may_suspend(tdx_host::SuspendKind::S3);
             seen.lock().unwrap().push(suspend.map_err(|_| HostError::UpdateRunning));
             let port = bench.host.port(&*bench.fake);
@@ -225,6 +227,31 @@ fn during_an_update_nothing_else_begins() {
     let result = bench.host.update(&*bench.fake, &image, &options, &second);
     assert!(result.is_err());
     assert_eq!(*seen.lock().unwrap(), [Err(HostError::UpdateRunning); 5]);
+}
+
+#[test]
+fn an_observer_that_panics_leaves_no_update_under_way() {
+    for phase in UpdatePhase::ALL {
+        let bench = Bench::up(Fake::new(1));
+        let file = made(Made::default());
+        let image = Image::parse(&file).unwrap();
+        let panics = At(phase, Mutex::new(|| panic!("as the test wants it")));
+        let run = |observer: &dyn UpdateObserver| {
+            bench.host.update(&*bench.fake, &image, &UpdateOptions::default(), observer)
+        };
+        assert!(catch_unwind(AssertUnwindSafe(|| run(&panics))).is_err());
+        assert!(!bench.host.update_is_running());
+        let call = on(0, |pin| bench.host.port(&*bench.fake).sys_rd(pin, sys::MINOR_VERSION));
+        if phase == UpdatePhase::Shutdown {
+            assert_eq!((bench.host.lifecycle(), version(&bench)), (Lifecycle::Ready, Some(OLD)));
+            assert_eq!(call, Ok(5), "the module was not asked to go");
+            assert_eq!(run(&()).map(|report| report.to), Ok(NEW));
+        } else {
+            assert_eq!((bench.host.lifecycle(), version(&bench)), (Lifecycle::Gone, None));
+            assert_eq!(call.unwrap_err().cause, SeamcallCause::Gone);
+            assert_eq!(run(&()), Err(HostError::ModuleGone));
+        }
+    }
 }
 
 #[test]

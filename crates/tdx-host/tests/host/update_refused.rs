@@ -240,7 +240,7 @@ fn a_cpu_that_goes_behind_the_check_stops_the_update_before_shutdown() {
         assert!(!touched(&bench));
         assert_eq!((bench.host.lifecycle(), version(&bench)), (Lifecycle::Ready, Some(OLD)));
         let failure = bench.host.update_failure().unwrap();
-        assert_eq!(failure.error, error);
+        assert_eq!((failure.phase, failure.error), (UpdatePhase::Shutdown, error));
         assert_eq!(on(1, |pin| bench.host.port(&*bench.fake).sys_rd(pin, sys::MINOR_VERSION)), Ok(5));
     }
 }

@@ -80,7 +80,12 @@ impl<'a> Bench<'a> {
     }
 
     fn shown(&self) -> (bool, UploadStatus, Result<String, Errno>, u32) {
-        let error = self.upload.failure().map(|failure| failure.map_or(String::new(), |it| it.to_string()));
+        let view = self.upload.view();
+        let failure = self.upload.failure();
+        assert_eq!(view.failure, failure.unwrap_or(None));
+        assert_eq!((view.loading, view.status), (self.upload.is_loading(), self.upload.status()));
+        assert_eq!(view.remaining_size, self.upload.remaining_size());
+        let error = failure.map(|failure| failure.map_or(String::new(), |it| it.to_string()));
         (self.upload.is_loading(), self.upload.status(), error, self.upload.remaining_size())
     }
 

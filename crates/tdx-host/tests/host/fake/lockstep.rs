@@ -1,10 +1,26 @@
-//! A lockstep of threads.
+//! The time of a lockstep, and a lockstep of threads.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use tdx_host::traits::{CpuNumber, CpuPin, LockstepError, LockstepFn};
+
+/// The time in which interrupts are off. It ends in a panic too.
+pub(super) struct InterruptsOff<'a>(&'a AtomicBool);
+
+impl<'a> InterruptsOff<'a> {
+    pub(super) fn new(off: &'a AtomicBool) -> Self {
+        off.store(true, Ordering::SeqCst);
+        Self(off)
+    }
+}
+
+impl Drop for InterruptsOff<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
 
 /// A lockstep with a thread for each CPU.
 pub(super) fn on_threads(
