@@ -240,7 +240,8 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
     /// Ends an update whose lockstep broke off without an end of its own. A module that was not asked to go
     /// goes on; of any other nothing is known.
     pub(crate) fn settle_update(&self) {
-        if self.lifecycle() != Lifecycle::Updating {
+        // A crash that has just begun says itself what it leaves.
+        if self.lifecycle() != Lifecycle::Updating || self.is_going_down() {
             return;
         }
         let next = if self.sysinfo().is_some() {

@@ -240,7 +240,7 @@ impl TdxHost {
         self.device.remove();
     }
 
-    /// The module's metadata, once it was read.
+    /// The module's metadata; `None` before it was read, and while no module runs.
     pub fn sysinfo(&self) -> Option<SysInfo> {
         self.state.sysinfo()
     }
@@ -364,15 +364,29 @@ impl TdxHost {
         memory.tdmrs.iter().map(summary).collect()
     }
 
+    /// Both of the same moment: a host that is ready has the version of the module that runs.
+    fn lifecycle_and_info(&self) -> (Lifecycle, Option<SysInfo>) {
+        loop {
+            let lifecycle = self.state.lifecycle();
+            let info = self.state.sysinfo();
+            // An update may have begun or ended between, or even both.
+            let between = lifecycle == Lifecycle::Ready && info.is_none();
+            if self.state.lifecycle() == lifecycle && !between {
+                return (lifecycle, info);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     /// The state at this moment.
     pub fn status(&self) -> HostStatus {
-        let info = self.state.sysinfo();
+        let (lifecycle, info) = self.lifecycle_and_info();
         let count = |wanted: fn(&CpuSlot) -> bool| {
             u32::try_from(self.state.cpus().iter().filter(|slot| wanted(slot)).count()).unwrap_or(u32::MAX)
         };
         let outcome = self.outcome.lock();
         HostStatus {
-            lifecycle: self.state.lifecycle(),
+            lifecycle,
             cpus_possible: self.platform.possible(),
             cpus_online: u32::try_from(self.platform.online_cpus().len()).unwrap_or(u32::MAX),
             cpus_initialised: count(CpuSlot::lp_initialised),

@@ -11,7 +11,7 @@ use tdx_host::device::AttributeGroup;
 use tdx_host::traits::{Log as _, LogLevel};
 use tdx_host::upload::{
     FailureWord, ImageStore, LoadingWrite, RunningUpload, StoreError, Upload, UploadError, UploadFailure,
-    UploadRules, UploadStatus,
+    UploadRules, UploadStatus, UploadView,
 };
 use tdx_host::{Errno, HostError, UpdateFailure, UpdateObserver, UpdateOptions, UpdatePhase, UpdateReport};
 
@@ -183,6 +183,11 @@ impl Uploader {
         // The one before has nothing left to do: its update ended before this one could start.
         incoming.worker = Some(worker);
         Ok(())
+    }
+
+    /// What all of the files show at one moment.
+    pub fn view(&self) -> Result<UploadView, Errno> {
+        Ok(self.offered()?.view())
     }
 
     /// What `loading` shows.

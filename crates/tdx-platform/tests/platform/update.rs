@@ -341,6 +341,17 @@ fn readers_see_the_old_version_or_the_new_one_and_nothing_else() {
                     versions.lock().unwrap().push(seen);
                 });
             }
+            scope.spawn(|| {
+                let mut seen = Vec::new();
+                while !done.load(Ordering::SeqCst) {
+                    let status = host.status();
+                    if status.lifecycle == Lifecycle::Ready {
+                        let version = status.version.expect("a module that is ready has a version");
+                        seen.push(format!("{version}\n"));
+                    }
+                }
+                versions.lock().unwrap().push(seen);
+            });
             let updates = ["1.5.08", "1.5.09", "1.5.13"].map(|release| {
                 host.update(&file(release), &UpdateOptions::default(), &()).map(|report| report.to)
             });

@@ -91,11 +91,13 @@ pub struct UploadFacts {
 impl UploadFacts {
     /// The files of `upload`; `None` while it has none.
     pub fn of(upload: &Uploader) -> Option<Self> {
+        let view = upload.view().ok()?;
         Some(Self {
-            loading: upload.is_loading().ok()?,
-            status: upload.status().ok()?.name().to_owned(),
-            error: upload.failure().ok().flatten().map(|failure| failure.to_string()),
-            remaining_size: upload.remaining_size().ok()?,
+            loading: view.loading,
+            status: view.status.name().to_owned(),
+            error: view.failure.map(|failure| failure.to_string()),
+            remaining_size: view.remaining_size,
+            // Behind the files: whoever sees `idle` finds how the update ended.
             last: upload.last().as_ref().map(UpdateFacts::from),
         })
     }
