@@ -152,9 +152,9 @@ impl Software {
         serves.then_some(module.version)
     }
 
-    /// True if the CPU made itself known to the module that is loaded.
+    /// True if the CPU made itself known to the module that is loaded and was not shut down.
     pub fn knows(&self, cpu: usize) -> bool {
-        self.module.as_ref().is_some_and(|module| module.lps.get(cpu) == Some(&true))
+        self.module.as_ref().is_some_and(|module| !module.shut_down && module.lps.get(cpu) == Some(&true))
     }
 
     /// Modules that were installed since the machine was switched on.

@@ -75,6 +75,10 @@ impl<K: RawLock + Default + Send + Sync + 'static> Bench<K> {
             Lifecycle::Down | Lifecycle::Gone => {
                 assert_eq!((self.host.sysinfo(), serving), (None, None), "no module is in service");
                 assert!(self.host.update_failure().is_some(), "the failure is kept");
+                let knows = |cpu: &usize| self.platform.software(|software| software.knows(*cpu));
+                for (cpu, slot) in self.host.cpus().iter().enumerate().filter(|(cpu, _)| !knows(cpu)) {
+                    assert!(!slot.lp_initialised(), "no module knows CPU {cpu}");
+                }
             }
             Lifecycle::Crashed | Lifecycle::ShutDown => {}
             other => panic!("the host stays {}", other.name()),
