@@ -65,6 +65,26 @@ impl Paint {
     }
 }
 
+/// A stream whose reader may go away: what is left to write is dropped, and the work goes on.
+#[derive(Debug)]
+pub struct Unheard<W>(pub W);
+
+impl<W: Write> Write for Unheard<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            result => result,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
+    }
+}
+
 /// Where a command writes, and how.
 pub struct Output<'a> {
     /// The stream.

@@ -60,19 +60,52 @@ fn unwrapped(text: &str) -> String {
 }
 
 #[test]
-fn the_demo_ends_with_the_attributes() {
+fn the_demo_shows_bring_up_the_attributes_and_a_live_update_that_costs_one_place_of_the_log() {
     for (args, platform) in [(&["demo"][..], "default"), (&["demo", "--platform", "tiny"], "tiny")] {
         let spec = document(&good(&["platform", "show", platform, "--json"]));
-        let attributes = format!(
-            "version 2.1.00 seamldr_version {} num_remaining_updates {}",
-            spec["seamldr"]["version"].as_str().unwrap(),
-            spec["seamldr"]["remaining_updates"],
-        );
-        let text = good(args);
-        assert!(text.contains("TDX module initialized in "), "{text}");
-        assert!(unwrapped(&text).ends_with(&attributes), "{text}");
-        assert_eq!(unwrapped(&good(&[args, &["--quiet"]].concat())), attributes);
+        let left = spec["seamldr"]["remaining_updates"].as_u64().unwrap();
+        let attributes = |version: &str, left: u64| {
+            let seamldr = spec["seamldr"]["version"].as_str().unwrap();
+            format!("version {version} seamldr_version {seamldr} num_remaining_updates {left}")
+        };
+        let (before, after) = (attributes("2.1.00", left), attributes("2.1.01", left - 1));
+        let text = unwrapped(&good(args));
+        let (bring_up, update) = text.split_once(" live update to 2.1.01, ").unwrap();
+        assert!(bring_up.contains("TDX module initialized in ") && bring_up.ends_with(&before), "{text}");
+        for phase in ["shutdown", "install", "init", "update"] {
+            assert!(update.contains(&format!(" {phase} ")), "{phase}: {text}");
+        }
+        assert!(update.contains("TDX module updated from 2.1.00 to 2.1.01 in "), "{text}");
+        assert!(update.ends_with(&after), "{text}");
+        assert_eq!(unwrapped(&good(&[args, &["--quiet"]].concat())), after);
     }
+}
+
+#[test]
+fn the_demo_as_json_tells_what_the_live_update_did() {
+    let value = document(&good(&["demo", "--platform", "tiny", "--json"]));
+    let update = &value["update"];
+    assert_eq!(update["version"], "2.1.01");
+    assert_eq!((&update["facts"]["from"], &update["facts"]["to"]), (&"2.1.00".into(), &"2.1.01".into()));
+    let phases: Vec<_> = update["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]).collect();
+    assert_eq!(phases, ["shutdown", "install", "init", "update"]);
+    assert_eq!(update["attributes"]["version"], "2.1.01");
+    let left = |attributes: &Value| -> u64 {
+        attributes["num_remaining_updates"].as_str().unwrap().parse().unwrap()
+    };
+    assert_eq!(left(&update["attributes"]) + 1, left(&value["attributes"]));
+    assert!(update.get("refused").is_none());
+}
+
+#[test]
+fn a_demo_whose_machine_takes_no_update_goes_well_and_says_why() {
+    let args = ["demo", "--platform", "sparse-x2apic"];
+    let value = document(&good(&[&args[..], &["--json"]].concat()));
+    let update = &value["update"];
+    assert_eq!(update["refused"]["name"], "x2apic-id-too-large");
+    assert!(update["refused"]["advice"].is_string());
+    assert_eq!(update["attributes"], value["attributes"]);
+    assert!(good(&args).contains("refused before anything was touched: x2apic-id-too-large: "));
 }
 
 #[test]

@@ -204,7 +204,9 @@ fn print_end(out: &mut dyn Write, update: &UpdateDocument, chatty: bool) -> io::
         return print_attributes(out, &update.attributes, false);
     }
     if let Some(refused) = &update.refused {
-        writeln!(out, "  refused before anything was touched: {}: {}", refused.name, refused.message)?;
+        let ErrorDocument { name, message, advice } = refused;
+        let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
+        writeln!(out, "  refused before anything was touched: {name}: {message}{advice}")?;
         return Ok(());
     }
     let blackout: f64 = update.phases.iter().map(|phase| phase.seconds).sum();

@@ -356,6 +356,74 @@ mod tests {
         assert!(matches!(&scenario.cases[0].steps[2], Step::Expect(what) if what.device == Some(false)));
     }
 
+    fn step(step: &str) -> Result<Step, ScenarioError> {
+        let text = format!("name = 'x'\n[[case]]\nname = 'y'\nsteps = [{step}]");
+        Scenario::parse("inline", &text).map(|mut scenario| scenario.cases.remove(0).steps.remove(0))
+    }
+
+    #[test]
+    fn steps_of_updates_are_read_with_all_their_keys() {
+        let Step::Update(update) = step(
+            "{ do = 'update', version = '1.5.34', profile = '1.5.28', header = '0x100', svn = [1, 15], \
+             cpus = [0x806f0], damage = 'signature', ignore-x2apic-limit = true, times = 2, \
+             expect = 'install-failed-recoverable' }",
+        )
+        .unwrap() else {
+            panic!("another step")
+        };
+        assert_eq!((update.version.as_deref(), update.profile.as_deref()), (Some("1.5.34"), Some("1.5.28")));
+        assert_eq!((update.svn, update.times, update.ignore_x2apic_limit), (Some([1, 15]), Some(2), true));
+        assert_eq!(update.expect.as_deref(), Some("install-failed-recoverable"));
+        assert!(matches!(
+            step("{ do = 'update', file = 'x.blob' }").unwrap(),
+            Step::Update(update) if update.file.is_some() && update.expect.is_none()
+        ));
+        for (name, phase) in [
+            ("shutdown", PhaseName::Shutdown),
+            ("install", PhaseName::Install),
+            ("init", PhaseName::Init),
+            ("update", PhaseName::Update),
+        ] {
+            let failing =
+                step(&format!("{{ do = 'fail-update', at = '{name}', cpu = 3, status = 'vmfailinvalid' }}"));
+            assert!(matches!(
+                failing.unwrap(),
+                Step::FailUpdate { at, cpu: 3, status: Some(status), expect: None }
+                    if at == phase && status == "vmfailinvalid"
+            ));
+            let crashing = step(&format!("{{ do = 'crash-update', at = '{name}' }}")).unwrap();
+            assert!(matches!(crashing, Step::CrashUpdate { at, expect: None } if at == phase));
+            let losing = step(&format!("{{ do = 'power-loss', at = '{name}' }}")).unwrap();
+            assert!(matches!(losing, Step::PowerLoss { at, expect: None } if at == phase));
+        }
+        let calling = step("{ do = 'call-module', expect = 'module-gone' }").unwrap();
+        assert_eq!(calling.expected_error(), Some("module-gone"));
+        assert!(matches!(calling, Step::CallModule { .. }));
+    }
+
+    #[test]
+    fn steps_of_updates_refuse_what_they_do_not_know_by_its_name() {
+        for (text, words) in [
+            ("{ do = 'update', version = '1.5.34', speed = 1 }", &["unknown field `speed`"][..]),
+            ("{ do = 'update', version = '1.5.34', damage = 'rust' }", &["`rust`", "`signature`"]),
+            (
+                "{ do = 'update', version = '1.5.34', expect = 'moduel-gone' }",
+                &["did you mean `module-gone`?"],
+            ),
+            ("{ do = 'fail-update', cpu = 0 }", &["missing field `at`"]),
+            ("{ do = 'fail-update', at = 'install' }", &["missing field `cpu`"]),
+            ("{ do = 'fail-update', at = 'lunch', cpu = 0 }", &["`lunch`", "`shutdown`"]),
+            ("{ do = 'crash-update' }", &["missing field `at`"]),
+            ("{ do = 'crash-update', at = 'install', cpu = 0 }", &["unknown field `cpu`"]),
+            ("{ do = 'power-loss', at = 'lunch' }", &["`lunch`", "`update`"]),
+            ("{ do = 'call-module', cpu = 1 }", &["unknown field `cpu`"]),
+        ] {
+            let error = step(text).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+    }
+
     #[test]
     fn unknown_keys_and_steps_are_errors_that_name_them() {
         for (text, word) in [

@@ -12,6 +12,7 @@ use tdx_platform::TdxHost;
 use super::phases::UpdateClock;
 use super::report::PhaseReport;
 use crate::update::build::spec_for;
+use crate::update::candidate::read_image;
 use crate::update::version;
 
 /// What an `update` step installs: an image that is built for it and signed with the test key, or a file.
@@ -45,9 +46,7 @@ impl UpdateStep {
     /// The bytes to install, or why there are none.
     pub fn image(&self) -> Result<Vec<u8>, String> {
         let mut file = match (&self.file, &self.version) {
-            (Some(path), None) => {
-                std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?
-            }
+            (Some(path), None) => read_image(path).map_err(|error| format!("{}: {error}", path.display()))?,
             (None, Some(version)) => self.build(version)?,
             _ => return Err("give either `version` or `file`".into()),
         };

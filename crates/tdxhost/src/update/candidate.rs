@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tdx_abi::seamldr::Version;
-use tdx_image::elf::check_relocations;
+use tdx_image::elf::{RelocationError, check_relocations};
 use tdx_image::record::ModuleRecord;
-use tdx_image::verify::{self, Signer};
-use tdx_image::{Checksum, HeaderVersion, Image, Sigstruct, SigstructRules};
+use tdx_image::verify::{self, Signer, VerifyError};
+use tdx_image::{
+    Checksum, HeaderVersion, Image, ImageError, Linux73Refusal, Sigstruct, SigstructError, SigstructRules,
+};
 use tdx_module::profile::{self, Profile, Svn};
 
 use super::version::version;
@@ -36,12 +38,30 @@ impl Refusal {
         Self { name, sentence: sentence.to_string(), advice: "" }
     }
 
+    /// Name, sentence and what to try, in one line.
+    pub fn with_remedy(&self) -> String {
+        if self.advice.is_empty() { self.to_string() } else { format!("{self}; {}", self.advice) }
+    }
+
     /// The refusal with what to try.
     #[must_use]
     pub fn with_advice(self, advice: &'static str) -> Self {
         Self { advice, ..self }
     }
 }
+
+/// An error of `tdx-image` is a refusal: it has a name and advice.
+macro_rules! refusal_from {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Refusal {
+            fn from(error: $error) -> Self {
+                Self::new(error.name(), error).with_advice(error.advice())
+            }
+        }
+    )*};
+}
+
+refusal_from!(ImageError, VerifyError, SigstructError, RelocationError, Linux73Refusal);
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,16 +144,19 @@ impl Candidate {
         Ok((Self::of_bytes(path, &bytes), bytes))
     }
 
+    /// The candidate whose bytes nobody knows.
+    pub fn unreadable(path: &Path, error: &io::Error) -> Self {
+        Self { file: path.to_owned(), image: Err(Refusal::new("unreadable", error)), identity: None }
+    }
+
     /// The candidate with the content `bytes`.
     pub fn of_bytes(path: &Path, bytes: &[u8]) -> Self {
         let named = version_of_name(path);
         let (image, known) = match Image::parse(bytes) {
-            Err(error) => (Err(Refusal::new(error.name(), error).with_advice(error.advice())), None),
+            Err(error) => (Err(error.into()), None),
             Ok(image) => {
-                let signer = verify::image(&image)
-                    .map(|verified| verified.signer)
-                    .map_err(|error| Refusal::new(error.name(), error).with_advice(error.advice()));
-                (Ok(ImageFacts::new(&image, signer)), known_version(&image))
+                let signer = verify::image(&image).map(|verified| verified.signer);
+                (Ok(ImageFacts::new(&image, signer.map_err(Refusal::from))), known_version(&image))
             }
         };
         let identity = match known {
@@ -165,8 +188,7 @@ impl ImageFacts {
             signer,
             fields_1_5: fields(image, SigstructRules::Loader1_5_02),
             fields_2_0: fields(image, SigstructRules::Loader2_0),
-            relocations: check_relocations(image.module())
-                .map_err(|error| Refusal::new(error.name(), error).with_advice(error.advice())),
+            relocations: check_relocations(image.module()).map_err(Refusal::from),
         }
     }
 }
@@ -175,7 +197,7 @@ impl ImageFacts {
 pub fn fields(image: &Image<'_>, rules: SigstructRules) -> Result<(), Refusal> {
     let sigstruct = image.sigstruct();
     let result = sigstruct.check(rules).and_then(|()| sigstruct.check_offsets(image.module_pages()));
-    result.map_err(|error| Refusal::new(error.name(), error).with_advice(error.advice()))
+    result.map_err(Refusal::from)
 }
 
 /// SVN of a SIGSTRUCT.
@@ -238,8 +260,12 @@ pub fn of_directory(directory: &Path) -> io::Result<Vec<Candidate>> {
     let mut candidates = Vec::new();
     for file in files {
         let named_so = file.extension().is_some_and(|extension| extension == "blob");
-        if named_so || has_signature_word(&file)? {
-            candidates.push(Candidate::load(&file)?.0);
+        // One file that cannot be read must not hide the others.
+        if named_so || has_signature_word(&file).unwrap_or(true) {
+            candidates.push(
+                Candidate::load(&file)
+                    .map_or_else(|error| Candidate::unreadable(&file, &error), |(candidate, _)| candidate),
+            );
         }
     }
     Ok(candidates)

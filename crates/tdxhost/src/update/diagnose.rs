@@ -75,7 +75,7 @@ fn progress(before: &HostFacts, after: &HostFacts) -> String {
                 .to_owned()
         }
         (_, Err(why), _) => {
-            format!("The module's version is gone ({why}): the running module had been shut down.")
+            format!("No module is shown any more ({why}): the running one had been shut down.")
         }
     }
 }

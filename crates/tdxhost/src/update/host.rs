@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::statfs;
 use tdx_abi::features::Features0;
 use tdx_abi::msr::MsrIndex;
@@ -81,7 +82,8 @@ pub struct HostFacts {
     pub x2apic_ids: Fact<X2ApicIds>,
     /// SEAMRET of P-SEAMLDR loses the current VMCS on this CPU (X86_BUG_SEAMRET_INVD_VMCS).
     pub seamret_invd_vmcs: Fact<bool>,
-    /// Where a served machine says that it stands; `None` for other hosts.
+    /// Where a served machine says that it stands, by its API or by the error of `version`; `None` for
+    /// other hosts.
     pub state: Option<HostState>,
     /// The upload directory; `None` if the kernel does not offer updates.
     pub upload: Option<UploadState>,
@@ -107,6 +109,11 @@ pub struct Sources {
 impl Sources {
     /// Reads the facts.
     pub fn read(&self) -> anyhow::Result<HostFacts> {
+        anyhow::ensure!(
+            self.sysfs.is_dir(),
+            "{} is no directory: the root of a sysfs tree is wanted",
+            self.sysfs.display()
+        );
         let places = Places::find(&self.sysfs);
         let this_machine = self.api.is_none() && is_sysfs(&self.sysfs);
         let root = match &self.root {
@@ -236,6 +243,29 @@ fn cannot(path: &Path, error: &io::Error) -> Unknown {
     })
 }
 
+fn parsed(text: &str) -> Fact<Version> {
+    version(text).map_err(|error| Unknown(error.to_string()))
+}
+
+/// The module's version. A served machine tells by its error what became of the module; Linux itself has
+/// ENXIO for both.
+fn module_version(path: &Path) -> (Fact<Version>, Option<HostState>) {
+    let lost = |what: &str, errno: Errno| unknown(format!("{what} ({}: {errno:?})", path.display()));
+    match fs::read_to_string(path) {
+        Ok(text) => (parsed(text.trim_end()), None),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(errno @ Errno::EBUSY) => {
+                (lost("an update that failed shut the module down", errno), Some(HostState::ModuleDown))
+            }
+            Some(errno @ Errno::ENODEV) => {
+                (lost("an update that failed left no module", errno), Some(HostState::ModuleGone))
+            }
+            Some(errno @ Errno::ENXIO) => (lost("an update that failed shut the module down", errno), None),
+            _ => (Err(cannot(path, &error)), None),
+        },
+    }
+}
+
 /// A file that may not exist; `what` is said if it does not.
 fn offered(place: Option<&PathBuf>, what: &str) -> Fact<String> {
     place.map_or_else(|| unknown(what), |path| read(path))
@@ -243,9 +273,11 @@ fn offered(place: Option<&PathBuf>, what: &str) -> Fact<String> {
 
 impl HostFacts {
     fn new(sysfs: &Path, places: &Places, cpu: MachineFacts, this_machine: bool) -> Self {
-        let parsed = |text: String| version(&text).map_err(|error| Unknown(error.to_string()));
         let missing = format!("no tdx_host device below {}", sysfs.display());
-        let module = offered(places.version.as_ref(), &missing).and_then(parsed);
+        let (module, state) = match &places.version {
+            Some(path) => module_version(path),
+            None => (unknown(missing.as_str()), None),
+        };
         let hidden = match &places.version {
             Some(_) => "the kernel does not show it: the module or the CPU cannot be updated at run time",
             None => missing.as_str(),
@@ -265,7 +297,7 @@ impl HostFacts {
             module,
             module_svn,
             module_features,
-            seamldr: offered(places.seamldr_version.as_ref(), hidden).and_then(parsed),
+            seamldr: offered(places.seamldr_version.as_ref(), hidden).and_then(|text| parsed(&text)),
             remaining_updates: offered(places.remaining_updates.as_ref(), hidden).and_then(|text| {
                 text.parse().map_err(|_| Unknown(format!("`{text}` in num_remaining_updates is no number")))
             }),
@@ -274,7 +306,7 @@ impl HostFacts {
             cpuid_1_eax: cpu.signature,
             x2apic_ids: cpu.x2apic_ids,
             seamret_invd_vmcs: cpu.seamret_invd_vmcs,
-            state: cpu.state,
+            state: cpu.state.or(state),
             upload: places.upload.as_ref().map(|directory| UploadState {
                 directory: directory.clone(),
                 status: read(&directory.join("status")),
@@ -383,8 +415,12 @@ mod tests {
     #[test]
     fn what_is_not_there_is_unknown_with_its_reason() {
         let root = tree(&[]);
-        let host = facts(&root, true);
         let sys = root.path().join("sys");
+        let sources = Sources { sysfs: sys.clone(), root: None, api: None };
+        let error = sources.read().unwrap_err().to_string();
+        assert_eq!(error, format!("{} is no directory: the root of a sysfs tree is wanted", sys.display()));
+        fs::create_dir(&sys).unwrap();
+        let host = facts(&root, true);
         let text = |fact: Fact<Version>| fact.unwrap_err().to_string();
         assert_eq!(text(host.module), format!("no tdx_host device below {}", sys.display()));
         assert_eq!(text(host.seamldr), format!("no tdx_host device below {}", sys.display()));

@@ -9,6 +9,7 @@ pub mod candidate;
 pub mod cpus;
 pub mod diagnose;
 pub mod host;
+pub mod interrupt;
 pub mod layout;
 pub mod mapping;
 pub mod plan;

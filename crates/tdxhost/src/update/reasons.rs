@@ -10,6 +10,27 @@ pub const REASONS: &[Reason] = &[
         advice: "take an image that Intel published; test images are for software machines",
     },
     Reason {
+        name: "unreadable",
+        template: "the file cannot be read",
+        advice: "look at its path and permissions; an image has no more than 64 MiB",
+    },
+    Reason {
+        name: "no-way",
+        template: "no image of the directory can be installed on this host",
+        advice: "`tdxhost module plan` says why each is left out",
+    },
+    Reason {
+        name: "refused",
+        template: "a check failed before anything was touched",
+        advice: "each failed check is named and has its own advice; --ignore NAME goes on all the same",
+    },
+    Reason {
+        name: "upload-failed",
+        template: "the upload ended before the kernel told a result",
+        advice: "the message names the file and the cause; `status` and `error` of the upload directory tell \
+                 how the update stands",
+    },
+    Reason {
         name: "version-unknown",
         template: "neither the hash, nor a record in the image, nor the file's name tells the version",
         advice: "name the file tdx_module_a.b.cc.blob",

@@ -144,9 +144,12 @@ pub(super) fn sentence(advice: &str) -> String {
     format!("{first}{}.", letters.as_str())
 }
 
+/// Where facts of the module and of P-SEAMLDR come from.
+const OF_DEVICE: &str = "The tdx_host device tells it, in part to root only; without a device, `tdxhost doctor` says what is missing.";
+
 /// A check that could not be made.
 fn unseen(id: &'static str, expected: &'static str, why: &Unknown, advice: &str) -> Check {
-    Check::unknown(id, expected, format!("unknown, not checked: {why}"), advice)
+    Check::unknown(id, expected, why.to_string(), advice)
 }
 
 fn header(host: &HostFacts, image: &ImageFacts, policy: Policy) -> Check {
@@ -162,8 +165,8 @@ fn header(host: &HostFacts, image: &ImageFacts, policy: Policy) -> Check {
         None => Check::unknown(
             ID,
             EXPECTED,
-            "unknown, not checked: no file tells which kernel this is",
-            "Give the header with --header.",
+            "no file tells which kernel this is",
+            "Give `tdxhost module` the header with --header.",
         ),
     }
 }
@@ -244,20 +247,15 @@ fn release(candidate: &Candidate, mapping: &Mapping) -> Check {
         return Check::unknown(
             ID,
             EXPECTED,
-            "unknown, not checked: neither hash, record nor file name tells the version",
+            "neither hash, record nor file name tells the version",
             "Name the file tdx_module_a.b.cc.blob.",
         )
         .because("version-unknown");
     };
     let version = identity.version;
     if mapping.find(version).is_none() {
-        return Check::unknown(
-            ID,
-            EXPECTED,
-            format!("unknown, not checked: {} does not know {version}", mapping.source),
-            ADVICE,
-        )
-        .because("unknown-release");
+        return Check::unknown(ID, EXPECTED, format!("{} does not know {version}", mapping.source), ADVICE)
+            .because("unknown-release");
     }
     let doubt = match (identity.name_says, identity.source) {
         (Some(named), _) => format!(", although the file's name says {named}"),
@@ -271,7 +269,6 @@ fn version_rules(running: &Running, candidate: &Candidate, mapping: &Mapping) ->
     const LINE: &str = "the same major.minor as the running module";
     const ORDER: &str = "not older than the running module";
     const FLOOR: &str = "the running module is new enough for its TDs to survive the step";
-    const ROOT: &str = "The module's version is read from the tdx_host device.";
     let unnamed = || Unknown("the version of the image is not known".to_owned());
     let versions = match (&running.version, candidate.version().ok_or_else(unnamed)) {
         (Ok(from), Ok(to)) => Ok((*from, to)),
@@ -282,9 +279,9 @@ fn version_rules(running: &Running, candidate: &Candidate, mapping: &Mapping) ->
         Ok(versions) => versions,
         Err(why) => {
             return vec![
-                unseen("module-line", LINE, &why, ROOT),
-                unseen("module-order", ORDER, &why, ROOT),
-                unseen("td-preserving", FLOOR, &why, ROOT),
+                unseen("module-line", LINE, &why, OF_DEVICE),
+                unseen("module-order", ORDER, &why, OF_DEVICE),
+                unseen("td-preserving", FLOOR, &why, OF_DEVICE),
             ];
         }
     };
@@ -330,7 +327,7 @@ fn seamldr(host: &HostFacts, candidate: &Candidate, mapping: &Mapping) -> Check 
     const ADVICE: &str = "P-SEAMLDR comes with the BIOS: update it, or take another release.";
     let here = match &host.seamldr {
         Ok(here) => *here,
-        Err(why) => return unseen(ID, EXPECTED, why, ADVICE),
+        Err(why) => return unseen(ID, EXPECTED, why, OF_DEVICE),
     };
     let Some(release) = candidate.version().and_then(|version| mapping.find(version)) else {
         let why = Unknown(format!("{} does not know the release", mapping.source));
@@ -358,7 +355,7 @@ fn fields(host: &HostFacts, image: &ImageFacts) -> Check {
     let (line, result) = match &host.seamldr {
         Ok(here) if here.major >= 2 => ("2.0", &image.fields_2_0),
         Ok(_) => ("1.5", &image.fields_1_5),
-        Err(why) => return unseen(ID, EXPECTED, why, "Run this as root."),
+        Err(why) => return unseen(ID, EXPECTED, why, OF_DEVICE),
     };
     match result {
         Ok(()) => Check::ok(ID, EXPECTED, format!("as P-SEAMLDR {line} wants them")),
@@ -402,14 +399,8 @@ fn svn(running: &Running, image: &ImageFacts) -> Check {
 fn alive(host: &HostFacts) -> Check {
     const ID: &str = "module-state";
     const EXPECTED: &str = "a module that answers, or that an update shut down which can go on";
-    const ADVICE: &str = "If an update failed before, its error says whether another one can help.";
     let refused = |name, sentence: &str| {
-        failed(
-            ID,
-            EXPECTED,
-            &Refusal::new(name, sentence),
-            "Power-cycle the machine; then look at `tdxhost status`.",
-        )
+        failed(ID, EXPECTED, &Refusal::new(name, sentence), "Power-cycle the machine.")
     };
     match (host.state, &host.module) {
         (Some(HostState::ModuleGone), _) => {
@@ -422,7 +413,7 @@ fn alive(host: &HostFacts) -> Check {
         (Some(state), Err(_)) => {
             refused("update-not-offered", &format!("the machine has no module: {}", state.describe()))
         }
-        (None, Err(why)) => unseen(ID, EXPECTED, why, ADVICE),
+        (None, Err(why)) => unseen(ID, EXPECTED, why, OF_DEVICE),
     }
 }
 
@@ -484,7 +475,7 @@ fn updates_left(host: &HostFacts) -> Check {
             "Only a platform reset empties the log.",
         ),
         Ok(left) => Check::ok(ID, EXPECTED, left.to_string()),
-        Err(why) => unseen(ID, EXPECTED, why, "Read num_remaining_updates as root."),
+        Err(why) => unseen(ID, EXPECTED, why, OF_DEVICE),
     }
 }
 

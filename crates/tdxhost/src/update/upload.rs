@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,6 +43,17 @@ pub enum UploadError {
         /// How long was waited.
         seconds: u64,
     },
+    /// A signal came before the image was committed.
+    #[error("interrupted: the upload was abandoned, nothing was touched")]
+    Abandoned,
+    /// A signal came when the image was committed.
+    #[error("interrupted, but the kernel goes on with the update: {path} was `{status}`", path = .path.display())]
+    Left {
+        /// `status`.
+        path: PathBuf,
+        /// Its text.
+        status: String,
+    },
     /// The kernel refused the image or failed to install it.
     #[error("the kernel says {0}")]
     Refused(KernelWord),
@@ -79,12 +91,16 @@ impl std::fmt::Display for KernelWord {
     }
 }
 
-/// Uploads `image` through the files in `directory`. `watch` is told how far it is.
+/// Who is told how far an upload is, and may break it off.
+pub type Watch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
+
+/// Uploads `image` through the files in `directory`. Before the image is committed, `watch` can break off
+/// without a trace; behind that, only the waiting.
 pub fn upload(
     directory: &Path,
     image: &[u8],
     patience: Duration,
-    watch: &mut dyn FnMut(&Progress),
+    watch: &mut Watch<'_>,
 ) -> Result<(), UploadError> {
     let loading = directory.join("loading");
     write(&loading, b"1\n")?;
@@ -99,19 +115,21 @@ pub fn upload(
     KernelWord::parse(&error).map_or(Ok(()), |word| Err(UploadError::Refused(word)))
 }
 
-fn fill(data: &Path, image: &[u8], watch: &mut dyn FnMut(&Progress)) -> Result<(), UploadError> {
+fn fill(data: &Path, image: &[u8], watch: &mut Watch<'_>) -> Result<(), UploadError> {
     let failed = |cause| UploadError::File { path: data.to_owned(), cause };
     let mut file = OpenOptions::new().write(true).open(data).map_err(failed)?;
     let mut written = 0;
     for piece in image.chunks(PIECE) {
         file.write_all(piece).map_err(failed)?;
         written += piece.len();
-        watch(&Progress::Written(written));
+        if watch(&Progress::Written(written)).is_break() {
+            return Err(UploadError::Abandoned);
+        }
     }
     Ok(())
 }
 
-fn wait(status: &Path, patience: Duration, watch: &mut dyn FnMut(&Progress)) -> Result<(), UploadError> {
+fn wait(status: &Path, patience: Duration, watch: &mut Watch<'_>) -> Result<(), UploadError> {
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
@@ -123,7 +141,9 @@ fn wait(status: &Path, patience: Duration, watch: &mut dyn FnMut(&Progress)) -> 
             let seconds = patience.as_secs();
             return Err(UploadError::Timeout { path: status.to_owned(), status: text, seconds });
         }
-        watch(&Progress::Working(text));
+        if watch(&Progress::Working(text.clone())).is_break() {
+            return Err(UploadError::Left { path: status.to_owned(), status: text });
+        }
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -161,7 +181,8 @@ mod tests {
     #[test]
     fn a_directory_without_the_files_fails_at_the_first_one() {
         let root = tempfile::tempdir().unwrap();
-        let error = upload(root.path(), b"x", Duration::ZERO, &mut |_| ()).unwrap_err();
+        let error =
+            upload(root.path(), b"x", Duration::ZERO, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert!(error.to_string().contains("/loading: No such file"), "{error}");
     }
 
@@ -169,9 +190,36 @@ mod tests {
     fn an_upload_that_cannot_be_filled_is_abandoned() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("loading"), "0\n").unwrap();
-        let error = upload(root.path(), b"x", Duration::ZERO, &mut |_| ()).unwrap_err();
+        let error =
+            upload(root.path(), b"x", Duration::ZERO, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert!(error.to_string().contains("/data: No such file"), "{error}");
         assert_eq!(fs::read_to_string(root.path().join("loading")).unwrap(), "-1\n");
+    }
+
+    #[test]
+    fn an_upload_is_broken_off_without_a_trace_until_it_is_committed() {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in [("loading", "0\n"), ("data", ""), ("status", "programming\n"), ("error", "")] {
+            fs::write(root.path().join(name), text).unwrap();
+        }
+        let image = vec![7; PIECE + 1];
+        let long = Duration::from_secs(3600);
+        for pieces in [1, 2] {
+            let mut told = 0;
+            let error = upload(root.path(), &image, long, &mut |_| {
+                told += 1;
+                if told == pieces { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert!(matches!(error, Err(UploadError::Abandoned)), "{error:?}");
+            assert_eq!(fs::read_to_string(root.path().join("loading")).unwrap(), "-1\n");
+        }
+        fs::write(root.path().join("loading"), "1\n").unwrap();
+        let error = upload(root.path(), &image, long, &mut |progress| match progress {
+            Progress::Written(_) => ControlFlow::Continue(()),
+            Progress::Working(_) => ControlFlow::Break(()),
+        });
+        assert!(error.unwrap_err().to_string().contains("/status was `programming`"));
+        assert_eq!(fs::read_to_string(root.path().join("loading")).unwrap(), "0\n");
     }
 
     #[test]
@@ -183,6 +231,7 @@ mod tests {
         let mut seen = Vec::new();
         let error = upload(root.path(), &vec![7; PIECE + 1], Duration::ZERO, &mut |progress| {
             seen.push(progress.clone());
+            ControlFlow::Continue(())
         })
         .unwrap_err();
         assert!(error.to_string().contains("/status is still `programming` after 0 s"), "{error}");

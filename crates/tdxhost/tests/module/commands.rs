@@ -83,8 +83,18 @@ fn a_host_without_a_module_gets_no_plan_but_a_list() {
     let (_, message) = bad(&["module", "plan", "--images", &images, "--sysfs", &sysfs]);
     assert_eq!(
         message,
-        format!("no plan without the version of the running module: no tdx_host device below {sysfs}")
+        format!(
+            "no plan without the version of the running module: no tdx_host device below {sysfs}; \
+             `tdxhost doctor` says what is missing"
+        )
     );
+    // A tree that is not there is a mistake of the command line, not a host without TDX.
+    let none = empty.text("none");
+    let expected = format!("{none} is no directory: the root of a sysfs tree is wanted");
+    for command in [&["list", &images][..], &["plan", "--images", &images]] {
+        let (_, message) = bad(&[&["module"], command, &["--sysfs", &none]].concat());
+        assert_eq!(message, expected);
+    }
     let (value, ok) = document(&["module", "list", &images, "--sysfs", &sysfs, "--json"]);
     assert!(ok);
     let rows = value["images"].as_array().unwrap();
@@ -158,12 +168,16 @@ fn a_flat_directory_is_read_by_content_not_by_name() {
     folder.build("anything", &["--version", "1.5.28"]);
     folder.write("notes.txt", b"TDX-BLOB is the word");
     folder.write("broken.blob", b"abc");
+    // One byte more than any upload takes, and no room on the disk.
+    let huge = std::fs::File::create(folder.path("huge.blob")).unwrap();
+    huge.set_len((64 << 20) + 1).unwrap();
     let tree = Tree::new(LINUX_7_3);
     let (value, _) = document(&["module", "list", &folder.text(""), "--sysfs", tree.sysfs(), "--json"]);
     let rows = value["images"].as_array().unwrap();
-    assert_eq!(rows.len(), 2, "{value}");
+    assert_eq!(rows.len(), 3, "{value}");
     assert_eq!((&rows[0]["version"], &rows[0]["version_source"]), (&"1.5.28".into(), &"record".into()));
     assert_eq!(rows[1]["reasons"][0]["name"], "image-too-short");
+    assert_eq!((&rows[2]["fits"], &rows[2]["reasons"][0]["name"]), (&false.into(), &"unreadable".into()));
 }
 
 #[test]

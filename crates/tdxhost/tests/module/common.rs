@@ -1,14 +1,16 @@
 //! The program as a process, and trees of a kernel that a thread plays.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -189,10 +191,20 @@ impl Tree {
     /// A kernel that goes through `acts`, one after the other. Its files are pipes: the kernel waits for
     /// whoever reads or writes, and they for the kernel. What was written is handed out at the end.
     pub(crate) fn kernel(&self, acts: Vec<Act>) -> Receiver<Vec<Vec<u8>>> {
+        self.pipes();
+        self.play(acts)
+    }
+
+    /// Makes the files pipes, which wait for a kernel.
+    pub(crate) fn pipes(&self) {
         for name in ["version", "status", "loading", "data", "error"] {
             fs::remove_file(self.path(name)).unwrap();
             mkfifo(&self.path(name), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
         }
+    }
+
+    /// The kernel behind the pipes.
+    pub(crate) fn play(&self, acts: Vec<Act>) -> Receiver<Vec<Vec<u8>>> {
         let acts: Vec<(Act, PathBuf)> = acts.into_iter().map(|act| (act, self.path(act.name()))).collect();
         let (written, receiver) = channel();
         thread::spawn(move || written.send(acts.iter().filter_map(|(act, path)| act.play(path)).collect()));
@@ -212,12 +224,16 @@ pub(crate) enum Act {
     Takes(&'static str),
     /// Changes a file that is none of the pipes.
     Shows(&'static str, &'static str),
+    /// Signals a process that has opened a file to write, then takes what it writes.
+    Signals(&'static str, Pid, Signal),
 }
 
 impl Act {
     fn name(self) -> &'static str {
         match self {
-            Self::Answers(name, _) | Self::Takes(name) | Self::Shows(name, _) => name,
+            Self::Answers(name, _) | Self::Takes(name) | Self::Shows(name, _) | Self::Signals(name, ..) => {
+                name
+            }
         }
     }
 
@@ -228,6 +244,13 @@ impl Act {
                 None
             }
             Self::Takes(_) => Some(fs::read(path).unwrap()),
+            Self::Signals(_, process, signal) => {
+                let mut file = fs::File::open(path).unwrap();
+                kill(process, signal).unwrap();
+                let mut written = Vec::new();
+                file.read_to_end(&mut written).unwrap();
+                Some(written)
+            }
         }
     }
 }

@@ -108,8 +108,16 @@ fn verify_gives_each_file_a_line_and_counts_the_refused_ones() {
     let (_, message) = bad(&["module", "verify", &short]);
     assert_eq!(
         message,
-        format!("{short}: image-too-short: the file has 3 bytes, but the header alone has 4096")
+        format!(
+            "{short}: image-too-short: the file has 3 bytes, but the header alone has 4096; take the whole \
+             image file; a .sigstruct file is made an image by `module join`"
+        )
     );
+    // The other commands say the same.
+    let (inspect, split) = (&["inspect", &short][..], &["split", &short, "--out-dir", "none"][..]);
+    for command in [inspect, split, &["convert", &short, "--to", "0x200", "--out", "none"]] {
+        assert_eq!(bad(&[&["module"], command].concat()).1, message);
+    }
     let (_, message) = bad(&["module", "verify", &right, "--intel-only"]);
     assert!(message.starts_with(&format!("{right}: test-key: ")), "{message}");
 

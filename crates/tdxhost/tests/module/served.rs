@@ -126,7 +126,15 @@ fn the_machine_tells_what_linux_throws_away() {
     assert!(error["kernel"].as_str().unwrap().ends_with(":firmware-invalid"), "{error}");
     assert!(error["grounds"].to_string().contains("It failed in phase install"), "{error}");
 
-    // From there on no update is tried.
+    // From there on no update is tried, whether the machine is asked or its files alone.
+    let (_, message) = bad(&["module", "update", &broken, "--sysfs", &sysfs]);
+    assert!(message.contains("module-gone: "), "{message}");
+    let (_, message) = bad(&["module", "plan", "--images", &served.folder.text(""), "--sysfs", &sysfs]);
+    assert!(
+        message.contains("an update that failed left no module")
+            && message.ends_with("; power-cycle the machine"),
+        "{message}"
+    );
     let good_image = served.folder.build("good.blob", &["--version", "1.5.16"]);
     let (_, message) = bad(&update(&good_image, &sysfs, &api));
     assert!(message.contains("module-gone: "), "{message}");

@@ -1,9 +1,13 @@
 //! `module update`, with a thread that plays the kernel.
 
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::common::Act::{Answers, Shows, Takes};
-use crate::common::{ALL_PLACES, Folder, LINUX_7_3, PATIENCE, Tree, bad, document, good};
+use crate::common::Act::{Answers, Shows, Signals, Takes};
+use crate::common::{ALL_PLACES, BINARY, Folder, LINUX_7_3, PATIENCE, Tree, bad, document, good};
 
 /// What a kernel is asked before an upload, and does until the image is committed.
 const UPLOAD: [crate::common::Act; 5] = [
@@ -84,7 +88,7 @@ fn a_refusal_of_the_kernel_is_explained() {
             "transferring:hw-error\n",
             vec![Answers("version", "\n"), Answers("status", "idle\n")],
             "the kernel says hw-error while transferring",
-            "The module's version is gone",
+            "No module is shown any more",
         ),
     ];
     for (error, after, line, ground) in cases {
@@ -211,9 +215,13 @@ fn what_could_not_be_checked_is_said_and_refused_only_on_request() {
     std::fs::remove_file(tree.folder.path("devices/system/cpu/modalias")).unwrap();
     let args = ["module", "update", &image, "--sysfs", tree.sysfs(), "--dry-run"];
     let text = good(&args);
-    assert!(text.contains("unchecked   image-cpu: unknown, not checked: "), "{text}");
+    assert!(text.contains("unchecked   image-cpu: not a tree of this kernel"), "{text}");
+    assert!(text.contains("nothing is known to forbid the update, but 1 check could not be made"), "{text}");
     let (_, message) = bad(&[&args[..], &["--strict"]].concat());
-    assert!(message.starts_with("refused before anything was touched: image-cpu: unknown, not checked: "));
+    assert!(
+        message.starts_with("refused before anything was touched: image-cpu: not checked: not a tree"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -271,6 +279,76 @@ fn a_way_over_a_release_in_between_is_gone_step_by_step() {
     assert_eq!(written[4], folder.read("images/b.blob"));
     assert!(text.contains("step 1  1.5.06 → 1.5.20") && text.contains("step 2  1.5.20 → 1.5.30"), "{text}");
     assert!(text.ends_with("updated to 1.5.30; 8 updates left\n"), "{text}");
+}
+
+#[test]
+fn a_directory_without_a_way_is_told_in_the_document_too() {
+    let folder = Folder::new();
+    folder.build("images/a.blob", &["--version", "1.5.05"]);
+    let tree = Tree::new(LINUX_7_3);
+    let images = folder.text("images");
+    let args = ["module", "update", "--images", &images, "--sysfs", tree.sysfs()];
+    let (text, message) = bad(&args);
+    assert_eq!((text.as_str(), message), ("", format!("no image of {images} fits this host")));
+    let (value, ok) = document(&[&args[..], &["--json"]].concat());
+    assert!(!ok && value["ok"] == false);
+    assert_eq!((&value["error"]["name"], &value["updates"]), (&"no-way".into(), &serde_json::json!([])));
+}
+
+#[test]
+fn an_update_goes_on_when_nobody_reads_along_any_more() {
+    let folder = Folder::new();
+    let image = folder.build("x.blob", &["--version", "1.5.28"]);
+    let tree = Tree::new(LINUX_7_3);
+    let mut acts = UPLOAD.to_vec();
+    acts.extend([
+        Answers("status", "idle\n"),
+        Answers("error", ""),
+        Answers("version", "1.5.28\n"),
+        Answers("status", "idle\n"),
+    ]);
+    let kernel = tree.kernel(acts);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new("timeout");
+    command.args(["60", BINARY, "module", "update", &image, "--sysfs", tree.sysfs()]).stdout(writer);
+    let output = command.stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert!(output.status.success());
+    assert_eq!(kernel.recv_timeout(PATIENCE).unwrap()[1], folder.read("x.blob"));
+}
+
+#[test]
+fn a_signal_before_the_commit_leaves_no_half_upload() {
+    let folder = Folder::new();
+    // Three writes, of which the pipe of the played kernel takes one.
+    let image = folder.build("x.blob", &["--version", "1.5.28"]);
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let tree = Tree::new(LINUX_7_3);
+        tree.pipes();
+        let mut command = Command::new(BINARY);
+        command.args(["module", "update", &image, "--sysfs", tree.sysfs()]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let process = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let kernel = tree.play(vec![
+            Answers("version", "1.5.06\n"),
+            Answers("status", "idle\n"),
+            Takes("loading"),
+            Signals("data", process, signal),
+            Takes("loading"),
+            Answers("version", "1.5.06\n"),
+            Answers("status", "idle\n"),
+        ]);
+        let written = kernel.recv_timeout(PATIENCE).expect("the kernel was asked everything");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((written[0].as_slice(), written[2].as_slice()), (&b"1\n"[..], &b"-1\n"[..]), "{signal}");
+        assert!(written[1].len() < folder.read("x.blob").len());
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "tdxhost: interrupted: the upload was abandoned, nothing was touched\n"
+        );
+    }
 }
 
 #[test]

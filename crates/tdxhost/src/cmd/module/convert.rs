@@ -1,6 +1,6 @@
 //! `tdxhost module convert`: the same SIGSTRUCT and module under the other header.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -8,6 +8,7 @@ use clap::Args;
 use tdx_image::{HeaderVersion, Image, Sigstruct, encode, encoded_len};
 
 use super::output::OutArgs;
+use crate::update::Refusal;
 use crate::update::candidate::read_image;
 
 /// Arguments of `tdxhost module convert`.
@@ -24,13 +25,23 @@ pub(super) struct ConvertArgs {
 }
 
 pub(super) fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
-    let name = args.file.display();
-    let bytes = read_image(&args.file).with_context(|| name.to_string())?;
-    let image = Image::parse(&bytes).map_err(|error| anyhow::anyhow!("{name}: {}: {error}", error.name()))?;
+    let bytes = read(&args.file)?;
+    let image = parsed(&args.file, &bytes)?;
     let converted = encoded(args.to, image.sigstruct(), image.module())
-        .with_context(|| format!("{name} cannot be converted"))?;
+        .with_context(|| format!("{} cannot be converted", args.file.display()))?;
     args.out.write(&converted)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The bytes of a file.
+pub(super) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    read_image(file).with_context(|| file.display().to_string())
+}
+
+/// The image that a file holds, or why it holds none and what to try.
+pub(super) fn parsed<'a>(file: &Path, bytes: &'a [u8]) -> anyhow::Result<Image<'a>> {
+    Image::parse(bytes)
+        .map_err(|error| anyhow::anyhow!("{}: {}", file.display(), Refusal::from(error).with_remedy()))
 }
 
 /// An image of these parts.

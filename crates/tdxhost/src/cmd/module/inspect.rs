@@ -5,16 +5,16 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 use tdx_image::verify::{self, Signer};
-use tdx_image::{Checksum, Image, SigstructRules, cpus, linux73};
+use tdx_image::{Checksum, SigstructRules, cpus, linux73};
 use tdx_module::profile::Svn;
 
+use super::convert::{parsed, read};
 use crate::text::{Format, Output, Tone};
 use crate::update::Refusal;
-use crate::update::candidate::{Candidate, VersionSource, fields, read_image, svn};
+use crate::update::candidate::{Candidate, VersionSource, fields, svn};
 
 /// Arguments of `tdxhost module inspect`.
 #[derive(Args, Clone, Debug)]
@@ -96,10 +96,8 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn look(args: &InspectArgs) -> anyhow::Result<Document> {
-    let name = args.file.display();
-    let bytes = read_image(&args.file).with_context(|| name.to_string())?;
-    let image = Image::parse(&bytes)
-        .map_err(|error| anyhow::anyhow!("{name}: {}: {error}; {}", error.name(), error.advice()))?;
+    let bytes = read(&args.file)?;
+    let image = parsed(&args.file, &bytes)?;
     let candidate = Candidate::of_bytes(&args.file, &bytes);
     let sigstruct = image.sigstruct();
     let Svn { major, minor } = svn(sigstruct);
@@ -122,9 +120,7 @@ fn look(args: &InspectArgs) -> anyhow::Result<Document> {
         file_name_says: identity.and_then(|identity| identity.name_says).map(|named| named.to_string()),
         profile: record.map(|record| record.profile.to_owned()),
         signer: verify::signer(sigstruct).map(signer_name),
-        signature: verify::image(&image)
-            .err()
-            .map(|error| Refusal::new(error.name(), error).with_advice(error.advice())),
+        signature: verify::image(&image).err().map(Refusal::from),
         date: sigstruct.date().to_string(),
         svn: SvnFacts { major, minor },
         debug: sigstruct.is_debug(),
@@ -151,9 +147,7 @@ fn look(args: &InspectArgs) -> anyhow::Result<Document> {
             no_downgrade: sigstruct.no_downgrade(),
             pages: sigstruct.handoff_pages(),
         },
-        linux_7_3: linux73(&bytes)
-            .err()
-            .map(|error| Refusal::new(error.name(), error).with_advice(error.advice())),
+        linux_7_3: linux73(&bytes).err().map(Refusal::from),
         seamldr_1_5: fields(SigstructRules::Loader1_5_02),
         seamldr_2_0: fields(SigstructRules::Loader2_0),
     })
@@ -188,7 +182,7 @@ impl Document {
             "  size        ",
             &format!("{} bytes; module {} bytes, {} pages", self.bytes, self.module_bytes, self.module_pages),
         )?;
-        verdict(output, "signature", &self.signature, &self.signed_by())?;
+        verdict(output, "signature", &self.signature, ("", &self.signed_by()))?;
         let kind = if self.debug { "signed for debugging" } else { "production" };
         output.paragraph("  date        ", &format!("{}, {kind}", self.date))?;
         output.paragraph("  SVN         ", &format!("{}.{}", self.svn.major, self.svn.minor))?;
@@ -211,9 +205,9 @@ impl Document {
                 handoff.pages
             ),
         )?;
-        verdict(output, "Linux 7.3", &self.linux_7_3, "takes the file as it is")?;
-        verdict(output, "P-SEAMLDR", &self.seamldr_1_5, "1.5 accepts the SIGSTRUCT fields")?;
-        verdict(output, "", &self.seamldr_2_0, "2.0 accepts the SIGSTRUCT fields")
+        verdict(output, "Linux 7.3", &self.linux_7_3, ("", "takes the file as it is"))?;
+        verdict(output, "P-SEAMLDR", &self.seamldr_1_5, ("1.5 ", "accepts the SIGSTRUCT fields"))?;
+        verdict(output, "", &self.seamldr_2_0, ("2.0 ", "accepts the SIGSTRUCT fields"))
     }
 
     fn version_in_words(&self) -> String {
@@ -243,10 +237,16 @@ impl CpuFacts {
     }
 }
 
-fn verdict(output: &mut Output<'_>, label: &str, verdict: &Verdict, good: &str) -> io::Result<()> {
+/// `who` judged; `good` is what is said where nothing is wrong.
+fn verdict(
+    output: &mut Output<'_>,
+    label: &str,
+    verdict: &Verdict,
+    (who, good): (&str, &str),
+) -> io::Result<()> {
     let label = format!("  {label:<12}");
     match verdict {
-        None => output.paragraph(&label, good),
-        Some(refusal) => output.paragraph(&label, &format!("REFUSED: {refusal}")),
+        None => output.paragraph(&label, &format!("{who}{good}")),
+        Some(refusal) => output.paragraph(&label, &format!("{who}REFUSED: {}", refusal.with_remedy())),
     }
 }

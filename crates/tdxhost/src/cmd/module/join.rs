@@ -1,15 +1,14 @@
 //! `tdxhost module join`: what Intel's `blob_join.sh` does.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
 use tdx_image::{HeaderVersion, Sigstruct, verify};
 
-use super::convert::encoded;
+use super::convert::{encoded, read};
 use super::output::OutArgs;
-use crate::update::candidate::read_image;
 
 /// Arguments of `tdxhost module join`.
 #[derive(Args, Clone, Debug)]
@@ -47,8 +46,4 @@ pub(super) fn run(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     }
     args.out.write(&image)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    read_image(path).with_context(|| path.display().to_string())
 }

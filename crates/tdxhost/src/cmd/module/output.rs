@@ -28,11 +28,9 @@ impl OutArgs {
 /// Fails if the file exists and may not be written over.
 pub(super) fn check_free(path: &Path, force: bool) -> anyhow::Result<()> {
     match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => anyhow::bail!("{} is a directory; name a file in it", path.display()),
         Ok(found) if force && found.is_file() => Ok(()),
-        Ok(found) if force => {
-            let what = if found.is_dir() { "a directory" } else { "no regular file" };
-            anyhow::bail!("{} is {what}", path.display())
-        }
+        Ok(_) if force => anyhow::bail!("{} is no regular file", path.display()),
         Ok(_) => anyhow::bail!("{} exists; --force writes over it", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
@@ -89,8 +87,10 @@ mod tests {
     #[test]
     fn a_directory_is_never_written_over() {
         let root = tempfile::tempdir().unwrap();
-        let error = write(root.path(), b"x", true).unwrap_err().to_string();
-        assert!(error.ends_with("is a directory"), "{error}");
+        for force in [false, true] {
+            let error = write(root.path(), b"x", force).unwrap_err().to_string();
+            assert!(error.ends_with("is a directory; name a file in it"), "{error}");
+        }
         let missing = root.path().join("none/x.blob");
         let error = format!("{:#}", write(&missing, b"x", false).unwrap_err());
         assert!(error.starts_with("cannot write ") && error.contains("No such file"), "{error}");

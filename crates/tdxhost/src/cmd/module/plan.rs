@@ -11,6 +11,7 @@ use tdx_abi::seamldr::Version;
 
 use super::host::{HostArgs, HostDocument, print_checks, print_host};
 use super::list::{load, releases};
+use crate::api::HostState;
 use crate::doctor::{Check, State};
 use crate::text::{Format, Output, Tone, plural};
 use crate::update::plan::{FeatureChange, NotChosen, Step};
@@ -70,7 +71,14 @@ impl Planned {
         let policy = args.policy(choice.prefer_strict_compat);
         let running = match &host.module {
             Ok(running) => *running,
-            Err(why) => anyhow::bail!("no plan without the version of the running module: {why}"),
+            Err(why) => {
+                let remedy = match host.state {
+                    Some(HostState::ModuleDown) => "; `tdxhost module update FILE` may bring it back",
+                    Some(HostState::ModuleGone) => "; power-cycle the machine",
+                    _ => "; `tdxhost doctor` says what is missing",
+                };
+                anyhow::bail!("no plan without the version of the running module: {why}{remedy}")
+            }
         };
         let goal = choice.goal();
         if let Some(wanted) = choice.to

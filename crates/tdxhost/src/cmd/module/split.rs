@@ -7,12 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use tdx_image::Image;
 use tdx_image::container::PAGE;
 use tdx_image::sigstruct::SIGSTRUCT_SIZE;
 
+use super::convert::{parsed, read};
 use super::output::{check_free, write};
-use crate::update::candidate::read_image;
 
 /// Arguments of `tdxhost module split`.
 #[derive(Args, Clone, Debug)]
@@ -32,10 +31,9 @@ pub(super) struct SplitArgs {
 }
 
 pub(super) fn run(args: &SplitArgs) -> anyhow::Result<ExitCode> {
-    let name = args.file.display();
-    let bytes = read_image(&args.file).with_context(|| name.to_string())?;
-    let image = Image::parse(&bytes).map_err(|error| anyhow::anyhow!("{name}: {}: {error}", error.name()))?;
-    let stem = args.file.file_stem().with_context(|| format!("{name} names no file"))?;
+    let bytes = read(&args.file)?;
+    let image = parsed(&args.file, &bytes)?;
+    let stem = args.file.file_stem().with_context(|| format!("{} names no file", args.file.display()))?;
     let named = |extension: &str| {
         let mut file = stem.to_owned();
         file.push(extension);

@@ -1,12 +1,14 @@
 //! `tdxhost module update`: checks first, uploads then, looks afterwards.
 
+use std::cell::OnceCell;
 use std::io::{self, IsTerminal as _};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tdx_abi::seamldr::Version;
@@ -16,7 +18,8 @@ use super::convert::encoded;
 use super::host::{HostArgs, HostDocument, print_checks, print_host};
 use super::plan::{ChoiceArgs, Planned, failed_in_words, print_choice, steps_in_words};
 use crate::doctor::{Check, State};
-use crate::text::{Format, Output, Tone};
+use crate::text::{Format, Output, Tone, Unheard, plural};
+use crate::update::interrupt::Interrupts;
 use crate::update::plan::Step;
 use crate::update::rules::td_builds;
 use crate::update::upload::{KernelWord, Progress, UploadError, upload};
@@ -26,13 +29,10 @@ use crate::update::{Candidate, HostFacts, Mapping, Policy, diagnose, preflight, 
 // Options of a command line are independent of each other.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("source").args(["file", "images"]).required(true))]
 pub(super) struct UpdateArgs {
     /// Image to install
-    #[arg(
-        value_name = "FILE",
-        required_unless_present = "images",
-        conflicts_with_all = ["images", "to", "prefer_strict_compat"]
-    )]
+    #[arg(value_name = "FILE", conflicts_with_all = ["to", "prefer_strict_compat"])]
     file: Option<PathBuf>,
     /// Choose from this directory, as `module plan` does
     #[arg(long, value_name = "DIR")]
@@ -67,6 +67,9 @@ struct Document {
     /// True if every update was made, or would be.
     ok: bool,
     updates: Vec<UpdateDocument>,
+    /// What ended it; an update that failed has the same error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorDocument>,
 }
 
 #[derive(Serialize)]
@@ -98,8 +101,8 @@ struct After {
 
 #[derive(Clone, Debug, Serialize)]
 struct ErrorDocument {
-    /// `refused` before anything was touched, the reason that a served machine tells, else the kernel's
-    /// word; `upload-failed`, `version-differs`.
+    /// `no-way` or `refused` before anything was touched, the reason that a served machine tells, else the
+    /// kernel's word; `upload-failed`, `version-differs`.
     name: String,
     message: String,
     /// The kernel's word and the state in front of it.
@@ -110,22 +113,49 @@ struct ErrorDocument {
     grounds: Vec<String>,
 }
 
+impl ErrorDocument {
+    fn new(name: &str, message: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), message: message.into(), kernel: None, grounds: Vec::new() }
+    }
+}
+
+/// What every update of a run shares.
+struct Session<'a> {
+    args: &'a UpdateArgs,
+    /// People read along.
+    chatty: bool,
+    /// Noted from the first upload on: until then, a signal may end the program at once.
+    interrupts: OnceCell<Interrupts>,
+}
+
+impl Session<'_> {
+    fn interrupts(&self) -> anyhow::Result<&Interrupts> {
+        if let Some(noted) = self.interrupts.get() {
+            return Ok(noted);
+        }
+        let noted = Interrupts::note().context("cannot catch signals")?;
+        Ok(self.interrupts.get_or_init(|| noted))
+    }
+}
+
 pub(super) fn run(args: &UpdateArgs) -> anyhow::Result<ExitCode> {
-    let mut out = io::stdout().lock();
+    // An update is not left half way because nobody reads along any more.
+    let mut out = Unheard(io::stdout().lock());
     let mut output = Output::of_command(&mut out, args.json);
-    let mut document = Document { dry_run: args.dry_run, ok: true, updates: Vec::new() };
-    let chatty = output.format == Format::Text && !args.quiet;
+    let mut document = Document { dry_run: args.dry_run, ok: true, updates: Vec::new(), error: None };
+    let session = Session { args, chatty: !args.json && !args.quiet, interrupts: OnceCell::new() };
     let error = match (&args.file, &args.images) {
         (Some(file), _) => {
             let mapping = args.host.mapping_for(file)?;
             let mut job = Job::new(args, file, &mapping)?;
-            job.make(args, chatty, &mut output, &mut document)?
+            job.make(&session, &mut output, &mut document)?
         }
-        (None, Some(images)) => choose(args, images, chatty, &mut output, &mut document)?,
+        (None, Some(images)) => choose(&session, images, &mut output, &mut document)?,
         // The command line asks for one of them.
         (None, None) => anyhow::bail!("give an image or --images DIR"),
     };
     document.ok = error.is_none();
+    document.error.clone_from(&error);
     if output.format == Format::Json {
         output.document(&document)?;
     }
@@ -138,15 +168,18 @@ pub(super) fn run(args: &UpdateArgs) -> anyhow::Result<ExitCode> {
 
 /// Makes the updates of a plan, one after the other.
 fn choose(
-    args: &UpdateArgs,
+    session: &Session<'_>,
     images: &Path,
-    chatty: bool,
     output: &mut Output<'_>,
     document: &mut Document,
 ) -> anyhow::Result<Option<ErrorDocument>> {
+    let args = session.args;
     let planned = Planned::new(images, &args.choice, &args.host)?;
-    let steps: Vec<Step> = planned.steps()?.to_vec();
-    if chatty {
+    let steps: Vec<Step> = match planned.steps() {
+        Ok(steps) => steps.to_vec(),
+        Err(none) => return Ok(Some(ErrorDocument::new("no-way", none.to_string()))),
+    };
+    if session.chatty {
         print_host(&planned.host, output)?;
         print_choice(&planned, output)?;
     }
@@ -157,11 +190,11 @@ fn choose(
             continue;
         }
         let mut job = Job::new(args, &candidate.file, &planned.mapping)?;
-        if let Some(error) = job.make(args, chatty, output, document)? {
+        if let Some(error) = job.make(session, output, document)? {
             return Ok(Some(error));
         }
     }
-    if chatty && args.dry_run && steps.len() > 1 {
+    if session.chatty && args.dry_run && steps.len() > 1 {
         let text = format!("{} planned; the first was checked", steps_in_words(&steps));
         writeln!(output.out, "{text}")?;
     }
@@ -189,8 +222,7 @@ impl<'a> Job<'a> {
     /// Checks, uploads, looks. Gives what went wrong; it stands in `document` too.
     fn make(
         &mut self,
-        args: &UpdateArgs,
-        chatty: bool,
+        session: &Session<'_>,
         output: &mut Output<'_>,
         document: &mut Document,
     ) -> anyhow::Result<Option<ErrorDocument>> {
@@ -208,22 +240,22 @@ impl<'a> Job<'a> {
             after: None,
             error: None,
         };
-        if chatty {
+        if session.chatty {
             self.print_start(wanted, output)?;
             print_checks(&entry.checks, output)?;
             if let Some(note) = &entry.note {
                 output.paragraph("note        ", note)?;
             }
         }
-        let error = match refusal(&entry.checks, args) {
+        let error = match refusal(&entry.checks, session.args) {
             Some(error) => Some(error),
-            None if args.dry_run => {
-                if chatty {
-                    writeln!(output.out, "nothing forbids the update; nothing was touched (--dry-run)")?;
+            None if session.args.dry_run => {
+                if session.chatty {
+                    writeln!(output.out, "{}; nothing was touched (--dry-run)", allowed(&entry.checks))?;
                 }
                 None
             }
-            None => self.install(args, wanted, chatty, output, &mut entry)?,
+            None => self.install(session, wanted, output, &mut entry)?,
         };
         entry.error.clone_from(&error);
         document.updates.push(entry);
@@ -249,25 +281,31 @@ impl<'a> Job<'a> {
     /// Everything was checked: from here on the machine is touched.
     fn install(
         &self,
-        args: &UpdateArgs,
+        session: &Session<'_>,
         wanted: Option<HeaderVersion>,
-        chatty: bool,
         output: &mut Output<'_>,
         entry: &mut UpdateDocument,
     ) -> anyhow::Result<Option<ErrorDocument>> {
+        let args = session.args;
         let directory = match &self.host.upload {
             Some(upload) => upload.directory.clone(),
             None => anyhow::bail!("there is no upload directory below {}", args.host.sysfs.display()),
         };
         let image = self.image(wanted)?;
-        let bar = bar(image.len(), chatty);
-        let result =
-            upload(&directory, &image, Duration::from_secs(args.timeout), &mut |progress| match progress {
+        let bar = bar(image.len(), session.chatty);
+        let interrupts = session.interrupts()?;
+        let result = upload(&directory, &image, Duration::from_secs(args.timeout), &mut |progress| {
+            match progress {
                 Progress::Written(bytes) => bar.set_position(u64::try_from(*bytes).unwrap_or(u64::MAX)),
                 Progress::Working(state) => bar.set_message(state.clone()),
-            });
+            }
+            if interrupts.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
         bar.finish_and_clear();
-        let after = args.host.sources().read()?;
+        let after = match args.host.sources().read() {
+            Ok(after) => after,
+            Err(cause) => return Ok(Some(unseen_afterwards(&result, &cause))),
+        };
         entry.after = Some(After {
             module: after.module.as_ref().ok().map(ToString::to_string),
             remaining_updates: after.remaining_updates.as_ref().ok().copied(),
@@ -275,14 +313,9 @@ impl<'a> Job<'a> {
         let error = match result {
             Ok(()) => self.verify(&after),
             Err(UploadError::Refused(word)) => Some(self.explain(&word, &after, &entry.checks, args)),
-            Err(error) => Some(ErrorDocument {
-                name: "upload-failed".to_owned(),
-                message: error.to_string(),
-                kernel: None,
-                grounds: Vec::new(),
-            }),
+            Err(error) => Some(ErrorDocument::new("upload-failed", error.to_string())),
         };
-        if chatty {
+        if session.chatty {
             match &error {
                 None => self.print_end(&after, output)?,
                 Some(error) => {
@@ -307,10 +340,7 @@ impl<'a> Job<'a> {
 
     /// What the kernel shows is what was installed, or it is said.
     fn verify(&self, after: &HostFacts) -> Option<ErrorDocument> {
-        let differs = |message: String| {
-            let name = "version-differs".to_owned();
-            Some(ErrorDocument { name, message, kernel: None, grounds: Vec::new() })
-        };
+        let differs = |message: String| Some(ErrorDocument::new("version-differs", message));
         match (&after.module, self.candidate.version()) {
             (Err(why), _) => {
                 differs(format!("the kernel reports success, but the module's version is unknown: {why}"))
@@ -370,17 +400,39 @@ fn refusal(checks: &[Check], args: &UpdateArgs) -> Option<ErrorDocument> {
         checks.iter().filter(|check| check.state == State::Failed && !ignored(check)).cloned().collect();
     if args.strict {
         let unknown = checks.iter().filter(|check| check.state == State::Unknown && !ignored(check));
-        against.extend(unknown.cloned().map(|check| Check { state: State::Failed, ..check }));
+        against.extend(unknown.cloned().map(|check| {
+            let seen = format!("not checked: {}", check.seen);
+            Check { state: State::Failed, seen, ..check }
+        }));
     }
     if against.is_empty() {
         return None;
     }
-    Some(ErrorDocument {
-        name: "refused".to_owned(),
-        message: format!("refused before anything was touched: {}", failed_in_words(&against)),
-        kernel: None,
-        grounds: Vec::new(),
-    })
+    let why = failed_in_words(&against);
+    Some(ErrorDocument::new("refused", format!("refused before anything was touched: {why}")))
+}
+
+/// What can be said of checks of which none forbids the update.
+fn allowed(checks: &[Check]) -> String {
+    let unknown = checks.iter().filter(|check| check.state == State::Unknown).count();
+    match u64::try_from(unknown).unwrap_or(u64::MAX) {
+        0 => "nothing forbids the update".to_owned(),
+        unknown => {
+            format!(
+                "nothing is known to forbid the update, but {} could not be made",
+                plural(unknown, "check")
+            )
+        }
+    }
+}
+
+/// The kernel has answered, but the host cannot be looked at any more.
+fn unseen_afterwards(result: &Result<(), UploadError>, cause: &anyhow::Error) -> ErrorDocument {
+    let said = match result {
+        Ok(()) => "the kernel reports success".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    ErrorDocument::new("upload-failed", format!("{said}, but the host cannot be looked at: {cause:#}"))
 }
 
 /// A bar on standard error, if that is a terminal and somebody wants to see it.

@@ -58,7 +58,7 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         // The document has told it already.
         _ if args.json => Ok(ExitCode::FAILURE),
         [one] => {
-            let why = one.error.as_ref().map(ToString::to_string).unwrap_or_default();
+            let why = one.error.as_ref().map(Refusal::with_remedy).unwrap_or_default();
             anyhow::bail!("{}: {why}", one.file.display())
         }
         many => anyhow::bail!("{} of {} images are refused", many.len(), rows.len()),
