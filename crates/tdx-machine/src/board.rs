@@ -25,6 +25,8 @@ const TINY_RUN: Size = Size(64 << 10);
 /// CPUID.7.0 EBX: HLE and RTM, hidden by TSX_CPUID_CLEAR.
 const TSX: u32 = 1 << 4 | 1 << 11;
 const TSX_CPUID_CLEAR: u64 = 2;
+/// Parts in which the caches of a package are written back; the number of real ones is not public.
+const CACHE_PARTS: u32 = 8;
 /// SEAMOPS: capabilities, SEAMREPORT, and SEAMDB clear, insert, get reference, report.
 const SEAMOPS: u64 = 0x3F;
 
@@ -453,6 +455,17 @@ impl Hardware for Board {
             return Err(PconfigError::Entropy);
         }
         if self.memory.program_key(key) { Ok(()) } else { Err(PconfigError::InvalidKeyId) }
+    }
+
+    fn cache_parts(&self, _lp: LpIndex) -> u32 {
+        CACHE_PARTS
+    }
+
+    fn write_back_part(&self, lp: LpIndex, part: u32) {
+        // Which lines a part holds is not modelled: all go with the last one.
+        if let Some(identity) = self.lp(lp).filter(|_| part + 1 == CACHE_PARTS) {
+            self.memory.write_back_invalidate(identity.package.0 as usize);
+        }
     }
 
     fn contended(&self, lp: LpIndex, lock: LockName) -> bool {

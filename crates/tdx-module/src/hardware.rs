@@ -196,6 +196,13 @@ pub trait Hardware: Send + Sync {
         algorithm: KeyAlgorithm,
     ) -> Result<(), PconfigError>;
 
+    /// Parts in which the caches of `lp`'s package can be written back.
+    fn cache_parts(&self, lp: LpIndex) -> u32;
+
+    /// Writes a part of the caches of `lp`'s package back and invalidates it. Parts have the numbers
+    /// below [`Self::cache_parts`]; lines are in memory once all parts have had their turn.
+    fn write_back_part(&self, lp: LpIndex, part: u32);
+
     /// True if some other agent holds `lock` right now. Asked once before each try of a lock, so
     /// that a seeded machine can make a caller meet BUSY without a second thread.
     fn contended(&self, lp: LpIndex, lock: LockName) -> bool;

@@ -43,6 +43,14 @@ pub struct LoaderInspection {
     pub session_lps: Option<u32>,
     /// LPs whose SEAM VMCS was cleared in that.
     pub session_vmcs_cleared: u32,
+    /// LPs that called SHUTDOWN; once one has, no INSTALL begins until power is cycled.
+    pub shutdown_lps: u32,
+    /// SHUTDOWN is through: SEAMCALLs do not reach the loader any more.
+    pub shut_down: bool,
+    /// LPs that are through with CLEANUP, while not all are.
+    pub cleanup_lps: Option<u32>,
+    /// Keys and caches hold what CLEANUP would wipe.
+    pub dirty: bool,
 }
 
 /// A module at one moment.

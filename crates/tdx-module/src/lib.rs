@@ -6,9 +6,10 @@
 //! and comments use the same names.
 //!
 //! # What is modelled
-//! - P-SEAMLDR: SEAMLDR.INFO and SEAMLDR.INSTALL, which loads and updates modules with the checks of
-//!   the loader's generation ([`LoaderGeneration`]). Every other leaf, known or not, answers
-//!   EBADPARAM: SEAMLDR.SHUTDOWN, SEAMINFO and CLEANUP are not modelled.
+//! - P-SEAMLDR: all leaves that have a public source, each with the checks of the loader's generation
+//!   ([`LoaderGeneration`]): SEAMLDR.INFO; INSTALL, which loads and updates modules; SHUTDOWN, behind
+//!   which no SEAMCALL is answered until power is cycled; SEAMINFO; and, from 1.5.02 on, CLEANUP,
+//!   behind which any module may follow.
 //! - Images: the module that an image holds is never run. An image signed by Intel is played as the
 //!   profile with its hash ([`UnknownRelease`] if there is none), one signed with the project's test
 //!   key as the profile that its record names.

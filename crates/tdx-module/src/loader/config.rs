@@ -141,8 +141,10 @@ pub(super) struct GenerationRules {
     pub(super) module_of_1_0: Option<SeamldrStatus>,
     /// A module of another line in UPDATE.
     pub(super) other_line: OtherLine,
-    /// Remembers that keys and caches of the module before are dirty.
-    pub(super) tracks_dirt: bool,
+    /// INSTALL, SHUTDOWN and CLEANUP refuse to begin while another of them is under way.
+    pub(super) one_flow: bool,
+    /// Offers CLEANUP, and remembers that keys and caches of the module before are dirty.
+    pub(super) cleans_up: bool,
 }
 
 const V1_0: GenerationRules = GenerationRules {
@@ -152,7 +154,8 @@ const V1_0: GenerationRules = GenerationRules {
     no_cpu_table: None,
     module_of_1_0: None,
     other_line: OtherLine::OneNumber,
-    tracks_dirt: false,
+    one_flow: false,
+    cleans_up: false,
 };
 
 const V1_5: GenerationRules = GenerationRules {
@@ -168,7 +171,8 @@ const V1_5_02: GenerationRules = GenerationRules {
     fewest_pages: 1,
     module_of_1_0: Some(SeamldrStatus::EUNSUPPORTED),
     other_line: OtherLine::Refused(SeamldrStatus::EUNSUPPORTED),
-    tracks_dirt: true,
+    one_flow: true,
+    cleans_up: true,
     ..V1_5
 };
 

@@ -1,7 +1,6 @@
 //! SEAMLDR.INSTALL: the rows of `spec/checks.toml` in their order.
 //!
-//! Every LP calls once. The first makes the module unreachable, the last one replaces it. Rows 2
-//! and 3 are about SEAMLDR.SHUTDOWN and SEAMLDR.CLEANUP, which are not modelled.
+//! Every LP calls once. The first makes the module unreachable, the last one replaces it.
 
 use std::sync::Arc;
 
@@ -17,13 +16,11 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::config::{GenerationRules, OtherLine};
 use super::session::Session;
-use super::{Loader, SeamExtend, State, address_space, layout, release, signed};
+use super::{Loader, SeamExtend, State, address_space, layout, release, signed, x2apic_id};
 use crate::hardware::{Hardware, LpIndex, MachineCheck, RandomUse};
 use crate::module::{Module, ModuleConfig};
 use crate::profile::Svn;
 
-/// CPUID leaf of the x2APIC id.
-const TOPOLOGY: u32 = 0x1F;
 /// CPUID leaf of the caches, and the sub-leaf of the L3.
 const CACHES: u32 = 4;
 const L3: u32 = 3;
@@ -70,10 +67,19 @@ pub(super) fn run(
     reachable: &ArcSwapOption<Module>,
     rcx: u64,
 ) -> Result<(SeamldrStatus, u64), MachineCheck> {
-    let id = hw.cpuid(lp, TOPOLOGY, 0).edx;
+    let id = x2apic_id(hw, lp);
     // SEAMLDR.INSTALL-1
     if id >= loader.config.x2apic_limit {
         return Ok((SeamldrStatus::EUNSPECERR, RECOVERABLE));
+    }
+    // SEAMLDR.INSTALL-2
+    if state.shutdown.has_begun() {
+        return Ok((SeamldrStatus::EBADCALL, RECOVERABLE));
+    }
+    // SEAMLDR.INSTALL-3: the other flow is CLEANUP, which only those loaders offer that have this
+    // check.
+    if state.cleanup.is_some() {
+        return Ok((SeamldrStatus::EBADCALL, RECOVERABLE));
     }
     let total_lps = hw.mcheck().total_lps;
     // SEAMLDR.INSTALL-5
@@ -97,6 +103,7 @@ pub(super) fn run(
     }
     let snapshot = session.snapshot;
     state.session = None;
+    state.knows_packages = true;
     match replace(loader, hw, lp, state, snapshot, rcx) {
         Ok(()) => {
             reachable.store(state.installed.clone());
@@ -182,7 +189,7 @@ fn replace(
     state.installed = Some(Arc::new(fresh(&config, handoff.as_deref())));
     state.has_vmcs = true;
     state.seamextend = SeamExtend::ready(signed::svn(&sigstruct), *sigstruct.seamhash());
-    if rules.tracks_dirt {
+    if rules.cleans_up {
         state.dirty = Some(signed::svn(&sigstruct));
     }
     if let Some(note) = note {

@@ -3,8 +3,8 @@
 //! The sum is that of the public 1.0 source; page tables, and the size of the P-SEAMLDR itself,
 //! are assumed.
 
-use tdx_abi::PAGE_SIZE;
 use tdx_abi::addr::SIZE_2M;
+use tdx_abi::{PAGE_SIZE, PhysAddr, PhysRange};
 use tdx_image::Sigstruct;
 
 use crate::hardware::{CpuidRegs, McheckInfo};
@@ -43,4 +43,10 @@ pub(super) fn needed(module: &Sigstruct, mcheck: &McheckInfo, l3: CpuidRegs, kee
 /// Bytes below the P-SEAMLDR.
 pub(super) fn room(mcheck: &McheckInfo) -> u64 {
     mcheck.seamrr.size().saturating_sub(LOADER_SIZE)
+}
+
+/// The P-SEAMLDR itself, at the top of the SEAM range.
+pub(super) fn loader_range(mcheck: &McheckInfo) -> PhysRange {
+    let (seamrr, size) = (mcheck.seamrr, mcheck.seamrr.size().min(LOADER_SIZE));
+    PhysRange::from_size(PhysAddr::new(seamrr.end().as_u64() - size), size).unwrap_or_default()
 }

@@ -1,13 +1,14 @@
-//! The P-SEAMLDR: SEAMLDR.INFO and SEAMLDR.INSTALL.
-//!
-//! Every other leaf, known or not, answers EBADPARAM: SHUTDOWN, SEAMINFO and CLEANUP are not
-//! modelled.
+//! The P-SEAMLDR: one file per leaf, and what they share.
 
+mod cleanup;
 mod config;
+mod info;
 mod install;
 mod layout;
 mod release;
+mod seaminfo;
 mod session;
+mod shutdown;
 mod signed;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use arc_swap::ArcSwapOption;
 use tdx_abi::leaf::{LeafWord, SeamldrLeaf};
 use tdx_abi::msr::MsrIndex;
-use tdx_abi::seamldr::{SEAMEXTEND_VALID, SEAMLDR_INFO_SIZE, SeamldrInfo};
 use tdx_abi::status::SeamldrStatus;
 use tdx_abi::{AddressLayout, KeyIdPartitioning, Registers};
-use zerocopy::{FromZeros, IntoBytes};
 
 pub use config::{LoaderConfig, LoaderGeneration, UnknownRelease};
 
@@ -29,9 +28,12 @@ use crate::inspect::LoaderInspection;
 use crate::module::{Module, ModuleConfig};
 use crate::profile::Svn;
 use crate::software::NoAnswer;
+use cleanup::Cleanup;
 use session::Session;
+use shutdown::Shutdown;
 
-const VENDOR_INTEL: u32 = 0x8086;
+/// CPUID leaf of the x2APIC id.
+const TOPOLOGY: u32 = 0x1F;
 
 /// The platform's measurement of the module, and whether SEAMCALLs reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +59,13 @@ impl SeamExtend {
 struct State {
     /// The stack canary is in place.
     has_canary: bool,
+    /// The INSTALL that is under way.
     session: Option<Session>,
+    shutdown: Shutdown,
+    /// The CLEANUP that is under way.
+    cleanup: Option<Cleanup>,
+    /// All LPs have called INSTALL once, in which the loader learns the packages.
+    knows_packages: bool,
     seamextend: SeamExtend,
     /// The module in the SEAM range, reachable or not.
     installed: Option<Arc<Module>>,
@@ -75,6 +83,10 @@ struct View {
     seamextend: SeamExtend,
     remaining_updates: u32,
     session: Option<SessionView>,
+    shutdown: u32,
+    gone: bool,
+    cleanup: Option<u32>,
+    dirty: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +105,10 @@ impl View {
                 called: session.called.count(),
                 vmcs_cleared: session.vmcs_cleared,
             }),
+            shutdown: state.shutdown.called(),
+            gone: state.shutdown.is_through,
+            cleanup: state.cleanup.as_ref().map(Cleanup::finished),
+            dirty: state.dirty.is_some(),
         }
     }
 }
@@ -121,6 +137,9 @@ impl Loader {
         let state = State {
             has_canary: false,
             session: None,
+            shutdown: Shutdown::default(),
+            cleanup: None,
+            knows_packages: installed.is_some(),
             has_vmcs: installed.is_some(),
             // Without a LOAD no place of the log is taken.
             remaining_updates: if installed.is_some() {
@@ -128,7 +147,7 @@ impl Loader {
             } else {
                 config.log_capacity()
             },
-            dirty: installed.as_ref().filter(|_| rules.tracks_dirt).map(|_| seamextend.svn),
+            dirty: installed.as_ref().filter(|_| rules.cleans_up).map(|_| seamextend.svn),
             seamextend,
             installed,
         };
@@ -146,7 +165,8 @@ impl Loader {
     }
 
     pub(crate) fn inspect(&self) -> LoaderInspection {
-        let View { seamextend, remaining_updates, session, .. } = self.view().clone();
+        let view = self.view().clone();
+        let View { seamextend, remaining_updates, session, .. } = view;
         LoaderInspection {
             config: LoaderConfig { remaining_updates, ..self.config },
             calls: self.calls.load(Ordering::Relaxed),
@@ -155,6 +175,10 @@ impl Loader {
             seamhash: seamextend.present.then_some(seamextend.seamhash),
             session_lps: session.map(|session| session.called),
             session_vmcs_cleared: session.map_or(0, |session| session.vmcs_cleared),
+            shutdown_lps: view.shutdown,
+            shut_down: view.gone,
+            cleanup_lps: view.cleanup,
+            dirty: view.dirty,
         }
     }
 
@@ -175,6 +199,10 @@ impl Loader {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(NoAnswer::VmFailInvalid),
         };
+        // SEAMLDR-4
+        if state.shutdown.is_through {
+            return Err(NoAnswer::VmFailInvalid);
+        }
         self.calls.fetch_add(1, Ordering::Relaxed);
         let answer = self.run(hw, lp, &mut state, reachable, regs);
         *self.view() = View::of(&state);
@@ -197,49 +225,30 @@ impl Loader {
             }
             state.has_canary = true;
         }
-        let is = |leaf| regs.rax == LeafWord::seamldr(leaf).raw();
-        if is(SeamldrLeaf::INSTALL) {
-            let (status, rdx) = install::run(self, hw, lp, state, reachable, regs.rcx)?;
-            regs.rdx = rdx;
-            return Ok(status);
+        // All of RAX is the leaf: with any other bit set it is an unknown one.
+        let leaf = SeamldrLeaf(LeafWord::from_raw(regs.rax).leaf());
+        let is_leaf = regs.rax == LeafWord::seamldr(leaf).raw();
+        match leaf {
+            SeamldrLeaf::INFO if is_leaf => Ok(info::run(self, hw, lp, state, regs.rcx)),
+            SeamldrLeaf::INSTALL if is_leaf => {
+                let (status, rdx) = install::run(self, hw, lp, state, reachable, regs.rcx)?;
+                regs.rdx = rdx;
+                Ok(status)
+            }
+            SeamldrLeaf::SHUTDOWN if is_leaf => Ok(shutdown::run(self, hw, lp, state, reachable)),
+            SeamldrLeaf::SEAMINFO if is_leaf => Ok(seaminfo::run(hw, lp, regs.rcx)),
+            SeamldrLeaf::CLEANUP if is_leaf && self.config.generation.rules().cleans_up => {
+                Ok(cleanup::run(self, hw, lp, state, reachable))
+            }
+            // SEAMLDR-3
+            _ => Ok(SeamldrStatus::EBADPARAM),
         }
-        // SEAMLDR-3
-        if !is(SeamldrLeaf::INFO) {
-            return Ok(SeamldrStatus::EBADPARAM);
-        }
-        // SEAMLDR.INFO-1
-        let buffer = address_space(hw, lp).and_then(|space| space.shared(regs.rcx, SEAMLDR_INFO_SIZE));
-        let Some((pa, key)) = buffer else {
-            return Ok(SeamldrStatus::EBADPARAM);
-        };
-        hw.write(pa, key, self.info(state).as_bytes());
-        Ok(SeamldrStatus::SUCCESS)
     }
+}
 
-    fn info(&self, state: &State) -> SeamldrInfo {
-        let config = &self.config;
-        let mut info = SeamldrInfo::new_zeroed();
-        info.vendor_id = VENDOR_INTEL.into();
-        info.build_date = config.build_date.into();
-        info.build_num = config.build.into();
-        info.minor_version = config.version.minor.into();
-        info.major_version = config.version.major.into();
-        info.update_version = config.version.update.into();
-        info.acm_x2apic_id = config.acm_x2apic_id.into();
-        let left = LoaderConfig { remaining_updates: state.remaining_updates, ..*config }.updates_left();
-        info.num_remaining_updates = left.into();
-        info.seam_debug = u8::from(config.debug_unlocked);
-        info.p_seam_ready = 1;
-        let seamextend = &state.seamextend;
-        if seamextend.present {
-            let disabled = state.installed.as_ref().is_some_and(|module| module.is_disabled());
-            info.seamextend_valid = SEAMEXTEND_VALID.into();
-            info.tcb_svn = seamextend.svn.word().into();
-            info.mrseam = seamextend.seamhash;
-            info.seam_ready = u8::from(seamextend.seam_ready && !disabled);
-        }
-        info
-    }
+/// By which the loader tells LPs apart.
+fn x2apic_id(hw: &dyn Hardware, lp: LpIndex) -> u32 {
+    hw.cpuid(lp, TOPOLOGY, 0).edx
 }
 
 /// The address space as the loader finds it, without a module's help; `None` where the machine's

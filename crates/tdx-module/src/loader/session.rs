@@ -1,4 +1,4 @@
-//! Which LPs have called in the INSTALL that is under way.
+//! Which LPs have called, and the INSTALL that is under way.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,10 @@ impl IdBitmap {
         *word |= bit;
         self.count += u32::from(is_new);
         is_new
+    }
+
+    pub(super) fn contains(&self, id: u32) -> bool {
+        self.words.get(&(id / WORD)).is_some_and(|word| word >> (id % WORD) & 1 != 0)
     }
 
     pub(super) const fn count(&self) -> u32 {
@@ -56,7 +60,8 @@ mod tests {
     fn a_bitmap_takes_each_id_once_however_far_apart_they_are() {
         let mut ids = IdBitmap::default();
         for id in [0, 63, 64, 1023, u32::MAX] {
-            assert!(ids.insert(id), "{id}");
+            assert!(!ids.contains(id), "{id}");
+            assert!(ids.insert(id) && ids.contains(id), "{id}");
             assert!(!ids.insert(id), "{id} again");
         }
         assert_eq!(ids.count(), 5);

@@ -175,11 +175,13 @@ fn the_loader_refuses_other_leaves_and_bad_buffers() {
     let before = bench.hw.facts();
     // "SEAMLDR-3 before SEAMLDR.INFO-1"
     for rax in [
-        1u64 << 63 | 2,
-        1 << 63 | 3,
-        1 << 63 | 4,
-        1 << 63 | 1 << 16 | 1,
+        1u64 << 63 | 5,
+        1 << 63 | 0xFFFF,
         1 << 63 | 1 << 16,
+        1 << 63 | 1 << 16 | 1,
+        1 << 63 | 1 << 16 | 2,
+        1 << 63 | 1 << 24 | 3,
+        1 << 63 | 1 << 32 | 4,
         1 << 63 | 1 << 62,
     ] {
         let regs = bench.raw(0, Registers { rax, ..info() }).expect("an answer");

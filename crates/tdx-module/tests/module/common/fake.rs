@@ -94,6 +94,7 @@ pub(crate) struct Facts {
     pub(crate) pconfig: Option<PconfigError>,
     pub(crate) contended: Vec<LockName>,
     pub(crate) interrupt: bool,
+    pub(crate) cache_parts: u32,
     /// Words of memory; all others are 0.
     pub(crate) memory: BTreeMap<u64, u64>,
     pub(crate) poison: Option<u64>,
@@ -128,6 +129,7 @@ impl Default for Facts {
             pconfig: None,
             contended: Vec::new(),
             interrupt: false,
+            cache_parts: 2,
             memory: BTreeMap::new(),
             poison: None,
         }
@@ -207,6 +209,8 @@ pub(crate) struct FakeHardware {
     initialised: Mutex<Vec<(PhysRange, KeyId)>>,
     /// Keys that were programmed, by LP.
     programmed: Mutex<Vec<(LpIndex, KeyId, KeyAlgorithm)>>,
+    /// Parts of caches that were written back, by LP.
+    written_back: Mutex<Vec<(LpIndex, u32)>>,
     notes: Mutex<Vec<SeamNote>>,
 }
 
@@ -233,6 +237,10 @@ impl FakeHardware {
 
     pub(crate) fn programmed(&self) -> Vec<(LpIndex, KeyId, KeyAlgorithm)> {
         locked(&self.programmed).clone()
+    }
+
+    pub(crate) fn written_back(&self) -> Vec<(LpIndex, u32)> {
+        locked(&self.written_back).clone()
     }
 
     pub(crate) fn notes(&self) -> Vec<SeamNote> {
@@ -357,6 +365,14 @@ impl Hardware for FakeHardware {
         }
         locked(&self.programmed).push((lp, key, algorithm));
         Ok(())
+    }
+
+    fn cache_parts(&self, _lp: LpIndex) -> u32 {
+        locked(&self.facts).cache_parts
+    }
+
+    fn write_back_part(&self, lp: LpIndex, part: u32) {
+        locked(&self.written_back).push((lp, part));
     }
 
     fn contended(&self, _lp: LpIndex, lock: LockName) -> bool {

@@ -200,6 +200,14 @@ pub(crate) fn install(rcx: u64) -> Registers {
     Registers { rax, rcx, rdx: 0x77, ..Registers::default() }
 }
 
+/// A call of a leaf with RCX, and something in RDX that must stay.
+pub(crate) fn leaf(bench: &Bench, lp: u32, leaf: SeamldrLeaf, rcx: u64) -> SeamldrStatus {
+    let regs = Registers { rax: LeafWord::seamldr(leaf).raw(), rcx, rdx: 0x77, ..Registers::default() };
+    let after = bench.raw(lp, regs).expect("the loader answers");
+    assert_eq!(after, Registers { rax: after.rax, ..regs }, "{leaf} has no output but RAX");
+    SeamldrStatus(after.rax)
+}
+
 /// SEAMLDR_INFO as LP 0 reads it.
 pub(crate) fn info(bench: &Bench) -> Vec<u8> {
     let rax = LeafWord::seamldr(SeamldrLeaf::INFO).raw();
