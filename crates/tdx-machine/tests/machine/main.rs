@@ -1,6 +1,7 @@
 //! A machine as a caller sees it.
 
 mod bring_up;
+mod cleanup;
 mod common;
 mod instructions;
 mod posted;
