@@ -132,6 +132,16 @@ impl<'a> Output<'a> {
     }
 }
 
+/// The beginning of a text from outside, for messages: one line, and not all of a large file.
+pub fn glimpse(text: &str) -> String {
+    const MOST: usize = 40;
+    let mut shown: String = text.chars().take(MOST).collect::<String>().escape_debug().collect();
+    if text.chars().nth(MOST).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// `text` cut at spaces into lines of at most `width` characters, longer words left whole.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();

@@ -12,6 +12,7 @@ use tdxhost::explain::{
     explain_words,
 };
 use tdxhost::text::Output;
+use tdxhost::update::checks::RULES;
 use tdxhost::update::{reasons::REASONS, words::WORDS};
 
 fn args(line: &str) -> ExplainArgs {
@@ -442,6 +443,12 @@ fn reasons_against_images_and_words_of_the_upload_are_explained() {
     let word = explain("error transferring:firmware-invalid");
     assert_eq!((word.interface, word.headline.as_str()), (Interface::Upload, "firmware-invalid"));
     assert!(refusal("error seamldr-to-old").contains("did you mean `seamldr-too-old`?"));
+    // What could not be looked at is shown by the name of its check.
+    for rule in RULES {
+        let check = explain(&format!("error {}", rule.id));
+        assert_eq!((check.interface, check.name.as_deref()), (Interface::Image, Some(rule.id)));
+        assert!(text(&check).contains("A check before an update"), "{}", rule.id);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tdx_image::{Reason, find_reason};
 
 use super::explanation::{Explanation, Fault, Interface};
 use crate::text::nearest;
-use crate::update::{reasons, words};
+use crate::update::{checks, reasons, words};
 
 /// No failure has the name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,12 +47,16 @@ pub(super) fn explain_all() -> Explanation {
 pub fn explain(name: &str) -> Result<Explanation, NoSuchError> {
     let spelt = name.to_ascii_lowercase().replace('_', "-");
     let Some(info) = host_errors().find(|info| info.name == spelt) else {
-        return of_image(&spelt).or_else(|| of_upload(&spelt)).ok_or_else(|| {
-            let of_host = host_errors().map(|info| info.name);
-            let of_upload = words::WORDS.iter().map(|word| word.name);
-            let names = of_host.chain(image_reasons().map(|reason| reason.name)).chain(of_upload);
-            NoSuchError { name: name.to_owned(), nearest: nearest(&spelt, names) }
-        });
+        return of_image(&spelt).or_else(|| of_check(&spelt)).or_else(|| of_upload(&spelt)).ok_or_else(
+            || {
+                let of_host = host_errors().map(|info| info.name);
+                let of_upload = words::WORDS.iter().map(|word| word.name);
+                let of_checks = checks::RULES.into_iter().map(|rule| rule.id);
+                let names = of_host.chain(image_reasons().map(|reason| reason.name));
+                let names = names.chain(of_checks).chain(of_upload);
+                NoSuchError { name: name.to_owned(), nearest: nearest(&spelt, names) }
+            },
+        );
     };
     let mut explanation = Explanation::new(Interface::HostError, info.name, info.template);
     explanation.name = Some(info.name.to_owned());
@@ -88,6 +92,16 @@ fn of_image(name: &str) -> Option<Explanation> {
     let mut explanation = Explanation::new(Interface::Image, reason.name, reason.template);
     explanation.name = Some(reason.name.to_owned());
     explanation.advise(reason.advice);
+    Some(explanation)
+}
+
+/// The check before an update named `name`, which stands there for what could not be looked at.
+fn of_check(name: &str) -> Option<Explanation> {
+    let rule = checks::find(name)?;
+    let text = format!("A check before an update, which wants {}.", rule.expected);
+    let mut explanation = Explanation::new(Interface::Image, rule.id, text);
+    explanation.name = Some(rule.id.to_owned());
+    explanation.advise("`tdxhost doctor --update IMAGE` tells what it saw, or why it saw nothing.");
     Some(explanation)
 }
 

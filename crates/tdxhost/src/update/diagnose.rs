@@ -1,7 +1,7 @@
 //! What can be told of an update that failed, from the files before and after it.
 
+use super::checks::sentence;
 use super::host::HostFacts;
-use super::rules::sentence;
 use super::upload::KernelWord;
 use super::words;
 use crate::api::UpdateFacts;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -21,6 +21,7 @@ use super::layout::{Layout, Places};
 use super::version::version;
 use crate::api::{self, CpusFacts, HostState};
 use crate::doctor::{CpuIdentity, Facts, RealHost, Snapshot, Unseen};
+use crate::text::glimpse;
 
 /// A fact, or why it is not known.
 pub type Fact<T> = Result<T, Unknown>;
@@ -185,7 +186,7 @@ impl MachineFacts {
     }
 
     fn of_tree(sysfs: &Path) -> Self {
-        let modalias = fs::read_to_string(sysfs.join("devices/system/cpu/modalias")).ok();
+        let modalias = read(&sysfs.join("devices/system/cpu/modalias")).ok();
         let signature = modalias.as_deref().and_then(modalias_signature);
         Self {
             state: None,
@@ -223,15 +224,31 @@ fn signature_of(cpu: &CpuIdentity) -> Fact<u32> {
 
 fn madt(sysfs: &Path) -> Fact<X2ApicIds> {
     let path = sysfs.join("firmware/acpi/tables/APIC");
-    let table = fs::read(&path).map_err(|error| cannot(&path, &error))?;
+    let table = bytes(&path).map_err(|error| cannot(&path, &error))?;
     match madt_x2apic_ids(&table) {
         Some(ids) => Ok(X2ApicIds { ids, all: true, source: "the firmware's MADT" }),
         None => unknown(format!("{} is no MADT", path.display())),
     }
 }
 
+/// Bytes of a file that are read: `/proc/cpuinfo` of 8,192 CPUs fits.
+const READ_LIMIT: u64 = 32 << 20;
+
+/// The bytes of a file of the kernel, or of what stands for one.
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(READ_LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let text =
+        String::from_utf8(bytes(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(text.trim_end().to_owned())
+}
+
 fn read(path: &Path) -> Fact<String> {
-    fs::read_to_string(path).map(|text| text.trim_end().to_owned()).map_err(|error| cannot(path, &error))
+    text(path).map_err(|error| cannot(path, &error))
 }
 
 fn cannot(path: &Path, error: &io::Error) -> Unknown {
@@ -251,8 +268,8 @@ fn parsed(text: &str) -> Fact<Version> {
 /// ENXIO for both.
 fn module_version(path: &Path) -> (Fact<Version>, Option<HostState>) {
     let lost = |what: &str, errno: Errno| unknown(format!("{what} ({}: {errno:?})", path.display()));
-    match fs::read_to_string(path) {
-        Ok(text) => (parsed(text.trim_end()), None),
+    match text(path) {
+        Ok(text) => (parsed(&text), None),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
             Some(errno @ Errno::EBUSY) => {
                 (lost("an update that failed shut the module down", errno), Some(HostState::ModuleDown))
@@ -299,7 +316,9 @@ impl HostFacts {
             module_features,
             seamldr: offered(places.seamldr_version.as_ref(), hidden).and_then(|text| parsed(&text)),
             remaining_updates: offered(places.remaining_updates.as_ref(), hidden).and_then(|text| {
-                text.parse().map_err(|_| Unknown(format!("`{text}` in num_remaining_updates is no number")))
+                text.parse().map_err(|_| {
+                    Unknown(format!("`{}` in num_remaining_updates is no number", glimpse(&text)))
+                })
             }),
             cpus_online: cpus("online"),
             cpus_present: cpus("present"),

@@ -6,6 +6,7 @@
 
 pub mod build;
 pub mod candidate;
+pub mod checks;
 pub mod cpus;
 pub mod diagnose;
 pub mod host;

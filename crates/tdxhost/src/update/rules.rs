@@ -12,6 +12,11 @@ use tdx_image::{Checksum, HeaderVersion, cpus};
 use tdx_module::profile::Svn;
 
 use super::candidate::{Candidate, ImageFacts, Refusal, VersionSource};
+use super::checks::{
+    CPUS_ONLINE, IMAGE, IMAGE_CPU, IMAGE_HEADER, IMAGE_PRODUCTION, IMAGE_RELEASE, IMAGE_RELOCATIONS,
+    IMAGE_SIGNATURE, IMAGE_SIGSTRUCT, IMAGE_SVN, MODULE_LINE, MODULE_ORDER, MODULE_STATE, SEAMLDR_VERSION,
+    SEAMRET_VMCS, TD_PRESERVING, UPDATE_OFFERED, UPDATES_LEFT, UPLOAD_IDLE, X2APIC_IDS,
+};
 use super::host::{Fact, HostFacts, Unknown};
 use super::layout::Layout;
 use super::mapping::{Mapping, listed};
@@ -70,11 +75,10 @@ pub fn preflight(host: &HostFacts, candidate: &Candidate, mapping: &Mapping, pol
 
 /// Does the image suit the machine, whatever module runs there?
 pub fn fitness(host: &HostFacts, candidate: &Candidate, mapping: &Mapping, policy: Policy) -> Vec<Check> {
-    const WELL_FORMED: &str = "a well-formed image with header 0x100 or 0x200";
     const ADVICE: &str = "Get the file again, or look at it with `tdxhost module inspect`.";
     let image = match &candidate.image {
         Ok(image) => image,
-        Err(refusal) => return vec![failed("image", WELL_FORMED, refusal, ADVICE)],
+        Err(refusal) => return vec![IMAGE.failed(refusal, ADVICE)],
     };
     let sum = match image.checksum {
         Checksum::Good => "checksum good",
@@ -82,7 +86,7 @@ pub fn fitness(host: &HostFacts, candidate: &Candidate, mapping: &Mapping, polic
         Checksum::Wrong { .. } => "checksum wrong",
     };
     vec![
-        Check::ok("image", WELL_FORMED, format!("header {}, {sum}", image.header)),
+        IMAGE.ok(format!("header {}, {sum}", image.header)),
         header(host, image, policy),
         signature(host, image),
         production(image, policy),
@@ -132,74 +136,37 @@ pub fn td_builds(host: &HostFacts) -> Option<String> {
     Some(format!("Let no TD be built during the update, or its measurement may be wrong: {why}."))
 }
 
-fn failed(id: &'static str, expected: &'static str, refusal: &Refusal, advice: &str) -> Check {
-    let advice = if refusal.advice.is_empty() { advice.to_owned() } else { sentence(refusal.advice) };
-    Check::failed(id, expected, refusal.sentence.clone(), advice).because(refusal.name)
-}
-
-/// Advice of an error, as a sentence.
-pub(super) fn sentence(advice: &str) -> String {
-    let mut letters = advice.chars();
-    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", letters.as_str())
-}
-
 /// Where facts of the module and of P-SEAMLDR come from.
 const OF_DEVICE: &str = "The tdx_host device tells it, in part to root only; without a device, `tdxhost doctor` says what is missing.";
 
-/// A check that could not be made.
-fn unseen(id: &'static str, expected: &'static str, why: &Unknown, advice: &str) -> Check {
-    Check::unknown(id, expected, why.to_string(), advice)
-}
-
 fn header(host: &HostFacts, image: &ImageFacts, policy: Policy) -> Check {
-    const ID: &str = "image-header";
-    const EXPECTED: &str = "a header that the kernel takes, or that can be converted";
     match policy.header.or(host.header) {
-        Some(wanted) if wanted == image.header => Check::ok(ID, EXPECTED, format!("{wanted}, as it is")),
-        Some(wanted) => Check::ok(
-            ID,
-            EXPECTED,
-            format!("{} in the file; {wanted} is what will be uploaded", image.header),
-        ),
-        None => Check::unknown(
-            ID,
-            EXPECTED,
-            "no file tells which kernel this is",
-            "Give `tdxhost module` the header with --header.",
-        ),
+        Some(wanted) if wanted == image.header => IMAGE_HEADER.ok(format!("{wanted}, as it is")),
+        Some(wanted) => {
+            IMAGE_HEADER.ok(format!("{} in the file; {wanted} is what will be uploaded", image.header))
+        }
+        None => IMAGE_HEADER
+            .unseen("no file tells which kernel this is", "Give `tdxhost module` the header with --header."),
     }
 }
 
 fn signature(host: &HostFacts, image: &ImageFacts) -> Check {
-    const ID: &str = "image-signature";
-    const EXPECTED: &str = "signed by Intel, signature and hash right";
     match &image.signer {
-        Ok(Signer::Intel) => Check::ok(ID, EXPECTED, "signed by Intel, signature and hash right"),
-        Ok(Signer::TdxhostTestKey) if host.this_machine => failed(
-            ID,
-            EXPECTED,
-            &Refusal::new("test-key", "signed with the test key of tdxhost, which no CPU trusts"),
+        Ok(Signer::Intel) => IMAGE_SIGNATURE.ok("signed by Intel, signature and hash right"),
+        Ok(Signer::TdxhostTestKey) if host.this_machine => IMAGE_SIGNATURE.failed(&Refusal::new("test-key", "signed with the test key of tdxhost, which no CPU trusts"),
             "Take an image that Intel published; test images are for software machines.",
         ),
-        Ok(Signer::TdxhostTestKey) => Check::ok(
-            ID,
-            EXPECTED,
-            "signed with the test key of tdxhost, which only a software machine trusts; signature and hash right",
+        Ok(Signer::TdxhostTestKey) => IMAGE_SIGNATURE.ok("signed with the test key of tdxhost, which only a software machine trusts; signature and hash right",
         ),
-        Err(refusal) => failed(ID, EXPECTED, refusal, "Get the file again from where it was published."),
+        Err(refusal) => IMAGE_SIGNATURE.failed(refusal, "Get the file again from where it was published."),
     }
 }
 
 fn production(image: &ImageFacts, policy: Policy) -> Check {
-    const ID: &str = "image-production";
-    const EXPECTED: &str = "a production module";
     match (image.debug, policy.allow_debug) {
-        (false, _) => Check::ok(ID, EXPECTED, "signed for production"),
-        (true, true) => Check::ok(ID, EXPECTED, "signed for debugging, which is allowed"),
-        (true, false) => failed(
-            ID,
-            EXPECTED,
+        (false, _) => IMAGE_PRODUCTION.ok("signed for production"),
+        (true, true) => IMAGE_PRODUCTION.ok("signed for debugging, which is allowed"),
+        (true, false) => IMAGE_PRODUCTION.failed(
             &Refusal::new("image-debug", "signed for debugging (module type bit 31)"),
             "Only a machine that is unlocked for debugging loads it: --allow-debug.",
         ),
@@ -223,38 +190,34 @@ pub fn cpus_in_words(cpus: &[u32]) -> String {
 }
 
 fn cpu(host: &HostFacts, image: &ImageFacts) -> Check {
-    const ID: &str = "image-cpu";
-    const EXPECTED: &str = "the CPU stands in the image's list (stepping ignored)";
     const ADVICE: &str = "Take a release for this CPU; Intel splits some releases by platform.";
     let listed = cpus_in_words(&image.cpus);
     match &host.cpuid_1_eax {
         Ok(here) if image.cpus.iter().any(|cpu| cpu & !0xF == here & !0xF) => {
-            Check::ok(ID, EXPECTED, format!("{} is in the list", cpu_in_words(*here)))
+            IMAGE_CPU.ok(format!("{} is in the list", cpu_in_words(*here)))
         }
         Ok(here) => {
             let sentence = format!("the image is for {listed}, this is {}", cpu_in_words(*here));
-            failed(ID, EXPECTED, &Refusal::new("image-cpu-unsupported", sentence), ADVICE)
+            IMAGE_CPU.failed(&Refusal::new("image-cpu-unsupported", sentence), ADVICE)
         }
-        Err(why) => unseen(ID, EXPECTED, why, &format!("The image is for {listed}: compare it by hand.")),
+        Err(why) => IMAGE_CPU.unseen(why, &format!("The image is for {listed}: compare it by hand.")),
     }
 }
 
 fn release(candidate: &Candidate, mapping: &Mapping) -> Check {
-    const ID: &str = "image-release";
-    const EXPECTED: &str = "a release that the table of releases knows";
     const ADVICE: &str = "Get the newest mapping_file.json and give it with --mapping.";
     let Some(identity) = candidate.identity else {
-        return Check::unknown(
-            ID,
-            EXPECTED,
-            "neither hash, record nor file name tells the version",
-            "Name the file tdx_module_a.b.cc.blob.",
-        )
-        .because("version-unknown");
+        return IMAGE_RELEASE
+            .unseen(
+                "neither hash, record nor file name tells the version",
+                "Name the file tdx_module_a.b.cc.blob.",
+            )
+            .because("version-unknown");
     };
     let version = identity.version;
     if mapping.find(version).is_none() {
-        return Check::unknown(ID, EXPECTED, format!("{} does not know {version}", mapping.source), ADVICE)
+        return IMAGE_RELEASE
+            .unseen(format!("{} does not know {version}", mapping.source), ADVICE)
             .because("unknown-release");
     }
     let doubt = match (identity.name_says, identity.source) {
@@ -262,13 +225,10 @@ fn release(candidate: &Candidate, mapping: &Mapping) -> Check {
         (None, VersionSource::FileName) => " by the file's name".to_owned(),
         (None, _) => String::new(),
     };
-    Check::ok(ID, EXPECTED, format!("{version}{doubt}"))
+    IMAGE_RELEASE.ok(format!("{version}{doubt}"))
 }
 
 fn version_rules(running: &Running, candidate: &Candidate, mapping: &Mapping) -> Vec<Check> {
-    const LINE: &str = "the same major.minor as the running module";
-    const ORDER: &str = "not older than the running module";
-    const FLOOR: &str = "the running module is new enough for its TDs to survive the step";
     let unnamed = || Unknown("the version of the image is not known".to_owned());
     let versions = match (&running.version, candidate.version().ok_or_else(unnamed)) {
         (Ok(from), Ok(to)) => Ok((*from, to)),
@@ -279,64 +239,55 @@ fn version_rules(running: &Running, candidate: &Candidate, mapping: &Mapping) ->
         Ok(versions) => versions,
         Err(why) => {
             return vec![
-                unseen("module-line", LINE, &why, OF_DEVICE),
-                unseen("module-order", ORDER, &why, OF_DEVICE),
-                unseen("td-preserving", FLOOR, &why, OF_DEVICE),
+                MODULE_LINE.unseen(&why, OF_DEVICE),
+                MODULE_ORDER.unseen(&why, OF_DEVICE),
+                TD_PRESERVING.unseen(&why, OF_DEVICE),
             ];
         }
     };
     if !same_line(from, to) {
         let sentence = format!("{to} is of another line than the running {from}");
         let refusal = Refusal::new("version-line-differs", sentence);
-        return vec![failed("module-line", LINE, &refusal, "Only a cold boot changes the line.")];
+        return vec![MODULE_LINE.failed(&refusal, "Only a cold boot changes the line.")];
     }
-    let line = Check::ok("module-line", LINE, format!("{}.{}", to.major, to.minor));
+    let line = MODULE_LINE.ok(format!("{}.{}", to.major, to.minor));
     let order = match to.cmp(&from) {
         Ordering::Less => {
             let refusal = Refusal::new("version-older", format!("{to} is older than the running {from}"));
-            failed("module-order", ORDER, &refusal, "An older release is loaded at boot only.")
+            MODULE_ORDER.failed(&refusal, "An older release is loaded at boot only.")
         }
-        Ordering::Equal => {
-            Check::ok("module-order", ORDER, format!("{to} runs already; this installs it again"))
-        }
-        Ordering::Greater => Check::ok("module-order", ORDER, format!("{from} → {to}")),
+        Ordering::Equal => MODULE_ORDER.ok(format!("{to} runs already; this installs it again")),
+        Ordering::Greater => MODULE_ORDER.ok(format!("{from} → {to}")),
     };
     let floor = match mapping.find(to).map(|release| release.min_module_version_for_td_preserving) {
         Some(floor) if !same_line(floor, to) || floor.update > from.update => {
             let sentence = format!("{to} takes TDs over from {floor} on, {from} runs");
             let refusal = Refusal::new("running-too-old", sentence);
-            failed(
-                "td-preserving",
-                FLOOR,
-                &refusal,
-                "Go through a release in between: `tdxhost module plan`.",
-            )
+            TD_PRESERVING.failed(&refusal, "Go through a release in between: `tdxhost module plan`.")
         }
-        Some(floor) => Check::ok("td-preserving", FLOOR, format!("{to} takes TDs over from {floor} on")),
+        Some(floor) => TD_PRESERVING.ok(format!("{to} takes TDs over from {floor} on")),
         None => {
             let why = Unknown(format!("{} does not know {to}", mapping.source));
-            unseen("td-preserving", FLOOR, &why, "Give a newer mapping_file.json with --mapping.")
+            TD_PRESERVING.unseen(&why, "Give a newer mapping_file.json with --mapping.")
         }
     };
     vec![line, order, floor]
 }
 
 fn seamldr(host: &HostFacts, candidate: &Candidate, mapping: &Mapping) -> Check {
-    const ID: &str = "seamldr-version";
-    const EXPECTED: &str = "a P-SEAMLDR of a line and an age that loads the release";
     const ADVICE: &str = "P-SEAMLDR comes with the BIOS: update it, or take another release.";
     let here = match &host.seamldr {
         Ok(here) => *here,
-        Err(why) => return unseen(ID, EXPECTED, why, OF_DEVICE),
+        Err(why) => return SEAMLDR_VERSION.unseen(why, OF_DEVICE),
     };
     let Some(release) = candidate.version().and_then(|version| mapping.find(version)) else {
         let why = Unknown(format!("{} does not know the release", mapping.source));
-        return unseen(ID, EXPECTED, &why, "Give a newer mapping_file.json with --mapping.");
+        return SEAMLDR_VERSION.unseen(&why, "Give a newer mapping_file.json with --mapping.");
     };
     let needed = &release.min_seamldr_versions;
     let all = listed(needed);
     if needed.iter().any(|least| same_line(*least, here) && least.update <= here.update) {
-        return Check::ok(ID, EXPECTED, format!("{here}; the release needs {all}"));
+        return SEAMLDR_VERSION.ok(format!("{here}; the release needs {all}"));
     }
     let refusal = if needed.iter().any(|least| same_line(*least, here)) {
         Refusal::new("seamldr-too-old", format!("P-SEAMLDR {here} is older than the release needs ({all})"))
@@ -346,40 +297,34 @@ fn seamldr(host: &HostFacts, candidate: &Candidate, mapping: &Mapping) -> Check 
             format!("P-SEAMLDR {here} is of another line than the release needs ({all})"),
         )
     };
-    failed(ID, EXPECTED, &refusal, ADVICE)
+    SEAMLDR_VERSION.failed(&refusal, ADVICE)
 }
 
 fn fields(host: &HostFacts, image: &ImageFacts) -> Check {
-    const ID: &str = "image-sigstruct";
-    const EXPECTED: &str = "SIGSTRUCT fields that the running P-SEAMLDR accepts";
     let (line, result) = match &host.seamldr {
         Ok(here) if here.major >= 2 => ("2.0", &image.fields_2_0),
         Ok(_) => ("1.5", &image.fields_1_5),
-        Err(why) => return unseen(ID, EXPECTED, why, OF_DEVICE),
+        Err(why) => return IMAGE_SIGSTRUCT.unseen(why, OF_DEVICE),
     };
     match result {
-        Ok(()) => Check::ok(ID, EXPECTED, format!("as P-SEAMLDR {line} wants them")),
-        Err(refusal) => failed(ID, EXPECTED, refusal, "Take a release for this P-SEAMLDR."),
+        Ok(()) => IMAGE_SIGSTRUCT.ok(format!("as P-SEAMLDR {line} wants them")),
+        Err(refusal) => IMAGE_SIGSTRUCT.failed(refusal, "Take a release for this P-SEAMLDR."),
     }
 }
 
 fn relocations(image: &ImageFacts) -> Check {
-    const ID: &str = "image-relocations";
-    const EXPECTED: &str = "relocations that P-SEAMLDR can apply: it looks when the old module is gone";
     match &image.relocations {
-        Ok(()) => Check::ok(ID, EXPECTED, "all inside the module"),
-        Err(refusal) => failed(ID, EXPECTED, refusal, "Get the file again from where it was published."),
+        Ok(()) => IMAGE_RELOCATIONS.ok("all inside the module"),
+        Err(refusal) => IMAGE_RELOCATIONS.failed(refusal, "Get the file again from where it was published."),
     }
 }
 
 fn svn(running: &Running, image: &ImageFacts) -> Check {
-    const ID: &str = "image-svn";
-    const EXPECTED: &str = "the same major SVN as the running module, a minor SVN not lower";
     const ADVICE: &str = "P-SEAMLDR refuses it after the running module was shut down: take another release.";
     let to = image.svn;
     let from = match &running.svn {
         Ok(from) => *from,
-        Err(why) => return unseen(ID, EXPECTED, why, "Compare it by hand: `tdxhost module inspect`."),
+        Err(why) => return IMAGE_SVN.unseen(why, "Compare it by hand: `tdxhost module inspect`."),
     };
     let words = |svn: Svn| format!("{}.{}", svn.major, svn.minor);
     let refusal = if to.major != from.major {
@@ -391,38 +336,33 @@ fn svn(running: &Running, image: &ImageFacts) -> Check {
             format!("SVN {} is lower than the running {}", words(to), words(from)),
         )
     } else {
-        return Check::ok(ID, EXPECTED, format!("{}; {} runs", words(to), words(from)));
+        return IMAGE_SVN.ok(format!("{}; {} runs", words(to), words(from)));
     };
-    failed(ID, EXPECTED, &refusal, ADVICE)
+    IMAGE_SVN.failed(&refusal, ADVICE)
 }
 
 fn alive(host: &HostFacts) -> Check {
-    const ID: &str = "module-state";
-    const EXPECTED: &str = "a module that answers, or that an update shut down which can go on";
-    let refused = |name, sentence: &str| {
-        failed(ID, EXPECTED, &Refusal::new(name, sentence), "Power-cycle the machine.")
-    };
     match (host.state, &host.module) {
         (Some(HostState::ModuleGone), _) => {
-            refused("module-gone", "an update failed for good: there is no module to update")
+            let sentence = "an update failed for good: there is no module to update";
+            MODULE_STATE.failed(&Refusal::new("module-gone", sentence), "Power-cycle the machine.")
         }
         (Some(HostState::ModuleDown), _) => {
-            Check::ok(ID, EXPECTED, "shut down by an update that failed; this one may bring it back")
+            MODULE_STATE.ok("shut down by an update that failed; this one may bring it back")
         }
-        (_, Ok(version)) => Check::ok(ID, EXPECTED, format!("{version} answers")),
+        (_, Ok(version)) => MODULE_STATE.ok(format!("{version} answers")),
         (Some(state), Err(_)) => {
-            refused("update-not-offered", &format!("the machine has no module: {}", state.describe()))
+            let sentence = format!("the machine has no module: {}", state.describe());
+            let refusal = Refusal::new("update-not-offered", sentence);
+            MODULE_STATE.failed(&refusal, "Bring TDX up first: `tdxhost status` says how far it is.")
         }
-        (None, Err(why)) => unseen(ID, EXPECTED, why, OF_DEVICE),
+        (None, Err(why)) => MODULE_STATE.unseen(why, OF_DEVICE),
     }
 }
 
 fn offered(host: &HostFacts) -> Check {
-    const ID: &str = "update-offered";
-    const EXPECTED: &str =
-        "the kernel offers updates: class/firmware/tdx_module, or seamldr_upload before 2026";
     if let Some(upload) = &host.upload {
-        return Check::ok(ID, EXPECTED, upload.directory.display().to_string());
+        return UPDATE_OFFERED.ok(upload.directory.display().to_string());
     }
     let (sentence, advice) = match (&host.module, &host.module_features) {
         (Err(why), _) => (
@@ -442,57 +382,47 @@ fn offered(host: &HostFacts) -> Check {
             "Linux has it since 7.3, with CONFIG_TDX_HOST_SERVICES and firmware upload.",
         ),
     };
-    failed(ID, EXPECTED, &Refusal::new("update-not-offered", sentence), advice)
+    UPDATE_OFFERED.failed(&Refusal::new("update-not-offered", sentence), advice)
 }
 
 fn vmcs(host: &HostFacts) -> Check {
-    const ID: &str = "seamret-vmcs";
-    const EXPECTED: &str = "SEAMRET of P-SEAMLDR keeps the current VMCS (IA32_VMX_BASIC bit 60)";
     match &host.seamret_invd_vmcs {
-        Ok(false) => Check::ok(ID, EXPECTED, "the kernel lists no such erratum"),
-        Ok(true) => failed(
-            ID,
-            EXPECTED,
+        Ok(false) => SEAMRET_VMCS.ok("the kernel lists no such erratum"),
+        Ok(true) => SEAMRET_VMCS.failed(
             &Refusal::new("seamret-invd-vmcs", "the CPU has the erratum: calls to P-SEAMLDR lose the VMCS"),
             "Load the module at boot instead.",
         ),
         // Linux 7.3 registers the upload only on a CPU without it; earlier kernels did not know it.
         Err(_) if host.upload.is_some() && host.layout == Some(Layout::Linux7_3) => {
-            Check::ok(ID, EXPECTED, "the kernel offers updates")
+            SEAMRET_VMCS.ok("the kernel offers updates")
         }
-        Err(why) => unseen(ID, EXPECTED, why, "Look for seamret_invd_vmcs in /proc/cpuinfo."),
+        Err(why) => SEAMRET_VMCS.unseen(why, "Look for seamret_invd_vmcs in /proc/cpuinfo."),
     }
 }
 
 fn updates_left(host: &HostFacts) -> Check {
-    const ID: &str = "updates-left";
-    const EXPECTED: &str = "a number of remaining updates above 0";
     match &host.remaining_updates {
-        Ok(0) => failed(
-            ID,
-            EXPECTED,
+        Ok(0) => UPDATES_LEFT.failed(
             &Refusal::new("update-log-full", "no update is left: the log of P-SEAMLDR is full"),
             "Only a platform reset empties the log.",
         ),
-        Ok(left) => Check::ok(ID, EXPECTED, left.to_string()),
-        Err(why) => unseen(ID, EXPECTED, why, OF_DEVICE),
+        Ok(left) => UPDATES_LEFT.ok(left.to_string()),
+        Err(why) => UPDATES_LEFT.unseen(why, OF_DEVICE),
     }
 }
 
 fn cpus_online(host: &HostFacts) -> Check {
-    const ID: &str = "cpus-online";
-    const EXPECTED: &str = "every processor that the platform counts is online";
     const ADVICE: &str =
         "Take them online: P-SEAMLDR waits for all of them, and all TDs are lost when one is missing.";
     let (online, present) = match (&host.cpus_online, &host.cpus_present) {
         (Ok(online), Ok(present)) => (online, present),
-        (Err(why), _) | (_, Err(why)) => return unseen(ID, EXPECTED, why, ADVICE),
+        (Err(why), _) | (_, Err(why)) => return CPUS_ONLINE.unseen(why, ADVICE),
     };
     let list = |cpus: &mut dyn Iterator<Item = u32>| cpu_list(cpus);
     let missing = list(&mut present.difference(online).copied());
     if !missing.is_empty() {
         let refusal = Refusal::new("update-cpu-offline", format!("CPUs {missing} are offline"));
-        return failed(ID, EXPECTED, &refusal, ADVICE);
+        return CPUS_ONLINE.failed(&refusal, ADVICE);
     }
     if let Ok(ids) = &host.x2apic_ids
         && ids.all
@@ -504,46 +434,40 @@ fn cpus_online(host: &HostFacts) -> Check {
             ids.source,
             ids.ids.len()
         );
-        return failed(ID, EXPECTED, &Refusal::new("update-cpu-offline", sentence), ADVICE);
+        return CPUS_ONLINE.failed(&Refusal::new("update-cpu-offline", sentence), ADVICE);
     }
-    Check::ok(ID, EXPECTED, format!("{} are online", list(&mut online.iter().copied())))
+    CPUS_ONLINE.ok(format!("{} are online", list(&mut online.iter().copied())))
 }
 
 fn x2apic(host: &HostFacts, policy: Policy) -> Check {
-    const ID: &str = "x2apic-ids";
-    const EXPECTED: &str = "every x2APIC id below the limit of P-SEAMLDR (1024 in all public ones)";
     const ADVICE: &str = "If P-SEAMLDR is known to take larger ids, say so with --x2apic-limit; otherwise all TDs would be \
                           lost.";
     let limit = policy.x2apic_limit;
     let ids = match &host.x2apic_ids {
         Ok(ids) => ids,
-        Err(why) => return unseen(ID, EXPECTED, why, ADVICE),
+        Err(why) => return X2APIC_IDS.unseen(why, ADVICE),
     };
     let highest = ids.ids.last().copied().unwrap_or_default();
     if highest >= limit {
         let sentence = format!("x2APIC id {highest} ({}) is not below {limit}", ids.source);
-        return failed(ID, EXPECTED, &Refusal::new("x2apic-id-too-large", sentence), ADVICE);
+        return X2APIC_IDS.failed(&Refusal::new("x2apic-id-too-large", sentence), ADVICE);
     }
     let everyone_online = matches!((&host.cpus_online, &host.cpus_present), (Ok(a), Ok(b)) if a == b);
     if ids.all || everyone_online {
-        return Check::ok(ID, EXPECTED, format!("the highest is {highest} ({})", ids.source));
+        return X2APIC_IDS.ok(format!("the highest is {highest} ({})", ids.source));
     }
     let why = Unknown(format!("the ids of offline CPUs; the highest online one is {highest}"));
-    unseen(ID, EXPECTED, &why, "Run this as root: then the firmware's MADT tells.")
+    X2APIC_IDS.unseen(&why, "Run this as root: then the firmware's MADT tells.")
 }
 
 fn idle(host: &HostFacts) -> Check {
-    const ID: &str = "upload-idle";
-    const EXPECTED: &str = "no update is running (status idle)";
     match host.upload.as_ref().map(|upload| &upload.status) {
-        Some(Ok(status)) if status == "idle" => Check::ok(ID, EXPECTED, "idle"),
-        Some(Ok(status)) => failed(
-            ID,
-            EXPECTED,
+        Some(Ok(status)) if status == "idle" => UPLOAD_IDLE.ok("idle"),
+        Some(Ok(status)) => UPLOAD_IDLE.failed(
             &Refusal::new("update-running", format!("status is {status}")),
             "Wait for the other update; an upload that was left half way ends with `echo -1 > loading`.",
         ),
-        Some(Err(why)) => unseen(ID, EXPECTED, why, "Read the file as root."),
-        None => unseen(ID, EXPECTED, &Unknown("no upload directory".to_owned()), "See update-offered."),
+        Some(Err(why)) => UPLOAD_IDLE.unseen(why, "Read the file as root."),
+        None => UPLOAD_IDLE.unseen("no upload directory", "See update-offered."),
     }
 }

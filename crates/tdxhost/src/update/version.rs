@@ -3,6 +3,8 @@
 use serde::Serializer;
 use tdx_abi::seamldr::Version;
 
+use crate::text::glimpse;
+
 /// Why a text is no version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no version: it is written major.minor.update, such as 1.5.06")]
@@ -17,7 +19,7 @@ pub fn version(text: &str) -> Result<Version, VersionError> {
     let mut parts = text.split('.').map(number);
     match (parts.next().flatten(), parts.next().flatten(), parts.next().flatten(), parts.next()) {
         (Some(major), Some(minor), Some(update), None) => Ok(Version::new(major, minor, update)),
-        _ => Err(VersionError(text.to_owned())),
+        _ => Err(VersionError(glimpse(text))),
     }
 }
 
@@ -54,6 +56,12 @@ mod tests {
         for text in ["", "1.5", "1.5.06.1", "1.5.x", "1..6", "+1.5.6", "1.5.-6", "1.5.70000", "1.5.6 "] {
             assert_eq!(version(text), Err(VersionError(text.to_owned())), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_text_of_many_lines_does_not_flood_the_message() {
+        let error = version(&"x\n".repeat(1 << 20)).unwrap_err().to_string();
+        assert_eq!((error.lines().count(), error.len() < 200), (1, true), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tdxhost::api::HostState;
 use tdxhost::doctor::{Check, State};
 use tdxhost::explain::explain_error;
 use tdxhost::update::candidate::Identity;
+use tdxhost::update::checks::RULES;
 use tdxhost::update::rules::td_builds;
 use tdxhost::update::{Candidate, HostFacts, Layout, Mapping, Policy, Refusal, VersionSource, preflight};
 
@@ -43,6 +44,8 @@ type Change = fn(&mut Case);
 
 #[test]
 fn a_release_that_fits_passes_every_check() {
+    let made: Vec<&str> = checks(&good()).iter().map(|check| check.id).collect();
+    assert_eq!(made, RULES.map(|rule| rule.id), "every rule is applied, in its order");
     assert_eq!(amiss(&good()), []);
     let ids: Vec<&str> = checks(&good()).iter().map(|check| check.id).collect();
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "an id stands there twice");
