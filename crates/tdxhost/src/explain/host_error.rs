@@ -98,7 +98,7 @@ fn of_image(name: &str) -> Option<Explanation> {
 /// The check before an update named `name`, which stands there for what could not be looked at.
 fn of_check(name: &str) -> Option<Explanation> {
     let rule = checks::find(name)?;
-    let text = format!("A check before an update, which wants {}.", rule.expected);
+    let text = format!("A check before an update. It expects: {}.", rule.expected);
     let mut explanation = Explanation::new(Interface::Image, rule.id, text);
     explanation.name = Some(rule.id.to_owned());
     explanation.advise("`tdxhost doctor --update IMAGE` tells what it saw, or why it saw nothing.");
