@@ -285,7 +285,7 @@ fn calls_of_sys_disable_keep_their_promises() {
 
 #[test]
 fn calls_to_the_loader_keep_their_promises() {
-    on_numbers(fuzz::seamldr_leaves, 25, 600);
+    on_numbers(fuzz::seamldr_leaves, 400, 600);
 }
 
 #[test]

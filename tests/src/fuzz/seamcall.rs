@@ -14,8 +14,8 @@ use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::metadata::{SYS_FIELDS, sys};
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, Registers};
-use tdx_machine::spec::Hex;
-use tdx_machine::{Fault, LpIndex};
+use tdx_machine::spec::{Generation, Hex};
+use tdx_machine::{Fault, LpIndex, PlatformSpec};
 use tdx_module::MODELLED_LEAVES;
 
 use super::bytes::Choices;
@@ -70,17 +70,29 @@ pub fn any_leaf(data: &[u8]) {
 
 /// Calls to the P-SEAMLDR, the module's in between.
 pub fn seamldr_leaves(data: &[u8]) {
+    const LEAVES: &[SeamldrLeaf] = &[
+        SeamldrLeaf::SEAMINFO,
+        SeamldrLeaf::CLEANUP,
+        SeamldrLeaf::CLEANUP,
+        SeamldrLeaf::CLEANUP,
+        SeamldrLeaf::SHUTDOWN,
+        SeamldrLeaf::INSTALL,
+    ];
     let mut choices = Choices::new(data);
-    let bench = prepared(&mut choices, &Stage::ALL);
+    let mut spec = spec(&mut choices);
+    let loaders = [Generation::V2_0, Generation::V1_5_02, Generation::V1_5, Generation::V1_0];
+    spec.seamldr.generation = Some(choices.of(&loaders));
+    let bench = on(spec, &mut choices, &Stage::ALL);
     for _ in 0..CALLS {
         if choices.is_empty() {
             break;
         }
         around(&bench, &mut choices);
         let lp = lp(&mut choices);
-        let rax = match choices.below(4) {
-            0 | 1 => LeafWord::seamldr(SeamldrLeaf::INFO).raw(),
-            2 => LeafWord::seamldr(SeamldrLeaf(choices.below(256).try_into().unwrap_or(0))).raw(),
+        let rax = match choices.below(8) {
+            0 => LeafWord::seamldr(SeamldrLeaf::INFO).raw(),
+            1..=5 => LeafWord::seamldr(choices.of(LEAVES)).raw(),
+            6 => LeafWord::seamldr(SeamldrLeaf(choices.below(256).try_into().unwrap_or(0))).raw(),
             _ => choices.word() | 1 << 63,
         };
         let rcx = if choices.flag() { SCRATCH } else { operand(&bench, &mut choices) };
@@ -121,8 +133,18 @@ fn family(data: &[u8], leaves: &[SeamcallLeaf], stages: &[Stage]) {
 
 /// A machine whose module stands at one of `stages`.
 fn prepared(choices: &mut Choices<'_>, stages: &[Stage]) -> Bench {
+    let spec = spec(choices);
+    on(spec, choices, stages)
+}
+
+/// A machine with one of the releases.
+fn spec(choices: &mut Choices<'_>) -> PlatformSpec {
     let mut spec = bench::tiny();
     choices.of(&PROFILES).clone_into(&mut spec.module.profile);
+    spec
+}
+
+fn on(mut spec: PlatformSpec, choices: &mut Choices<'_>, stages: &[Stage]) -> Bench {
     let stage = choices.of(stages);
     // Up to 15 percent, so that ten tries for entropy are enough in all but one of 10^8 runs.
     let rate = u32::from(choices.byte() & 3) * 50_000;

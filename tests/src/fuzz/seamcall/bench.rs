@@ -235,10 +235,20 @@ impl Bench {
             assert_eq!(after.rcx, regs.rcx);
             let status = SeamldrStatus(after.rax);
             assert!(status.info().is_some(), "{word:?} ended with {status:?}");
-            if word == LeafWord::seamldr(SeamldrLeaf::INSTALL) {
+            let leaf = SeamldrLeaf(word.leaf());
+            if leaf == SeamldrLeaf::INSTALL && word == LeafWord::seamldr(leaf) {
                 self.install_called(status, after.rdx, &before, &seen);
-            } else {
-                assert_eq!((after.rdx, &seen), (regs.rdx, &before), "{word:?} only reads");
+                return Ok(after);
+            }
+            assert_eq!(after.rdx, regs.rdx, "{word:?} has no output");
+            match leaf {
+                SeamldrLeaf::SHUTDOWN if word == LeafWord::seamldr(leaf) => {
+                    self.loader_shutdown_called(status, &before, &seen);
+                }
+                SeamldrLeaf::CLEANUP if word == LeafWord::seamldr(leaf) => {
+                    self.cleanup_called(status, &before, &seen);
+                }
+                _ => assert_eq!(seen, before, "{word:?} only reads"),
             }
             return Ok(after);
         }
@@ -274,7 +284,7 @@ impl Bench {
         let busy = self.machine().spec().chaos.busy != 0;
         let disabled = before.module.as_ref().is_none_or(|module| module.disabled);
         let fine = if word.is_seamldr() {
-            busy
+            busy || before.loader.shut_down
         } else {
             disabled || !before.loader.seam_ready || self.shut_down.borrow().contains(&lp)
         };
@@ -290,8 +300,9 @@ impl Bench {
         if old.session_lps.is_none() && new.session_lps.is_some() {
             self.was_ready.set(old.seam_ready);
         }
+        let other_flow = new.shutdown_lps != 0 || new.cleanup_lps.is_some();
         if status == SeamldrStatus::EUNSPECERR
-            || (status == SeamldrStatus::EBADCALL && new.session_lps.is_some())
+            || (status == SeamldrStatus::EBADCALL && (new.session_lps.is_some() || other_flow))
         {
             assert_eq!((rdx, seen), (0, before), "{status:?} is before anything is done");
             return;
@@ -316,6 +327,50 @@ impl Bench {
             }
             (false, 1) => assert_eq!((&seen.module, new.seam_ready), (&None, false), "{status:?}"),
             _ => panic!("{status:?} with RDX {rdx:#x}"),
+        }
+    }
+
+    /// What holds after each call of SEAMLDR.SHUTDOWN.
+    fn loader_shutdown_called(&self, status: SeamldrStatus, before: &Seen, seen: &Seen) {
+        let lps = u32::try_from(self.machine().lps().len()).expect("two");
+        let (old, new) = (&before.loader, &seen.loader);
+        let called = new.shutdown_lps;
+        match status {
+            SeamldrStatus::ECLEANUPREQ => assert!(old.dirty && seen == before),
+            SeamldrStatus::EBADCALL if called == lps => assert!(!new.shut_down && !new.seam_ready),
+            SeamldrStatus::SUCCESS => {
+                assert!((old.shutdown_lps..=old.shutdown_lps + 1).contains(&called) && !new.seam_ready);
+                assert_eq!(new.shut_down, called == lps);
+                let module = if new.shut_down { &None } else { &before.module };
+                assert_eq!(&seen.module, module);
+            }
+            _ => assert_eq!(seen, before, "{status:?} is before anything is done"),
+        }
+    }
+
+    /// What holds after each call of SEAMLDR.CLEANUP.
+    fn cleanup_called(&self, status: SeamldrStatus, before: &Seen, seen: &Seen) {
+        let (old, new) = (&before.loader, &seen.loader);
+        let through = old.cleanup_lps.unwrap_or(0);
+        match status {
+            SeamldrStatus::SUCCESS => {
+                let lps = u32::try_from(self.machine().lps().len()).expect("two");
+                let is_last = through + 1 == lps;
+                assert_eq!(new.cleanup_lps, (!is_last).then_some(through + 1));
+                assert!(!new.seam_ready);
+                if is_last {
+                    assert!(!new.dirty && seen.module.is_none());
+                } else {
+                    assert_eq!(new.dirty, old.dirty);
+                }
+            }
+            // The first call ever has no canary, or a key was not programmed.
+            SeamldrStatus::EUNSPECERR if seen == before => {}
+            SeamldrStatus::EINTERRUPT | SeamldrStatus::ENOENTROPY | SeamldrStatus::EUNSPECERR => {
+                assert_eq!(new.cleanup_lps, Some(through), "it goes on");
+                assert!(old.dirty && new.dirty && !new.seam_ready);
+            }
+            _ => assert_eq!(seen, before, "{status:?} is before anything is done"),
         }
     }
 
