@@ -51,8 +51,9 @@ pub(super) fn explain(leaf: Option<LeafWord>, rax: u64, registers: &CallRegister
     if code == SeamldrStatus::EBADCALL && call == Some(SeamldrLeaf::INSTALL) {
         explanation.fact(
             "here",
-            "if every LP called INSTALL once and in one session, no update is left (num_remaining_updates \
-             is 0); only a platform reset refills the counter",
+            "if every LP called INSTALL once and in one session, and neither SHUTDOWN nor CLEANUP is under way, \
+             no update is left (num_remaining_updates is 0); a platform reset refills the counter, and so do \
+             LOAD and CLEANUP, in which all TDs are lost",
         );
     }
     if call == Some(SeamldrLeaf::INSTALL) && rax != 0 {
