@@ -1,11 +1,14 @@
 //! The kernel's firmware upload files: begin, write, commit, wait, read the result.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 /// Bytes of one write to `data`.
 const PIECE: usize = 64 << 10;
@@ -32,6 +35,12 @@ pub enum UploadError {
         path: PathBuf,
         /// The system's answer.
         cause: io::Error,
+    },
+    /// Another process of this program uploads.
+    #[error("{path}: another upload has begun there; nothing was touched, try again behind it", path = .path.display())]
+    Taken {
+        /// The directory.
+        path: PathBuf,
     },
     /// The kernel did not become idle.
     #[error("{path} is still `{status}` after {seconds} s; the update may yet end", path = .path.display())]
@@ -102,6 +111,7 @@ pub fn upload(
     patience: Duration,
     watch: &mut Watch<'_>,
 ) -> Result<(), UploadError> {
+    let _lock = lock(directory)?;
     let loading = directory.join("loading");
     write(&loading, b"1\n")?;
     if let Err(error) = fill(&directory.join("data"), image, watch) {
@@ -113,6 +123,16 @@ pub fn upload(
     wait(&directory.join("status"), patience, watch)?;
     let error = read(&directory.join("error"))?;
     KernelWord::parse(&error).map_or(Ok(()), |word| Err(UploadError::Refused(word)))
+}
+
+/// The kernel would let two uploads fill one buffer, and install what comes of it.
+fn lock(directory: &Path) -> Result<Flock<File>, UploadError> {
+    let path = || directory.to_owned();
+    let file = File::open(directory).map_err(|cause| UploadError::File { path: path(), cause })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => UploadError::Taken { path: path() },
+        errno => UploadError::File { path: path(), cause: errno.into() },
+    })
 }
 
 fn fill(data: &Path, image: &[u8], watch: &mut Watch<'_>) -> Result<(), UploadError> {
@@ -184,6 +204,22 @@ mod tests {
         let error =
             upload(root.path(), b"x", Duration::ZERO, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert!(error.to_string().contains("/loading: No such file"), "{error}");
+    }
+
+    #[test]
+    fn two_uploads_do_not_fill_one_buffer() {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in [("loading", "0\n"), ("data", ""), ("status", "idle\n"), ("error", "")] {
+            fs::write(root.path().join(name), text).unwrap();
+        }
+        let go_on = &mut |_: &Progress| ControlFlow::Continue(());
+        let first = lock(root.path()).unwrap();
+        let error = upload(root.path(), b"x", Duration::ZERO, go_on).unwrap_err();
+        assert!(matches!(error, UploadError::Taken { .. }), "{error}");
+        assert_eq!(fs::read(root.path().join("data")).unwrap(), b"");
+        drop(first);
+        upload(root.path(), b"x", Duration::ZERO, go_on).unwrap();
+        assert_eq!(fs::read(root.path().join("data")).unwrap(), b"x");
     }
 
     #[test]
