@@ -12,7 +12,7 @@ use tdx_host::HostError;
 use tdx_host::device::TdxHostDevice;
 use tdx_host::traits::SeamcallFault;
 
-use crate::fake::{Bench, FEATURES, Fake, Outcome};
+use crate::fake::{Access, Bench, FEATURES, Fake, Outcome};
 
 fn probed(fake: Fake) -> (Bench, TdxHostDevice) {
     let bench = Bench::up(fake);
@@ -110,10 +110,10 @@ fn a_feature_that_fails_does_not_take_the_others_away() {
 #[test]
 fn memory_trouble_of_a_read_is_the_readers_alone() {
     let (bench, device) = probed(Fake::new(1));
-    bench.fake.state().read_fault = true;
+    bench.fake.state().poisoned = Some(Access::Read);
     let error = read(&bench, &device, "seamldr_version").unwrap_err();
     assert_eq!(error.name(), "memory-access-failed");
-    bench.fake.state().read_fault = false;
+    bench.fake.state().poisoned = None;
     bench.fake.state().largest_allocation = 0;
     assert_eq!(read(&bench, &device, "seamldr_version").unwrap_err().name(), "no-memory");
     assert_eq!(read(&bench, &device, "version").unwrap(), "1.5.06\n");

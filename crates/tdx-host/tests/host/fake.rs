@@ -3,6 +3,7 @@
 mod loader;
 mod lockstep;
 mod module;
+mod pages;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -21,9 +22,8 @@ use tdx_host::cpu::CpuSlot;
 use tdx_host::memory::MemoryBlock;
 use tdx_host::sync::Spin;
 use tdx_host::traits::{
-    AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, LeakCounter, LockstepError, LockstepFn, Log,
-    LogLevel, MemoryFault, MsrFault, NodeId, OwnedPages, PackageId, Pages, PerCpu, Processor, SeamcallFault,
-    Vmx, VmxFault,
+    CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, LeakCounter, LockstepError, LockstepFn, Log, LogLevel,
+    MsrFault, NodeId, PackageId, PerCpu, Processor, SeamcallFault, Vmx, VmxFault,
 };
 use tdx_host::{BringUpOptions, BringUpReport, HostError, HostMemory, HostState};
 
@@ -101,6 +101,13 @@ pub(crate) enum Event {
     Reclaim,
 }
 
+/// An access of the host to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
 /// State of the fake. Public: tests bend it.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -129,7 +136,8 @@ pub(crate) struct State {
     pub(crate) largest_allocation: u64,
     pub(crate) allocations_left: u64,
     pub(crate) vmxon_fault: Option<VmxFault>,
-    pub(crate) read_fault: bool,
+    /// The host's accesses that end in a machine check.
+    pub(crate) poisoned: Option<Access>,
     pub(crate) crash_at: Option<LeafWord>,
     made: HashMap<u64, u64>,
     script: Vec<Scripted>,
@@ -232,7 +240,7 @@ impl Fake {
                 largest_allocation: u64::MAX,
                 allocations_left: u64::MAX,
                 vmxon_fault: None,
-                read_fault: false,
+                poisoned: None,
                 crash_at: None,
                 made: HashMap::new(),
                 script: Vec::new(),
@@ -478,85 +486,6 @@ impl Log for Fake {
         let line = line.to_string();
         self.assert_not_in_lockstep(&line);
         self.state().lines.push((level, line));
-    }
-}
-
-impl Pages for Fake {
-    type Leaks = Leaks;
-
-    fn alloc_contiguous(&self, request: AllocRequest<'_>) -> Option<OwnedPages<Leaks>> {
-        let mut state = self.state();
-        self.assert_not_in_lockstep("an allocation");
-        let bytes = request.bytes.next_multiple_of(4096);
-        if bytes > state.largest_allocation || state.allocations_left == 0 {
-            return None;
-        }
-        state.allocations_left -= 1;
-        let near: Vec<PhysRange> =
-            state.memory.iter().filter(|(_, node)| *node == request.node).map(|(range, _)| *range).collect();
-        let fits = |&(start, end): &(u64, u64)| {
-            let mut from = start.next_multiple_of(request.align);
-            while from + bytes <= end {
-                let taken = range(from, from + bytes);
-                match request.avoid.iter().find(|avoid| avoid.overlaps(taken)) {
-                    Some(avoid) => from = avoid.end().as_u64().next_multiple_of(request.align),
-                    None => return Some((start, end, from)),
-                }
-            }
-            None
-        };
-        let all: Vec<(u64, u64)> = state.free.iter().map(|(start, end)| (*start, *end)).collect();
-        let on_node = all.iter().filter(|(start, _)| near.iter().any(|r| r.contains(PhysAddr::new(*start))));
-        let (start, end, from) = on_node.clone().find_map(fits).or_else(|| all.iter().find_map(fits))?;
-        state.free.remove(&start);
-        if start < from {
-            state.free.insert(start, from);
-        }
-        if from + bytes < end {
-            state.free.insert(from + bytes, end);
-        }
-        Some(OwnedPages::from_allocator(range(from, from + bytes), self.leaks.clone()))
-    }
-
-    fn free(&self, pages: OwnedPages<Leaks>) {
-        let back = pages.into_allocator();
-        let (mut start, mut end) = (back.start().as_u64(), back.end().as_u64());
-        let mut state = self.state();
-        self.assert_not_in_lockstep("pages freed");
-        state.events.push(Event::Reclaim);
-        let before = state.free.range(..start).next_back().map(|(start, end)| (*start, *end));
-        if let Some((left, _)) = before.filter(|(_, left_end)| *left_end == start) {
-            state.free.remove(&left);
-            start = left;
-        }
-        if let Some(right_end) = state.free.remove(&end) {
-            end = right_end;
-        }
-        state.free.insert(start, end);
-    }
-
-    fn read(&self, pages: &OwnedPages<Leaks>, offset: u64, bytes: &mut [u8]) -> Result<(), MemoryFault> {
-        let state = self.state();
-        let start = pages.start().as_u64() + offset;
-        if state.read_fault {
-            return Err(MemoryFault::MachineCheck(PhysAddr::new(start)));
-        }
-        for (at, byte) in (start..).zip(bytes) {
-            *byte = state.bytes.get(&at).copied().unwrap_or(0);
-        }
-        Ok(())
-    }
-
-    fn write(&self, pages: &OwnedPages<Leaks>, offset: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        let start = pages.start().as_u64() + offset;
-        self.state().bytes.extend((start..).zip(bytes.iter().copied()));
-        Ok(())
-    }
-
-    fn clear(&self, range: PhysRange) {
-        let mut state = self.state();
-        state.cleared.push(range);
-        state.events.push(Event::Reclaim);
     }
 }
 

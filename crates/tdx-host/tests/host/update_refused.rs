@@ -12,7 +12,7 @@ use tdx_host::traits::{CpuNumber, SeamcallFault};
 use tdx_host::{BringUpOptions, Errno, HostError, Lifecycle, UpdateOptions, UpdatePhase};
 use tdx_image::{Image, Svn};
 
-use crate::fake::{Bench, FEATURES, Fake, Outcome, on, topology};
+use crate::fake::{Access, Bench, FEATURES, Fake, Outcome, on, topology};
 use crate::image::{Made, made};
 use crate::update::*;
 
@@ -35,6 +35,17 @@ fn without_memory_for_the_image_nothing_is_touched() {
     assert_eq!(error.name(), "no-memory");
     assert!(!touched(&bench));
     assert_eq!((bench.host.lifecycle(), version(&bench)), (Lifecycle::Ready, Some(OLD)));
+}
+
+#[test]
+fn an_image_that_cannot_be_written_to_memory_touches_nothing() {
+    let bench = Bench::up(Fake::new(1));
+    bench.fake.state().poisoned = Some(Access::Write);
+    let error = update(&bench).unwrap_err();
+    assert!(matches!(error, HostError::MemoryAccessFailed { .. }), "{error}");
+    assert!(!touched(&bench));
+    bench.fake.state().poisoned = None;
+    assert_untouched(&bench);
 }
 
 /// What bends the machine, what is installed, and the name of the refusal.
