@@ -192,14 +192,10 @@ impl HostSource for SoftwareHost {
             .into_iter()
             .map(|line| LogLine { level: level_name(line.level).to_owned(), text: line.text });
         // The machine's own events are what a log of firmware would hold: no host knows their time.
-        let machine = self
-            .machine
-            .log()
-            .into_iter()
-            .map(|event| LogLine {
-                level: if event.is_warning() { level_name(LogLevel::Warning) } else { "debug" }.to_owned(),
-                text: format!("machine: {event}"),
-            });
+        let machine = self.machine.log().into_iter().map(|event| LogLine {
+            level: if event.is_warning() { level_name(LogLevel::Warning) } else { "debug" }.to_owned(),
+            text: format!("machine: {event}"),
+        });
         host.chain(machine).collect()
     }
 }
