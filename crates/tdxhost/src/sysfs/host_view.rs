@@ -90,6 +90,10 @@ impl HostView for SoftwareHost {
         Some(&self.uploader)
     }
 
+    fn cpu_signature(&self) -> u32 {
+        self.machine.cpuid(LpIndex(0), 1, 0).eax
+    }
+
     fn cpus_present(&self) -> String {
         self.cpus_where(|_| true)
     }

@@ -7,6 +7,7 @@ use super::Errno;
 use super::tree::{Attribute, Directory, Entry, Tree};
 use super::upload;
 use super::view::{DeviceInstance, HostView};
+use crate::update::cpus::family_and_model;
 
 /// Paths and formats of one generation of the kernel interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -63,6 +64,7 @@ pub fn sysfs(host: &Arc<dyn HostView>, layout: Layout) -> Tree {
                 vec![fixed(
                     "cpu",
                     vec![
+                        Entry::file("modalias", CpuModalias { host: Arc::clone(host) }),
                         Entry::file("online", CpuMask { host: Arc::clone(host), online: true }),
                         Entry::file("present", CpuMask { host: Arc::clone(host), online: false }),
                     ],
@@ -279,5 +281,22 @@ impl Attribute for CpuMask {
 
     fn read(&self) -> Result<String, Errno> {
         Ok(line(if self.online { self.host.cpus_online() } else { self.host.cpus_present() }))
+    }
+}
+
+/// `devices/system/cpu/modalias`: vendor, family and model. The list of features behind them is empty:
+/// its numbers are those of one kernel.
+struct CpuModalias {
+    host: Arc<dyn HostView>,
+}
+
+impl Attribute for CpuModalias {
+    fn mode(&self) -> u16 {
+        0o444
+    }
+
+    fn read(&self) -> Result<String, Errno> {
+        let (family, model) = family_and_model(self.host.cpu_signature());
+        Ok(line(format!("cpu:type:x86,ven0000fam{family:04X}mod{model:04X}:feature:,")))
     }
 }

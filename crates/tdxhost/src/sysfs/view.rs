@@ -37,6 +37,9 @@ pub trait HostView: Send + Sync {
     /// The firmware-upload files; `None` on a host that has none.
     fn upload(&self) -> Option<&Uploader>;
 
+    /// CPUID.1:EAX of the boot CPU.
+    fn cpu_signature(&self) -> u32;
+
     /// CPUs that the machine has, in the kernel's list format (`0-3,8`).
     fn cpus_present(&self) -> String;
 

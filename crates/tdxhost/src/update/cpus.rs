@@ -29,6 +29,13 @@ pub const fn signature(family: u32, model: u32, stepping: u32) -> u32 {
     (extended & 0xFF) << 20 | (model >> 4 & 0xF) << 16 | base << 8 | (model & 0xF) << 4 | stepping & 0xF
 }
 
+/// Display family and model of CPUID.1:EAX.
+pub const fn family_and_model(signature: u32) -> (u32, u32) {
+    let base = signature >> 8 & 0xF;
+    let family = if base == 0xF { base + (signature >> 20 & 0xFF) } else { base };
+    (family, signature >> 12 & 0xF0 | signature >> 4 & 0xF)
+}
+
 /// CPUID.1:EAX (stepping 0) of `devices/system/cpu/modalias`:
 /// `cpu:type:x86,ven0000fam0006mod008F:feature:…`. `None` for other vendors than Intel.
 pub fn modalias_signature(text: &str) -> Option<u32> {
@@ -106,6 +113,9 @@ mod tests {
         assert_eq!(signature(6, 0x8F, 8), 0x806F8);
         assert_eq!(signature(6, 0xAD, 1), 0xA06D1);
         assert_eq!(signature(19, 0x01, 0), 0x400F10);
+        for (family, model) in [(6, 0x8F), (6, 0xAD), (19, 0x01)] {
+            assert_eq!(family_and_model(signature(family, model, 7)), (family, model));
+        }
         assert_eq!(
             modalias_signature("cpu:type:x86,ven0000fam0006mod00CF:feature:,0000,0001\n"),
             Some(0xC06F0)

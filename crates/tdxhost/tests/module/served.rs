@@ -160,9 +160,10 @@ fn a_plan_of_a_served_machine_knows_its_cpu() {
     let images = served.folder.text("images");
     let text = good(&["module", "plan", "--images", &images, "--sysfs", &sysfs, "--api", &api]);
     assert!(text.contains("step 1  1.5.06 → 1.5.24") && !text.contains("unchecked"), "{text}");
-    // Without it, the CPU of this computer is not taken for that of the machine.
+    // Without it, the tree tells the model: the CPU of this computer is not taken for that of the machine.
     let text = good(&["module", "plan", "--images", &images, "--sysfs", &sysfs]);
-    assert!(text.contains("CPU         unknown"), "{text}");
+    assert!(text.contains("CPU         Sapphire Rapids (0x806f0)"), "{text}");
+    assert!(text.contains("step 1  1.5.06 → 1.5.24"), "{text}");
     let text = good(&["module", "update", "--images", &images, "--sysfs", &sysfs, "--api", &api]);
     assert!(text.ends_with("updates left\n") && text.contains("updated to 1.5.24"), "{text}");
 }

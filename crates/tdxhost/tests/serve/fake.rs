@@ -194,6 +194,10 @@ impl HostView for FakeHost {
         Some(&self.uploader)
     }
 
+    fn cpu_signature(&self) -> u32 {
+        0x806F8
+    }
+
     fn cpus_present(&self) -> String {
         "0-3".to_owned()
     }

@@ -154,6 +154,10 @@ fn a_host_without_a_device_still_shows_its_cpus() {
     for layout in [Layout::Linux7_3, Layout::Posting2025_09, Layout::Posting2025_03] {
         let tree = tree(&host, layout);
         assert_eq!(attribute_text(&tree, "devices/system/cpu/present"), Ok("0-3\n".to_owned()));
+        assert_eq!(
+            attribute_text(&tree, "devices/system/cpu/modalias"),
+            Ok("cpu:type:x86,ven0000fam0006mod008F:feature:,\n".to_owned())
+        );
         assert!(tree.resolve(layout.device_path()).is_none());
     }
 }
