@@ -156,6 +156,7 @@ fn the_hardware_comes_with_the_files_that_any_user_may_read() {
             "/sys/devices/faux/tdx_host/firmware/tdx_module/remaining_size": "0\n",
             "/sys/devices/faux/tdx_host/firmware/tdx_module/status": "idle\n",
             "/sys/devices/faux/tdx_host/version": "1.5.06\n",
+            "/sys/devices/system/cpu/modalias": "cpu:type:x86,ven0000fam0006mod008F:feature:,\n",
             "/sys/devices/system/cpu/online": "0,2-3\n",
             "/sys/devices/system/cpu/present": "0-3\n",
         })

@@ -56,6 +56,7 @@ fn linux_7_3_keeps_all_three_attributes_in_the_faux_device() {
             r"0400 devices/faux/tdx_host/num_remaining_updates 63\n",
             r"0400 devices/faux/tdx_host/seamldr_version 1.5.02\n",
             r"0444 devices/faux/tdx_host/version 1.5.06\n",
+            r"0444 devices/system/cpu/modalias cpu:type:x86,ven0000fam0006mod008F:feature:,\n",
             r"0444 devices/system/cpu/online 0,2-3\n",
             r"0444 devices/system/cpu/present 0-3\n",
         ]
@@ -91,6 +92,7 @@ fn the_layout_of_2025_09_has_a_directory_for_the_loader_readable_by_all() {
             r"0444 devices/faux/tdx_host/seamldr/num_remaining_updates 63\n",
             r"0444 devices/faux/tdx_host/seamldr/version 1.5.2\n",
             r"0444 devices/faux/tdx_host/version 1.5.6\n",
+            r"0444 devices/system/cpu/modalias cpu:type:x86,ven0000fam0006mod008F:feature:,\n",
             r"0444 devices/system/cpu/online 0,2-3\n",
             r"0444 devices/system/cpu/present 0-3\n",
         ]
@@ -112,6 +114,7 @@ fn the_layout_of_2025_03_has_two_virtual_devices_and_unpadded_versions() {
         listing(&tree(&host, Layout::Posting2025_03)),
         [
             r"link class/firmware/seamldr_upload ../../devices/virtual/tdx/firmware/seamldr_upload",
+            r"0444 devices/system/cpu/modalias cpu:type:x86,ven0000fam0006mod008F:feature:,\n",
             r"0444 devices/system/cpu/online 0,2-3\n",
             r"0444 devices/system/cpu/present 0-3\n",
             r"0200 devices/virtual/tdx/firmware/seamldr_upload/cancel EIO\n",
