@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use tdx_image::HeaderVersion;
 
 pub use check::{Check, State};
 pub use cpu::{CpuIdentity, TDX_MODELS, TdxModel};
@@ -42,6 +43,15 @@ pub struct DoctorArgs {
     /// With --update: table of releases [default: mapping_file.json beside the image, else the built-in one].
     #[arg(long, value_name = "FILE", requires = "update")]
     pub mapping: Option<PathBuf>,
+    /// With --update: image header that the kernel takes [default: what the layout of the files tells].
+    #[arg(long, value_name = "HEADER", requires = "update")]
+    pub header: Option<HeaderVersion>,
+    /// With --update: take an image that is signed for debugging too.
+    #[arg(long, requires = "update")]
+    pub allow_debug: bool,
+    /// With --update: first x2APIC id that P-SEAMLDR refuses [default: 1024].
+    #[arg(long, value_name = "ID", requires = "update")]
+    pub x2apic_limit: Option<u32>,
     /// Look for /proc, /sys and /dev below this directory.
     #[arg(long, value_name = "DIR", hide = true)]
     pub root: Option<PathBuf>,

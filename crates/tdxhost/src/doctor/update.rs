@@ -17,7 +17,14 @@ pub(super) fn report(image: &Path, args: &DoctorArgs) -> anyhow::Result<Report> 
     let of_root = || args.root.as_ref().map(|root| root.join("sys"));
     let sysfs = args.sysfs.clone().or_else(of_root).unwrap_or_else(|| PathBuf::from("/sys"));
     let sources = Sources { sysfs, root: args.root.clone(), api: args.api.clone() };
-    let checks = preflight(&sources.read()?, &candidate, &mapping, Policy::default());
+    let usual = Policy::default();
+    let policy = Policy {
+        header: args.header,
+        allow_debug: args.allow_debug,
+        x2apic_limit: args.x2apic_limit.unwrap_or(usual.x2apic_limit),
+        ..usual
+    };
+    let checks = preflight(&sources.read()?, &candidate, &mapping, policy);
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let (failed, unknown) = (count(State::Failed), count(State::Unknown));
     let version = candidate.version().map_or_else(|| "this image".to_owned(), |version| version.to_string());

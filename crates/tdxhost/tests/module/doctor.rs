@@ -39,3 +39,25 @@ fn failed_and_unknown_checks_are_told_apart() {
     );
     assert_eq!(of("x2apic-ids")["state"], "unknown");
 }
+
+#[test]
+fn what_the_user_knows_better_counts_as_in_the_update() {
+    let folder = Folder::new();
+    let image = folder.build("x.blob", &["--version", "1.5.28", "--debug"]);
+    let tree = Tree::new(LINUX_7_3);
+    let base = ["doctor", "--update", &image, "--sysfs", tree.sysfs(), "--json"];
+    let state = |more: &[&str], id: &str| {
+        let (report, _) = document(&[&base[..], more].concat());
+        let checks = report["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["id"] == id).unwrap()["state"].clone()
+    };
+    assert_eq!(state(&[], "image-production"), "failed");
+    assert_eq!(state(&["--allow-debug"], "image-production"), "ok");
+    assert_eq!(state(&[], "x2apic-ids"), "ok");
+    assert_eq!(state(&["--x2apic-limit", "1"], "x2apic-ids"), "failed");
+    let (report, _) = document(&[&base[..], &["--header", "0x100"]].concat());
+    let header = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "image-header");
+    assert!(header.unwrap().to_string().contains("0x100"), "{header:?}");
+    // They are about an update: without one they are a mistake.
+    assert_eq!(tdxhost(&["doctor", "--allow-debug"]).status.code(), Some(2));
+}
