@@ -1,5 +1,6 @@
 //! A machine and the host side on it, as a scenario handles them.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -290,7 +291,7 @@ impl Rig {
         let image = step.image().map_err(RigError::BadImage)?;
         let options =
             UpdateOptions { ignore_x2apic_limit: step.ignore_x2apic_limit, ..UpdateOptions::default() };
-        for _ in 1..step.times.unwrap_or(1) {
+        for _ in 1..step.times.map_or(1, NonZeroU32::get) {
             self.host()?.update(&image, &options, &())?;
         }
         let end = self.next_end.take();

@@ -1,5 +1,6 @@
 //! Steps that replace the module: what is installed, and what goes wrong on the way.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Deserialize;
@@ -37,7 +38,7 @@ pub struct UpdateStep {
     #[serde(default)]
     pub ignore_x2apic_limit: bool,
     /// How often it is installed, one after the other; once unless given.
-    pub times: Option<u32>,
+    pub times: Option<NonZeroU32>,
     /// Name of the error in which the step must end.
     pub expect: Option<String>,
 }
@@ -46,6 +47,11 @@ impl UpdateStep {
     /// The bytes to install, or why there are none.
     pub fn image(&self) -> Result<Vec<u8>, String> {
         let mut file = match (&self.file, &self.version) {
+            (Some(_), None) if self.says_how_to_build() => {
+                return Err(
+                    "`file` is taken as it is: what an image is built from goes with `version`".into()
+                );
+            }
             (Some(path), None) => read_image(path).map_err(|error| format!("{}: {error}", path.display()))?,
             (None, Some(version)) => self.build(version)?,
             _ => return Err("give either `version` or `file`".into()),
@@ -58,6 +64,14 @@ impl UpdateStep {
             Some(Damage::Module) => flip_and_sum(&mut file, MODULE_AT),
         }
         Ok(file)
+    }
+
+    fn says_how_to_build(&self) -> bool {
+        self.profile.is_some()
+            || self.header.is_some()
+            || self.svn.is_some()
+            || self.cpus.is_some()
+            || self.damage == Some(Damage::Relocation)
     }
 
     fn build(&self, version: &str) -> Result<Vec<u8>, String> {
@@ -265,6 +279,17 @@ mod tests {
         for step in [UpdateStep::default(), both] {
             assert_eq!(step.image().unwrap_err(), "give either `version` or `file`");
         }
+        let file = || UpdateStep { file: Some("image".into()), ..UpdateStep::default() };
+        for step in [
+            UpdateStep { profile: Some("1.5.34".into()), ..file() },
+            UpdateStep { header: Some("0x100".into()), ..file() },
+            UpdateStep { svn: Some([1, 15]), ..file() },
+            UpdateStep { cpus: Some(vec![0x806F0]), ..file() },
+            UpdateStep { damage: Some(Damage::Relocation), ..file() },
+        ] {
+            assert!(step.image().unwrap_err().starts_with("`file` is taken as it is"), "{step:?}");
+        }
+        assert!(toml::from_str::<UpdateStep>("version = '1.5.34'\ntimes = 0").is_err());
         for version in ["1.5", "9.9.99"] {
             let step = UpdateStep { version: Some(version.into()), ..UpdateStep::default() };
             assert!(step.image().unwrap_err().contains(version));
