@@ -1,1 +1,6 @@
 //! A QEMU plugin that turns a stock virtual machine into a TDX host.
+
+pub mod cpu;
+pub mod decode;
+pub mod exec;
+pub mod host;
