@@ -17,7 +17,7 @@ use crate::cpu::{CpuFacts, LpState};
 use crate::event::{DropReason, Event, EventLog};
 use crate::fault::{Answer, FailingCall, Fault, FaultError, TakesEffect};
 use crate::firmware::layout::Layout;
-use crate::memory::{Memory, Rules, Store};
+use crate::memory::{Dram, Ram, Rules, Store};
 use crate::spec::{AllocatorSpec, EmbedderSpec, PlatformSpec, Size, SpecError, SpecIssue};
 
 /// Largest free run with the fault `no-contiguous-pamt`: less than the PAMT of any TDMR.
@@ -97,7 +97,7 @@ pub(crate) struct Board {
     address_layout: AddressLayout,
     chaos: Chaos,
     events: Arc<EventLog>,
-    memory: Memory,
+    memory: Dram,
     layouts: PowerOnHistory<Layout>,
     lps: Box<[LpState]>,
     facts: RwLock<CpuFacts>,
@@ -117,7 +117,7 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub(crate) fn new(spec: PlatformSpec, seed: u64) -> Result<Self, SpecError> {
+    pub(crate) fn new(spec: PlatformSpec, seed: u64, ram: Option<Box<dyn Ram>>) -> Result<Self, SpecError> {
         spec.validate()?;
         let bits = spec.keyids.bits;
         // validate() has checked the width.
@@ -132,12 +132,13 @@ impl Board {
             write_back_within: spec.chaos.write_back_within,
             seed: chaos.seed(),
         };
-        let memory = Memory::new(
+        let memory = Dram::new(
             rules,
             spec.keyids.partitioning(),
             1 << bits,
             spec.cpu.packages as usize,
             Arc::clone(&events),
+            ram,
         );
         let facts = CpuFacts::new(&spec, &spec.faults);
         let layout = Layout::new(&spec, &spec.faults, facts.package_fms());
@@ -265,7 +266,7 @@ impl Board {
         self.layouts.current()
     }
 
-    pub(crate) fn memory(&self) -> &Memory {
+    pub(crate) fn memory(&self) -> &Dram {
         &self.memory
     }
 

@@ -18,6 +18,7 @@ pub mod fault;
 mod firmware;
 mod machine;
 mod memory;
+mod power;
 pub mod presets;
 mod seam;
 pub mod spec;
@@ -27,7 +28,8 @@ pub use event::{DropReason, Event};
 pub use fault::{Fault, FaultError};
 pub use firmware::{E820Entry, LogicalProcessor, NodeId};
 pub use machine::{GpFault, Machine, MemFault, SeamFault};
-pub use memory::{MemoryFootprint, PoisonCause, PoisonRecord};
+pub use memory::{MemoryFootprint, PoisonCause, PoisonRecord, Ram};
+pub use power::PowerOn;
 pub use spec::{E820Kind, PlatformSpec, SpecError, SpecIssue};
 // What a caller of a machine needs of the crate below it.
 pub use tdx_module::hardware::{CpuidRegs, LpIndex, PackageIndex};

@@ -13,7 +13,8 @@ use crate::cpu::VmxFault;
 use crate::event::{DropReason, Event};
 use crate::fault::{Answer, CallLeaf, Fault, FaultError};
 use crate::firmware::{E820Entry, LogicalProcessor, NodeId};
-use crate::memory::{MemoryFootprint, PoisonRecord, Store};
+use crate::memory::{MemoryFootprint, PoisonRecord, Ram, Store};
+use crate::power::PowerOn;
 use crate::seam;
 use crate::spec::{AllocatorSpec, EmbedderSpec, PlatformSpec, SpecError};
 
@@ -90,14 +91,26 @@ pub struct Machine {
 struct SeamSlot(Mutex<LpPort>);
 
 impl Machine {
-    /// Switches a machine on. The same specification and seed give the same machine.
+    /// Switches a machine on. The same specification and seed give the same machine. [`PowerOn`]
+    /// knows more ways.
+    ///
+    /// [`PowerOn`]: crate::PowerOn
     pub fn power_on(spec: PlatformSpec, seed: u64) -> Result<Self, SpecError> {
-        let board = Board::new(spec, seed)?;
+        PowerOn::new(spec).seed(seed).switch_on()
+    }
+
+    /// Switches a machine on over memory that belongs to somebody else.
+    pub fn power_on_over(spec: PlatformSpec, seed: u64, ram: Box<dyn Ram>) -> Result<Self, SpecError> {
+        PowerOn::new(spec).seed(seed).over(ram).switch_on()
+    }
+
+    /// A machine whose power comes on now.
+    pub(crate) fn start(board: Board) -> Self {
         let software = Arc::new(seam::load(&board));
         let slots =
             board.layout().lps.iter().map(|_| SeamSlot(Mutex::new(LpPort::new(Arc::clone(&software)))));
         let seam = slots.collect();
-        Ok(Self { board, software: Mutex::new(software), seam })
+        Self { board, software: Mutex::new(software), seam }
     }
 
     /// Switches off and on: memory, CPUs, SEAM software and counters are as at power-on. Faults of
@@ -367,6 +380,11 @@ impl Machine {
     /// Logical processors that the operating system sees, by number.
     pub fn lps(&self) -> &[LogicalProcessor] {
         &self.board.layout().lps
+    }
+
+    /// How many of them there are.
+    pub fn lp_count(&self) -> usize {
+        self.lps().len()
     }
 
     /// An ACPI table by its signature: `DMAR` or `SRAT`.

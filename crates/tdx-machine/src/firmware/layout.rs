@@ -218,19 +218,25 @@ fn generated_cmrs(e820: &[E820Entry], nodes: &[(PhysRange, NodeId)]) -> Vec<Phys
     cmrs
 }
 
+/// First window for SMRAM that is looked at.
+const FIRST_SMRAM: u64 = 0x7C00_0000;
+
 /// A place for both SMRRs: a window below 4 GiB that touches neither RAM nor the SEAM range.
-pub(crate) fn smram(spec: &PlatformSpec) -> u64 {
-    const FIRST: u64 = 0x7C00_0000;
+pub(crate) fn find_smram(spec: &PlatformSpec) -> Option<u64> {
     let memory = Memory::of(spec);
     let taken: Vec<_> =
         memory.usable().chain(memory.cmrs.iter().copied()).chain([spec.seamrr.range()]).collect();
-    let upwards = FIRST / SMRAM_SIZE..HIGH_RAM_START / SMRAM_SIZE;
-    let downwards = (1..FIRST / SMRAM_SIZE).rev();
+    let upwards = FIRST_SMRAM / SMRAM_SIZE..HIGH_RAM_START / SMRAM_SIZE;
+    let downwards = (1..FIRST_SMRAM / SMRAM_SIZE).rev();
     upwards
         .chain(downwards)
         .map(|window| window * SMRAM_SIZE)
         .find(|&base| !taken.iter().any(|range| range.overlaps(self::range(base, base + SMRAM_SIZE))))
-        .unwrap_or(FIRST)
+}
+
+/// The same for a machine that is there: SYS.INIT refuses SMRAM that lies in convertible memory.
+pub(crate) fn smram(spec: &PlatformSpec) -> u64 {
+    find_smram(spec).unwrap_or(FIRST_SMRAM)
 }
 
 /// Everything firmware and MCHECK tell about a machine.

@@ -7,7 +7,7 @@ use tdx_abi::{KeyId, PhysAddr};
 /// A key as it was when it was used: the KeyID and how often PCONFIG had programmed it.
 ///
 /// Two stamps of one KeyID with different generations are different keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct KeyStamp {
     pub(crate) key: KeyId,
     pub(crate) generation: u32,

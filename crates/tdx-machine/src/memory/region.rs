@@ -5,26 +5,15 @@ use std::collections::HashMap;
 use tdx_abi::addr::LINE_SIZE;
 use tdx_abi::{KeyId, PhysAddr};
 
+use super::blocks::{LINE, Piece, pieces};
 use super::line::{KeyStamp, LineTag, PoisonCause, PoisonRecord};
 use super::runs::Runs;
+use super::view::{Accessor, Rules, Store, View, view};
 use crate::chaos::mix;
 use crate::event::{Event, EventLog};
 
-const LINE: usize = 64;
 const PAGE: usize = 4096;
 const LINES_PER_PAGE: u32 = 64;
-
-/// How the platform treats lines; the two switches of the model.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    /// Ci mode: a MAC over each private line. Otherwise Li: the TD-owner bit only.
-    pub(crate) integrity: bool,
-    /// Partial writes to TD-owned lines poison them.
-    pub(crate) partial_write_poison: bool,
-    /// Accesses to a block after which a displaced dirty line is written back; 0: never by itself.
-    pub(crate) write_back_within: u32,
-    pub(crate) seed: u64,
-}
 
 /// What an access to a block brings along.
 pub(super) struct Context<'a> {
@@ -42,23 +31,6 @@ impl Context<'_> {
     fn address(&self, line: u32) -> PhysAddr {
         PhysAddr::new(self.base + u64::from(line) * LINE_SIZE)
     }
-}
-
-/// Who reads or writes, and with which key.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Accessor {
-    pub(super) stamp: KeyStamp,
-    /// The KeyID belongs to TDX.
-    pub(super) private: bool,
-}
-
-/// How a store reaches memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Store {
-    /// Through a write-back cache: the line is fetched, changed and written back later.
-    Cached,
-    /// Straight to the memory controller: whole lines as such, less than a line as partial write.
-    Direct,
 }
 
 struct Page {
@@ -83,39 +55,6 @@ pub(super) struct Region {
     poison: HashMap<u32, PoisonCause>,
     displaced: Vec<Displaced>,
     write_back_in: u32,
-}
-
-/// Part of a line that an access covers.
-#[derive(Clone, Copy)]
-struct Piece {
-    line: u32,
-    /// First byte inside the line.
-    first: usize,
-    /// Place in the caller's buffer.
-    from: usize,
-    to: usize,
-}
-
-impl Piece {
-    fn len(self) -> usize {
-        self.to - self.from
-    }
-}
-
-fn pieces(offset: u32, len: usize) -> impl Iterator<Item = Piece> {
-    let (mut line, mut first) = (offset / 64, (offset % 64) as usize);
-    let mut from = 0;
-    std::iter::from_fn(move || {
-        if from >= len {
-            return None;
-        }
-        let to = len.min(from + LINE - first);
-        let piece = Piece { line, first, from, to };
-        from = to;
-        first = 0;
-        line += 1;
-        Some(piece)
-    })
 }
 
 impl Region {
@@ -423,42 +362,6 @@ impl Region {
                 self.displaced.push(old);
             }
         }
-    }
-}
-
-/// What an accessor gets of a line.
-#[derive(Clone, Copy)]
-enum View {
-    Data,
-    Zeros,
-    /// Decrypted with a key it was not encrypted with.
-    Garbage,
-    Poison,
-    /// The check fails: the line becomes poisoned.
-    Mismatch(PoisonCause),
-}
-
-fn view(tag: LineTag, accessor: Accessor, integrity: bool) -> View {
-    if tag.is_poisoned() {
-        return View::Poison;
-    }
-    let (reader, written_with) = (accessor.stamp.key, tag.writer.key);
-    if !accessor.private {
-        return match tag.is_td_owned() {
-            true => View::Zeros,
-            false if tag.writer == accessor.stamp => View::Data,
-            false => View::Garbage,
-        };
-    }
-    if !tag.is_td_owned() {
-        return View::Mismatch(PoisonCause::NotTdOwned { reader, written_with });
-    }
-    if tag.writer == accessor.stamp {
-        View::Data
-    } else if integrity {
-        View::Mismatch(PoisonCause::WrongKey { reader, written_with })
-    } else {
-        View::Garbage
     }
 }
 

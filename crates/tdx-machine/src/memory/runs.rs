@@ -74,6 +74,12 @@ impl Runs {
         (line < end).then_some(tag)
     }
 
+    /// True if a run holds one of the lines `start..end`.
+    pub(super) fn overlaps(&self, start: u32, end: u32) -> bool {
+        self.open.is_some_and(|open| open.start < end && start < open.end)
+            || self.closed.range(..end).next_back().is_some_and(|(_, &(last, _))| start < last)
+    }
+
     /// Number of entries kept.
     pub(super) fn len(&self) -> usize {
         self.closed.len() + usize::from(self.open.is_some())
@@ -156,6 +162,9 @@ mod tests {
                 }
                 for (line, expected) in (0u32..).zip(&model) {
                     prop_assert_eq!(runs.tag_at(line), *expected);
+                    let beside = line.saturating_sub(3)..line + 1;
+                    let any = model[beside.start as usize..beside.end as usize].iter().any(Option::is_some);
+                    prop_assert_eq!(runs.overlaps(beside.start, beside.end), any);
                 }
             }
         }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::event::Event;
+use tdx_abi::addr::SIZE_1G;
 
 const SHARED: KeyId = KeyId::TME;
 const MKTME: KeyId = KeyId::new(5);

@@ -109,6 +109,8 @@ pub enum SpecIssue {
     SeamrrAlignment { base: u64, size: u64 },
     #[error("SEAMRR {seamrr} overlaps {what} {range}")]
     SeamrrOverlap { seamrr: PhysRange, what: &'static str, range: PhysRange },
+    #[error("RAM leaves no room for the SEAM range, or none below 4 GiB for 32 MiB of SMRAM")]
+    NoRoomForFirmware,
     #[error("`{key}` names package {package}, the machine has {packages}")]
     NoSuchPackage { key: &'static str, package: u32, packages: u32 },
     #[error("`module.profile` is `{profile}`; known are {known}")]

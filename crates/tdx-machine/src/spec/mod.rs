@@ -1,6 +1,7 @@
 //! The platform file: everything that makes one machine differ from another.
 
 mod error;
+mod guest;
 mod number;
 mod seamldr;
 mod topology;

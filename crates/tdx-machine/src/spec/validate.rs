@@ -10,10 +10,10 @@ use super::{PlatformSpec, RangeSpec, SpecIssue};
 use crate::firmware::layout;
 
 /// Most packages of a TDX platform.
-const MAX_PACKAGES: u32 = 8;
+pub(super) const MAX_PACKAGES: u32 = 8;
 const MAX_CORES: u32 = 512;
 /// Smallest SEAM range: the granularity of its registers.
-const SEAMRR_GRANULE: u64 = 32 << 20;
+pub(super) const SEAMRR_GRANULE: u64 = 32 << 20;
 /// Smallest memory for which a map can be made.
 pub(crate) const MIN_GENERATED: u64 = 4 << 30;
 
