@@ -94,6 +94,8 @@ impl Countdown {
 /// Everything of a machine but its SEAM software.
 pub(crate) struct Board {
     spec: PlatformSpec,
+    /// Update image of the module that the firmware loads, if it is not the one of the platform file.
+    module_image: Option<Vec<u8>>,
     address_layout: AddressLayout,
     chaos: Chaos,
     events: Arc<EventLog>,
@@ -117,7 +119,12 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub(crate) fn new(spec: PlatformSpec, seed: u64, ram: Option<Box<dyn Ram>>) -> Result<Self, SpecError> {
+    pub(crate) fn new(
+        spec: PlatformSpec,
+        seed: u64,
+        ram: Option<Box<dyn Ram>>,
+        module_image: Option<Vec<u8>>,
+    ) -> Result<Self, SpecError> {
         spec.validate()?;
         let bits = spec.keyids.bits;
         // validate() has checked the width.
@@ -161,6 +168,7 @@ impl Board {
             calls_fail: AtomicBool::new(false),
             tdmr_tries: Countdown::default(),
             tdmr_lock_jams: AtomicBool::new(false),
+            module_image,
             spec,
         };
         board.start();
@@ -256,6 +264,10 @@ impl Board {
 
     pub(crate) fn spec(&self) -> &PlatformSpec {
         &self.spec
+    }
+
+    pub(crate) fn module_image(&self) -> Option<&[u8]> {
+        self.module_image.as_deref()
     }
 
     pub(crate) fn address_layout(&self) -> AddressLayout {

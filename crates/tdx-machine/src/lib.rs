@@ -32,4 +32,5 @@ pub use memory::{MemoryFootprint, PoisonCause, PoisonRecord, Ram};
 pub use power::PowerOn;
 pub use spec::{E820Kind, PlatformSpec, SpecError, SpecIssue};
 // What a caller of a machine needs of the crate below it.
+pub use tdx_module::LoadError;
 pub use tdx_module::hardware::{CpuidRegs, LpIndex, PackageIndex};

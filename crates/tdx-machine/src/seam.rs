@@ -1,7 +1,8 @@
 //! Loads the SEAM software that a platform file names.
 
 use tdx_abi::seamldr::Version;
-use tdx_module::{LoaderConfig, LoaderGeneration, ModuleConfig, SeamConfig, SeamSoftware, profile};
+use tdx_module::{Hardware, LoadError, LoaderConfig, LoaderGeneration, LpIndex, ModuleConfig, SeamNote};
+use tdx_module::{SeamConfig, SeamSoftware, profile};
 
 use crate::board::Board;
 use crate::fault::Fault;
@@ -47,13 +48,38 @@ pub(crate) fn apply(fault: &Fault, software: &SeamSoftware) {
     }
 }
 
+/// Refuses an image that the firmware would not load.
+pub(crate) fn check_image(board: &Board) -> Result<(), SpecIssue> {
+    if board.module_image().is_some() && !board.spec().cpu.kind.has_tdx() {
+        return Err(SpecIssue::ModuleWithoutTdx);
+    }
+    image(board, board.spec()).map(drop).map_err(SpecIssue::ModuleImage)
+}
+
+/// The module of the image, where the machine has one.
+fn image(board: &Board, spec: &PlatformSpec) -> Result<Option<(ModuleConfig, Option<SeamNote>)>, LoadError> {
+    let Some(file) = board.module_image() else { return Ok(None) };
+    // What the platform file asks for beside the release holds for whatever is loaded.
+    let template = configure(&spec.module, &spec.module.profile).ok();
+    ModuleConfig::from_image(file, &loader(spec), board, template.as_ref()).map(Some)
+}
+
 fn module(board: &Board, spec: &PlatformSpec) -> Option<ModuleConfig> {
-    if !spec.module.present || board.has_fault(&Fault::ModuleMissing) {
+    if board.has_fault(&Fault::ModuleMissing) {
         return None;
     }
-    let old = board.has_fault(&Fault::Module10);
-    let name = if old { PROFILE_1_0 } else { spec.module.profile.as_str() };
-    let mut config = configure(&spec.module, name).ok()?;
+    let mut config = if board.has_fault(&Fault::Module10) {
+        configure(&spec.module, PROFILE_1_0).ok()?
+    } else if let Some((config, note)) = image(board, spec).ok()? {
+        if let Some(note) = note {
+            board.note(LpIndex(0), note);
+        }
+        config
+    } else if spec.module.present {
+        configure(&spec.module, &spec.module.profile).ok()?
+    } else {
+        return None;
+    };
     if board.has_fault(&Fault::NoRbpModMissing) {
         config.withheld = tdx_abi::features::Features0::NO_RBP_MOD;
     }

@@ -49,7 +49,7 @@ pub use hardware::{
     PackageIndex, PconfigError, RandomUse, SeamNote,
 };
 pub use inspect::Inspection;
-pub use loader::{LoaderConfig, LoaderGeneration, UnknownRelease};
+pub use loader::{LoadError, LoaderConfig, LoaderGeneration, UnknownRelease};
 pub use module::{MODELLED_LEAVES, ModuleConfig, ModuleState, UnknownRow};
 pub use profile::Profile;
 pub use software::{LpPort, NoAnswer, SeamConfig, SeamSoftware};

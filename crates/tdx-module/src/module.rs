@@ -21,7 +21,7 @@ use crate::lock::SharedExclusiveLock;
 use crate::lps::LpTable;
 use crate::metadata::HandoffFields;
 use crate::platform::Platform;
-use crate::profile::{Generation, HandoffVersions, Profile};
+use crate::profile::{Generation, HandoffVersions, Profile, Svn};
 use crate::software::NoAnswer;
 use crate::tdmrs::{Tdmr, TdmrTable};
 
@@ -63,6 +63,10 @@ pub struct ModuleConfig {
     pub real_features: bool,
     /// Bits that are cleared in TDX_FEATURES0 whatever else says they are set.
     pub withheld: Features0,
+    /// Security version of the SIGSTRUCT; normally that of the release.
+    pub svn: Svn,
+    /// SHA-384 of the image; normally that of the release.
+    pub seamhash: [u8; 48],
     /// Hand-off values of the SIGSTRUCT; normally those that the module was built with.
     pub sigstruct: HandoffVersions,
     /// Hand-off values that the module itself was built with; normally those of the release.
@@ -83,6 +87,8 @@ impl ModuleConfig {
             profile,
             real_features: false,
             withheld: Features0::EMPTY,
+            svn: profile.svn,
+            seamhash: profile.seamhash,
             sigstruct: profile.handoff,
             built: profile.handoff,
             version: profile.version,

@@ -1,6 +1,7 @@
 //! Why a platform file is refused.
 
 use tdx_abi::PhysRange;
+use tdx_module::LoadError;
 
 /// Why a platform file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,6 +136,8 @@ pub enum SpecIssue {
     BadRate { key: &'static str, rate: u32 },
     #[error("fault `{fault}` cannot be built on this platform: {reason}")]
     FaultNotPossible { fault: &'static str, reason: &'static str },
+    #[error("the image of the module is not one that this machine's firmware loads: {0}")]
+    ModuleImage(LoadError),
     #[error("a CPU of kind `laptop` has no TDX: `module.present` must be false")]
     ModuleWithoutTdx,
 }

@@ -22,8 +22,8 @@ use crate::module::{Module, ModuleConfig};
 use crate::profile::Svn;
 
 /// CPUID leaf of the caches, and the sub-leaf of the L3.
-const CACHES: u32 = 4;
-const L3: u32 = 3;
+pub(super) const CACHES: u32 = 4;
+pub(super) const L3: u32 = 3;
 
 /// Why the last LP did not replace the module.
 enum Failure {
@@ -315,7 +315,7 @@ fn accept(
 }
 
 /// CPUID.1.EAX of each package.
-fn packages(hw: &dyn Hardware) -> impl Iterator<Item = u32> {
+pub(super) fn packages(hw: &dyn Hardware) -> impl Iterator<Item = u32> {
     let mcheck = hw.mcheck();
     let count = usize::try_from(mcheck.packages).unwrap_or(usize::MAX);
     mcheck.package_fms.iter().copied().take(count)

@@ -5,6 +5,7 @@ mod config;
 mod info;
 mod install;
 mod layout;
+mod load;
 mod release;
 mod seaminfo;
 mod session;
@@ -21,6 +22,7 @@ use tdx_abi::status::SeamldrStatus;
 use tdx_abi::{AddressLayout, KeyIdPartitioning, Registers};
 
 pub use config::{LoaderConfig, LoaderGeneration, UnknownRelease};
+pub use load::LoadError;
 
 use crate::hardware::{Hardware, LockName, LpIndex, RandomUse};
 use crate::hpa::AddressSpace;
@@ -130,9 +132,9 @@ impl Loader {
     /// A loader behind the LOAD of the firmware.
     pub(crate) fn new(config: LoaderConfig, template: Option<ModuleConfig>) -> Self {
         let installed = template.as_ref().map(|config| Arc::new(Module::new(config)));
-        let seamextend = template.as_ref().map_or(SeamExtend::NONE, |module| {
-            SeamExtend::ready(module.profile.svn, module.profile.seamhash)
-        });
+        let seamextend = template
+            .as_ref()
+            .map_or(SeamExtend::NONE, |module| SeamExtend::ready(module.svn, module.seamhash));
         let rules = config.generation.rules();
         let state = State {
             has_canary: false,

@@ -66,6 +66,8 @@ pub(super) fn configure(
     if let Some(template) = template {
         config.follow(template);
     }
+    config.svn = signed::svn(sigstruct);
+    config.seamhash = *sigstruct.seamhash();
     config.sigstruct = signed::handoff(sigstruct);
     // A release that no profile describes was not built with the values of the nearest one.
     if profile.seamhash != *sigstruct.seamhash() {
