@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use tdx_linux_guest::plan::Hex;
+use tdx_linux_guest::{plan::Hex, symbols::address_of};
 
 use super::{Finding, module};
 
@@ -11,6 +11,9 @@ use super::{Finding, module};
 const NAME: &str = "tdx_bench";
 /// Where it shows what it found, one `name value` per line.
 const RESULT: &str = "/sys/kernel/debug/tdx_bench/result";
+
+/// The kernel's variable that leads to its TDMRs and with them to the PAMT.
+const TDMR_LIST: &str = "tdx_tdmr_list";
 
 /// What is measured.
 #[derive(Debug)]
@@ -77,8 +80,10 @@ pub(super) fn run(path: &str, request: &Request, status: Hex) -> Result<Finding>
 
 /// The step `ciphertext`.
 pub(super) fn ciphertext(path: &str) -> Result<Finding> {
-    let numbers = load_and_read(path, "calls=0 look=1")?;
-    judge_pages(numbers)
+    let kallsyms = std::fs::read_to_string("/proc/kallsyms").context("/proc/kallsyms cannot be read")?;
+    let list =
+        address_of(&kallsyms, TDMR_LIST).with_context(|| format!("/proc/kallsyms has no {TDMR_LIST}"))?;
+    judge_pages(load_and_read(path, &format!("tdmr_list={list:#x}"))?)
 }
 
 fn judge_pages(numbers: BTreeMap<String, u64>) -> Result<Finding> {
