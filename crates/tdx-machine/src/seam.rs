@@ -53,7 +53,7 @@ pub(crate) fn check_image(board: &Board) -> Result<(), SpecIssue> {
     if board.module_image().is_some() && !board.spec().cpu.kind.has_tdx() {
         return Err(SpecIssue::ModuleWithoutTdx);
     }
-    image(board, board.spec()).map(drop).map_err(SpecIssue::ModuleImage)
+    image(board, board.spec()).map(drop).map_err(|error| SpecIssue::ModuleImage(Box::new(error)))
 }
 
 /// The module of the image, where the machine has one.

@@ -137,7 +137,7 @@ pub enum SpecIssue {
     #[error("fault `{fault}` cannot be built on this platform: {reason}")]
     FaultNotPossible { fault: &'static str, reason: &'static str },
     #[error("the image of the module is not one that this machine's firmware loads: {0}")]
-    ModuleImage(LoadError),
+    ModuleImage(Box<LoadError>),
     #[error("a CPU of kind `laptop` has no TDX: `module.present` must be false")]
     ModuleWithoutTdx,
 }

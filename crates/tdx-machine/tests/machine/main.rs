@@ -3,6 +3,8 @@
 mod bring_up;
 mod cleanup;
 mod common;
+mod guest;
+mod image;
 mod instructions;
 mod posted;
 mod power;

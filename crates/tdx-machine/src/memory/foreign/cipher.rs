@@ -67,7 +67,7 @@ impl LineCipher {
             let mut mask = u128::from_le_bytes(tweak.into());
             for slot in line {
                 *slot = mask;
-                mask = mask << 1 ^ (mask >> 127) * 0x87;
+                mask = (mask << 1) ^ ((mask >> 127) * 0x87);
             }
         }
         masks

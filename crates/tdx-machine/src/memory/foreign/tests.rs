@@ -1,5 +1,6 @@
 //! Somebody else's memory beside the model's own, and what only it does.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -330,7 +331,7 @@ proptest! {
         let keys = KeyIdPartitioning::new(31, 32);
         let own = Memory::new(rules(integrity, erratum), keys, 64, 1, Arc::default());
         let base = 0x4000;
-        let mut known = [Known::default(); LINES as usize];
+        let mut known = BTreeMap::<u64, Known>::new();
         let mut generations = [0; 64];
         for (number, step) in (1u64..).zip(&steps) {
             // Never the same content twice.
@@ -340,7 +341,7 @@ proptest! {
                     let pa = PhysAddr::new(base + line * 64);
                     own.write(pa, SHARED, &content[..64], Store::Direct);
                     prop_assert!(Ram::write(&ram, pa, &content[..64]));
-                    known[line as usize] = Known::default();
+                    known.remove(&line);
                 }
                 Step::Write { at, len, key, store } => {
                     let pa = PhysAddr::new(base + at);
@@ -349,7 +350,7 @@ proptest! {
                     let writer = (key, generations[usize::from(key.number())]);
                     let end = at + len as u64;
                     for line in at / 64..end.div_ceil(64) {
-                        let known = &mut known[line as usize];
+                        let known = known.entry(line).or_default();
                         let whole = at <= line * 64 && line * 64 + 64 <= end;
                         let fetched = *known;
                         if whole || own.poisoned_by(PhysAddr::new(base + line * 64)).is_none() {
@@ -366,7 +367,7 @@ proptest! {
                     prop_assert_eq!(own.read(pa, key, &mut left), foreign.read(pa, key, &mut right));
                     let reader = (key, generations[usize::from(key.number())]);
                     for (at, (left, right)) in (at..).zip(left.iter().zip(&right)) {
-                        let known = known[(at / 64) as usize];
+                        let known = known.get(&(at / 64)).copied().unwrap_or_default();
                         let zeros = key == SHARED && known.writer.0 != SHARED;
                         if zeros || (known.writer == reader && !known.is_garbage) {
                             prop_assert_eq!(left, right, "byte {:#x}", at);
@@ -378,7 +379,9 @@ proptest! {
                     own.initialise(range, key);
                     foreign.initialise(range, key);
                     let writer = (key, generations[usize::from(key.number())]);
-                    known[line as usize..(line + count) as usize].fill(Known { writer, is_garbage: false });
+                    for line in line..line + count {
+                        known.insert(line, Known { writer, is_garbage: false });
+                    }
                 }
                 Step::Program { key } => {
                     prop_assert!(own.program_key(key) && foreign.program_key(key));
