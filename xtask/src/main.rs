@@ -3,26 +3,50 @@
 mod coverage;
 mod gen_module;
 mod generate;
+mod linux;
 mod spec;
 mod tables;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask gen [--check] | cargo xtask coverage [--check]";
+use clap::{Args, Parser, Subcommand};
+
+/// Chores of the repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Writes the generated tables from the crates' spec files.
+    Gen(Check),
+    /// Writes docs/coverage.md: check rows and their tests.
+    Coverage(Check),
+    /// Boots an unmodified Linux on the software module under QEMU and checks it from inside.
+    Linux(linux::Arguments),
+}
+
+#[derive(Args)]
+struct Check {
+    /// Writes nothing; fails if what is there is stale.
+    #[arg(long)]
+    check: bool,
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match arguments.as_slice() {
-        ["gen"] => generate::write(&root()),
-        ["gen", "--check"] => generate::check(&root()),
-        ["coverage"] => coverage::write(&root()),
-        ["coverage", "--check"] => coverage::check(&root()),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+    let result = match Arguments::parse().chore {
+        Chore::Gen(Check { check: false }) => generate::write(&root()),
+        Chore::Gen(Check { check: true }) => generate::check(&root()),
+        Chore::Coverage(Check { check: false }) => coverage::write(&root()),
+        Chore::Coverage(Check { check: true }) => coverage::check(&root()),
+        Chore::Linux(arguments) => match linux::run(&root(), &arguments) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,4 +62,43 @@ fn root() -> PathBuf {
     let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     path.pop();
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_chores_are_known_and_others_refused() {
+        for good in [
+            &["gen"][..],
+            &["gen", "--check"],
+            &["coverage"],
+            &["coverage", "--check"],
+            &["linux"],
+            &["linux", "--only", "update", "--keep", "--image", "a", "--image", "b"],
+            &["linux", "--shell", "--kernel", "bzImage", "--cache", "/c", "--qemu", "/q"],
+        ] {
+            let line = ["cargo xtask"].iter().chain(good);
+            assert!(Arguments::try_parse_from(line).is_ok(), "{good:?}");
+        }
+        for bad in [
+            &[][..],
+            &["generate"],
+            &["gen", "--shell"],
+            &["linux", "--shell", "--list"],
+            &["linux", "--clean", "--can-run"],
+            &["linux", "--image"],
+            &["linux", "boots"],
+        ] {
+            let line = ["cargo xtask"].iter().chain(bad);
+            assert!(Arguments::try_parse_from(line).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -1,0 +1,264 @@
+//! Boots with a fault: what is broken, and what Linux 7.3 says of it. The sentences are those of
+//! `arch/x86/virt/vmx/tdx/tdx.c` and `seamcall_internal.h`.
+
+use anyhow::{Context, Result};
+use tdx_linux_guest::plan::{Attributes, Expected, Outcome, Step};
+use tdx_machine::presets;
+
+use super::boots::{Boot, update_to};
+use super::images::{self, PROFILE};
+use super::trace::Refusal;
+
+/// Where the fault is set.
+enum Place {
+    /// In the platform, by its name in the catalogue.
+    Platform,
+    /// In the platform, which has two packages: the fault is on the second.
+    SecondPackage,
+    /// In the virtual CPU, by a property of QEMU's.
+    Cpu(&'static str),
+}
+
+/// A fault that keeps Linux from bringing the module up.
+struct BringUp {
+    /// Its name in the catalogue.
+    name: &'static str,
+    place: Place,
+    /// A part of what the driver says.
+    says: &'static str,
+    /// What else is in the kernel's log.
+    logs: &'static str,
+    /// The answer that SEAMCALLs get. None: Linux makes none.
+    refusal: Option<Refusal>,
+}
+
+/// What every failed step of a bring-up ends with.
+const FAILED: &str = "TDX-Module initialization failed (-5)";
+
+const BRING_UP: &[BringUp] = &[
+    BringUp {
+        name: "keyids-zero",
+        place: Place::Platform,
+        says: "TDX not supported by the host platform",
+        logs: "",
+        refusal: None,
+    },
+    BringUp {
+        name: "keyids-one",
+        place: Place::Platform,
+        says: "initialization failed: too few private KeyIDs available.",
+        logs: "virt/tdx: BIOS enabled: private KeyID range [32, 33)",
+        refusal: None,
+    },
+    BringUp {
+        name: "module-missing",
+        place: Place::Platform,
+        says: "module not loaded",
+        logs: "",
+        refusal: Some(Refusal::of("TDH.SYS.INIT", "VMfailInvalid")),
+    },
+    BringUp {
+        name: "module-1.0",
+        place: Place::Platform,
+        says: FAILED,
+        logs: "virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc0000505",
+        refusal: Some(Refusal::of("TDH.SYS.RD", "SYS_NOT_READY")),
+    },
+    BringUp {
+        name: "no-rbp-mod-missing",
+        place: Place::Platform,
+        says: "frame pointer (RBP) clobber bug present, upgrade TDX module",
+        logs: "virt/tdx: TDX-Module initialization failed (-22)",
+        refusal: None,
+    },
+    BringUp {
+        name: "lp-missing",
+        place: Place::Platform,
+        says: FAILED,
+        logs: "virt/tdx: SEAMCALL (0x000000000000002d) failed: 0xc0000",
+        refusal: Some(Refusal::of("TDH.SYS.CONFIG", "SYS_CONFIG_NOT_PENDING")),
+    },
+    BringUp {
+        name: "ram-outside-cmrs",
+        place: Place::Platform,
+        says: FAILED,
+        logs: "virt/tdx: SEAMCALL (0x000000000000002d) failed: 0xc0000",
+        refusal: Some(Refusal::of("TDH.SYS.CONFIG", "TDMR_OUTSIDE_CMRS")),
+    },
+    BringUp {
+        name: "key-config-entropy",
+        place: Place::Platform,
+        says: FAILED,
+        logs: "virt/tdx: SEAMCALL (0x000000000000001f) failed: 0x8000080",
+        refusal: Some(Refusal::of("TDH.SYS.KEY.CONFIG", "KEY_GENERATION_FAILED")),
+    },
+    BringUp {
+        name: "tdmr-init-fails",
+        place: Place::Platform,
+        says: FAILED,
+        logs: "virt/tdx: SEAMCALL (0x0000000000000024) failed: 0x8000020",
+        refusal: Some(Refusal::of("TDH.SYS.TDMR.INIT", "OPERAND_BUSY")),
+    },
+    BringUp {
+        name: "cpuid-mismatch",
+        place: Place::SecondPackage,
+        says: "SEAMCALL (0x0000000000000023) failed: 0xc0000",
+        logs: "",
+        refusal: Some(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_CPUID_FIELD")),
+    },
+    BringUp {
+        name: "msr-mismatch",
+        place: Place::SecondPackage,
+        says: "SEAMCALL (0x0000000000000023) failed: 0xc0000",
+        logs: "",
+        refusal: Some(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_MSR")),
+    },
+    BringUp {
+        name: "no-movdir64b",
+        place: Place::Cpu(",-movdir64b"),
+        says: "MOVDIR64B is required for TDX",
+        logs: "",
+        refusal: None,
+    },
+    BringUp {
+        name: "no-selfsnoop",
+        place: Place::Cpu(",-ss"),
+        says: "Self-snoop is required for TDX",
+        logs: "",
+        refusal: None,
+    },
+];
+
+/// A fault of an update.
+struct Update {
+    name: &'static str,
+    /// The answer of INSTALL. None: Linux does not ask for what is wrong, and the update goes well.
+    refusal: Option<&'static str>,
+}
+
+const UPDATE: &[Update] = &[
+    Update { name: "no-entropy-for-install", refusal: Some("ENOENTROPY") },
+    Update { name: "no-entropy-for-log", refusal: Some("ENOENTROPY") },
+    Update { name: "seamcall-fails", refusal: Some("EUNSPECERR") },
+    Update { name: "td-build-in-progress", refusal: None },
+    Update { name: "interrupted-migrations", refusal: None },
+];
+
+/// A boot for every fault.
+pub(super) fn all() -> Result<Vec<Boot>> {
+    let bring_up = BRING_UP.iter().map(bring_up);
+    bring_up.chain(UPDATE.iter().map(update)).collect()
+}
+
+fn about(name: &str) -> Result<String> {
+    let info = tdx_machine::fault::CATALOGUE.iter().find(|info| info.name == name);
+    Ok(info.with_context(|| format!("the catalogue has no fault {name}"))?.description.to_owned())
+}
+
+fn bring_up(fault: &BringUp) -> Result<Boot> {
+    let mut steps = vec![Step::NotInitialised { text: fault.says.to_owned() }];
+    if !fault.logs.is_empty() {
+        steps.push(Step::DmesgHas { text: fault.logs.to_owned() });
+    }
+    steps.push(Step::Taint { allow: 0 });
+    let mut boot = Boot::new(&format!("fault-{}", fault.name), &about(fault.name)?, 2, steps);
+    boot = match fault.place {
+        Place::Platform => boot.option(format!("fault={}", fault.name)),
+        Place::SecondPackage => two_packages(boot, fault.name)?,
+        Place::Cpu(property) => {
+            boot.machine.cpu = property.to_owned();
+            boot
+        }
+    };
+    boot.calls = fault.refusal.is_some();
+    boot.refusals.extend(fault.refusal);
+    Ok(boot)
+}
+
+/// The boot on two packages of one CPU each, with a fault of the second.
+fn two_packages(mut boot: Boot, fault: &str) -> Result<Boot> {
+    let preset = presets::find("default").context("there is no platform named default")?;
+    let mut spec = preset.spec().context("read the platform default")?;
+    spec.cpu.packages = 2;
+    spec.cpu.cores = 1;
+    spec.cpu.threads = 1;
+    spec.iommus.clear();
+    let fault =
+        tdx_machine::Fault::by_name(fault, &spec).with_context(|| format!("there is no fault {fault}"))?;
+    spec.faults = vec![fault];
+    boot.plugin_files.push(("platform.toml".to_owned(), spec.to_toml()?.into_bytes()));
+    boot.machine.processors = "2,sockets=2,cores=1,threads=1".to_owned();
+    let trace = format!("trace={}", super::machine::TRACE);
+    boot.machine.plugin = Some(vec!["platform=platform.toml".to_owned(), trace]);
+    Ok(boot)
+}
+
+fn update(fault: &Update) -> Result<Boot> {
+    let version = images::version(PROFILE, 1)?;
+    let (expect, then) = match fault.refusal {
+        None => (Outcome::Done, Attributes::from([("version", Expected::from(version.as_str()))])),
+        Some(_) => (
+            Outcome::Refused("transferring:firmware-invalid".to_owned()),
+            Attributes::from([("version", Expected::from("errno:ENXIO"))]),
+        ),
+    };
+    let steps = vec![
+        Step::Initialised {},
+        update_to("/images/first", expect, then.clone()),
+        Step::Healthy { expect: then, offline: 0 },
+        Step::Taint { allow: 0 },
+    ];
+    let boot = Boot::new(&format!("fault-{}", fault.name), &about(fault.name)?, 2, steps)
+        .option(format!("fault={}", fault.name))
+        .guest_file("/images/first", images::built(PROFILE, 1)?);
+    Ok(match fault.refusal {
+        None => boot.accepted("TDH.SYS.UPDATE", 1),
+        Some(answer) => boot.refused(&[Refusal::of("SEAMLDR.INSTALL", answer)]),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tdx_machine::fault::CATALOGUE;
+
+    /// Faults that this kernel, or a virtual machine, cannot have.
+    const NOT_HERE: &[(&str, &str)] = &[
+        ("msr-0x87-faults", "a plugin cannot raise #GP"),
+        ("seamrr-disabled", "a plugin cannot raise #GP"),
+        ("seamrr-unlocked", "a plugin cannot raise #GP"),
+        ("no-vmx", "the CPU must have VMX for the plugin"),
+        ("tsx-ctrl-disabled", "goes with a CPU of another family of modules"),
+        ("cpuid-incorrect", "Linux sees the CPUID of QEMU, and reports it as cpuid-mismatch"),
+        ("too-many-tdmrs", "the memory map is QEMU's"),
+        ("too-many-reserved-areas", "the memory map is QEMU's"),
+        ("no-contiguous-pamt", "memory is allocated by Linux"),
+        ("key-config-entropy-forever", "Linux asks once, so that it is key-config-entropy"),
+        ("no-xsave", "a kernel of this configuration needs XSAVE itself"),
+        ("vmxe-already-set", "firmware of QEMU's has no VMX on"),
+        ("hibernation-possible", "the configuration has no hibernation"),
+    ];
+
+    #[test]
+    fn every_fault_of_the_catalogue_has_a_boot_or_a_reason() {
+        for info in CATALOGUE {
+            let boots = BRING_UP.iter().map(|fault| fault.name).chain(UPDATE.iter().map(|fault| fault.name));
+            let times = boots.filter(|name| *name == info.name).count();
+            let reasons = NOT_HERE.iter().filter(|(name, _)| *name == info.name).count();
+            assert_eq!(times + reasons, 1, "{}", info.name);
+        }
+        for (name, reason) in NOT_HERE {
+            assert!(CATALOGUE.iter().any(|info| info.name == *name) && !reason.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_one_package_has_a_platform_that_reads_back() {
+        let boots = all().unwrap();
+        let boot = boots.iter().find(|boot| boot.name == "fault-cpuid-mismatch").unwrap();
+        let text = std::str::from_utf8(&boot.plugin_files[0].1).unwrap();
+        let spec = tdx_machine::PlatformSpec::from_toml(text).unwrap();
+        assert_eq!(spec.cpu.lp_count(), Some(2));
+        assert_eq!(spec.faults.len(), 1);
+    }
+}
