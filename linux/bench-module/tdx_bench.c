@@ -249,7 +249,11 @@ static int look_at_pamt(void)
 	for (i = 0; i < list->nr_consumed_tdmrs; i++) {
 		const struct tdmr_info *tdmr = list->tdmrs + i * list->tdmr_sz;
 
-		for (level = 0; level < ARRAY_SIZE(tdmr->pamt); level++) {
+		/*
+		 * The 1G level is left out: a TDMR has a few entries in its
+		 * page, and the rest of it stays the host's.
+		 */
+		for (level = 1; level < ARRAY_SIZE(tdmr->pamt); level++) {
 			u64 base = tdmr->pamt[level].base;
 			u64 last = base + tdmr->pamt[level].size - PAGE_SIZE;
 
