@@ -1,0 +1,160 @@
+//! What keeps the plugin from working: each has one line that says what to change, and then QEMU
+//! ends.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr::null_mut;
+
+use crate::api::types::{Info, VERSION};
+use crate::api::{Lookup, MissingSymbol, process_symbol};
+use crate::ram_map::RamMapError;
+
+/// Why the plugin does not go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The interface is older than version 7.
+    #[error("this QEMU is too old for its plugin API: use QEMU 11.1 or newer (Debian: trixie-backports)")]
+    TooOld,
+    /// The interface has dropped version 7.
+    #[error(
+        "this QEMU is too new (its oldest plugin API is {0}, this plugin speaks {VERSION}): use QEMU 11.1"
+    )]
+    TooNew(c_int),
+    /// A function is not there.
+    #[error(transparent)]
+    Symbol(#[from] MissingSymbol),
+    /// Another architecture.
+    #[error("the guest architecture is {0}: use qemu-system-x86_64")]
+    Target(String),
+    /// One program instead of a machine.
+    #[error("user-mode emulation has no machine: use qemu-system-x86_64")]
+    UserMode,
+    /// vCPUs that may come later.
+    #[error("vCPUs cannot be plugged in later: use -smp {vcpus} without maxcpus={max}")]
+    HotPlug { vcpus: c_int, max: c_int },
+    /// Another accelerator.
+    #[error("the accelerator is not TCG, so no instruction can be caught: use -accel tcg,thread=multi")]
+    Accelerator,
+    /// All vCPUs on one thread: QEMU then tells wrong vCPU numbers.
+    #[error("{0} vCPUs share one thread: use -accel tcg,thread=multi")]
+    OneThread(c_int),
+    /// A register has no name.
+    #[error("this QEMU does not show the register {0}: use QEMU 11.1 or newer (Debian: trixie-backports)")]
+    Register(String),
+    /// No map of the machine's memory.
+    #[error(transparent)]
+    RamMap(#[from] RamMapError),
+    /// Two of this plugin in one QEMU.
+    #[error("the plugin is loaded twice: give -plugin once")]
+    Twice,
+    /// Arguments or the machine that they describe.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// Says why on one line, and ends QEMU with status 1.
+pub(crate) fn refuse(refusal: &Refusal) -> ! {
+    eprintln!("tdx-qemu: {refusal}");
+    // Behind QEMU's own exit handlers, which put the terminal back.
+    std::process::exit(1)
+}
+
+/// Checks what QEMU says of itself at load time.
+///
+/// # Safety
+///
+/// The name in `info` is a C string or null.
+pub(crate) unsafe fn check_info(info: &Info) -> Result<c_int, Refusal> {
+    if info.version.cur < VERSION {
+        return Err(Refusal::TooOld);
+    }
+    if info.version.min > VERSION {
+        return Err(Refusal::TooNew(info.version.min));
+    }
+    let target = if info.target_name.is_null() {
+        String::new()
+    } else {
+        // SAFETY: by contract a C string.
+        unsafe { CStr::from_ptr(info.target_name) }.to_string_lossy().into_owned()
+    };
+    if target != "x86_64" {
+        return Err(Refusal::Target(target));
+    }
+    if !info.system_emulation {
+        return Err(Refusal::UserMode);
+    }
+    let (vcpus, max) = (info.system.smp_vcpus, info.system.max_vcpus);
+    if max > vcpus {
+        return Err(Refusal::HotPlug { vcpus, max });
+    }
+    Ok(vcpus)
+}
+
+/// Checks the accelerator, which QEMU chooses after it has loaded its plugins.
+pub(crate) fn check_accelerator(vcpus: c_int, lookup: Lookup) -> Result<(), Refusal> {
+    let tcg = lookup(c"tcg_allowed").cast::<bool>();
+    // SAFETY: QEMU's own variable of that name, a C bool; not null.
+    if !tcg.is_null() && !unsafe { tcg.read_volatile() } {
+        return Err(Refusal::Accelerator);
+    }
+    let threads = lookup(c"qemu_tcg_mttcg_enabled");
+    if vcpus > 1 && !threads.is_null() {
+        // SAFETY: QEMU's own function of that name: no arguments, a C bool, usable once there is
+        // a machine.
+        let enabled = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> bool>(threads) };
+        if !enabled() {
+            return Err(Refusal::OneThread(vcpus));
+        }
+    }
+    Ok(())
+}
+
+/// QEMU's own `Notifier`: a function and the links of the list that it is in.
+#[repr(C)]
+struct Notifier {
+    notify: extern "C" fn(*mut Self, *mut c_void),
+    next: *mut Self,
+    previous: *mut *mut Self,
+}
+
+/// Has the accelerator checked as soon as the machine is complete. Without this, another
+/// accelerator than TCG would go unseen: it calls no plugin. Where QEMU does not let itself be asked
+/// for that moment, the check waits for the first vCPU.
+pub(crate) fn check_accelerator_when_known() {
+    let add = process_symbol(c"qemu_add_machine_init_done_notifier");
+    if add.is_null() {
+        return;
+    }
+    // SAFETY: QEMU's own function of that name takes a notifier that lives until it is removed.
+    let add = unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut Notifier)>(add) };
+    let notifier = Box::new(Notifier { notify: on_machine_complete, next: null_mut(), previous: null_mut() });
+    // SAFETY: leaked, so it lives for ever, and nothing but QEMU touches it from here on.
+    unsafe { add(Box::into_raw(notifier)) };
+}
+
+extern "C" fn on_machine_complete(_notifier: *mut Notifier, _unused: *mut c_void) {
+    crate::hooks::shielded(crate::hooks::check_accelerator);
+}
+
+/// Runs when the library is loaded, before QEMU looks for anything in it: a QEMU that is too old
+/// would only name two numbers.
+extern "C" fn on_load() {
+    if let Some(refusal) = too_old(process_symbol) {
+        eprintln!("tdx-qemu: {refusal}");
+        // SAFETY: ends the process; QEMU has not begun anything that wants an end of its own.
+        unsafe { libc::_exit(1) }
+    }
+}
+
+#[used]
+// SAFETY: the loader calls every pointer of this section once, as a C function.
+#[unsafe(link_section = ".init_array")]
+static ON_LOAD: extern "C" fn() = on_load;
+
+/// QEMU, but one without a function that came with version 6. Version 6 itself is left to the
+/// message of QEMU.
+fn too_old(lookup: Lookup) -> Option<Refusal> {
+    let qemu = !lookup(c"qemu_plugin_register_vcpu_init_cb").is_null();
+    let set_pc = !lookup(c"qemu_plugin_set_pc").is_null();
+    (qemu && !set_pc).then_some(Refusal::TooOld)
+}

@@ -1,0 +1,324 @@
+//! The functions that QEMU calls.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tdx_machine::LpIndex;
+
+use crate::api::types::{Block, PluginId, RW_REGS_PC};
+use crate::api::{Api, OnVcpu, process_symbol};
+use crate::cpu::{After, Flags, Gpr, Outcome, Vcpu};
+use crate::decode::{Decoded, Kind, MAX_LENGTH, Operation, decode, is_candidate};
+use crate::exec;
+use crate::flags::exact::Raise;
+use crate::flags::{FlagsWriter, VcpuFlags};
+use crate::guard::{self, Refusal, refuse};
+use crate::host::Host;
+use crate::mark::Mark;
+use crate::options::Options;
+use crate::ram::GuestRam;
+use crate::ram_map::ram_ranges;
+use crate::reset::{Entrance, Resets, Restart, Sight};
+use crate::vcpu::{QemuVcpu, Registers};
+
+/// The plugin: there is one in a process.
+static PLUGIN: OnceLock<Plugin> = OnceLock::new();
+
+/// What the callbacks share.
+pub(crate) struct Plugin {
+    pub(crate) api: Api,
+    pub(crate) options: Options,
+    /// Answer SEAMCALLs with success without looking at them: what a callback costs by itself.
+    pub(crate) bench_empty: bool,
+    /// vCPUs by index.
+    pub(crate) vcpus: Box<[Slot]>,
+    pub(crate) host: OnceLock<Host>,
+    pub(crate) flags: FlagsWriter,
+    pub(crate) resets: Resets,
+    started: AtomicBool,
+}
+
+/// What is kept for a vCPU. Only its own thread touches it.
+#[derive(Default)]
+pub(crate) struct Slot {
+    registers: OnceLock<Registers>,
+    flags: VcpuFlags,
+    /// What is left to do behind the last instruction.
+    after: Mutex<Option<After>>,
+}
+
+impl Plugin {
+    pub(crate) fn new(api: Api, options: Options, bench_empty: bool, vcpus: usize) -> Self {
+        Self {
+            api,
+            options,
+            bench_empty,
+            vcpus: std::iter::repeat_with(Slot::default).take(vcpus).collect(),
+            host: OnceLock::new(),
+            flags: FlagsWriter::default(),
+            resets: Resets::default(),
+            started: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes this the plugin of the process and has QEMU call it.
+    pub(crate) fn install(self, id: PluginId) {
+        let api = self.api;
+        if PLUGIN.set(self).is_err() {
+            refuse(&Refusal::Twice);
+        }
+        // SAFETY: during the installation, with functions that live as long as the process: the
+        // plugin is never unloaded.
+        unsafe {
+            (api.register_vcpu_init)(id, on_vcpu, std::ptr::null_mut());
+            (api.register_translation)(id, on_translation, std::ptr::null_mut());
+            (api.register_exit)(id, on_exit, std::ptr::null_mut());
+        }
+    }
+
+    /// Tells the host once that the guest runs, and how flags reach it.
+    fn started(&'static self, exact_flags: bool) {
+        if !self.started.swap(true, Ordering::Relaxed) {
+            self.host().started(exact_flags);
+        }
+    }
+
+    /// Settles how flags are written, at the first instruction that was executed in 64-bit code.
+    /// Its flags do not matter: compilers keep none across what is caught here.
+    fn settle_flags(&'static self, vcpu: &QemuVcpu<'_>) {
+        if !self.started.load(Ordering::Relaxed) && vcpu.long_mode() {
+            self.started(self.flags.settle(vcpu));
+        }
+    }
+
+    /// The machine, switched on at the first translation: from then on the map of RAM is complete.
+    fn host(&'static self) -> &'static Host {
+        self.host.get_or_init(|| self.power_on().unwrap_or_else(|refusal| refuse(&refusal)))
+    }
+
+    fn power_on(&'static self) -> Result<Host, Refusal> {
+        let ranges = ram_ranges(process_symbol)?;
+        let ram = GuestRam::new(&self.api, ranges.clone());
+        let vcpus = u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX);
+        Host::new(&self.options, Box::new(ram), &ranges, vcpus, say)
+            .map_err(|error| Refusal::Host(error.to_string()))
+    }
+
+    fn vcpu_count(&self) -> c_int {
+        c_int::try_from(self.vcpus.len()).unwrap_or(c_int::MAX)
+    }
+}
+
+/// Says something to the user, beside what the guest says.
+fn say(line: &str) {
+    eprintln!("tdx-qemu: {line}");
+}
+
+/// Runs a callback's work. A panic must not unwind into QEMU: it ends the process, with the one
+/// line of the panic hook.
+pub(crate) fn shielded<T>(work: impl FnOnce() -> T) -> T {
+    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(_) => std::process::abort(),
+    }
+}
+
+/// Checks the accelerator, where the plugin is installed.
+pub(crate) fn check_accelerator() {
+    if let Some(plugin) = PLUGIN.get()
+        && let Err(refusal) = guard::check_accelerator(plugin.vcpu_count(), process_symbol)
+    {
+        refuse(&refusal);
+    }
+}
+
+extern "C" fn on_vcpu(index: c_uint, _userdata: *mut c_void) {
+    shielded(|| {
+        check_accelerator();
+        let Some((plugin, slot)) = slot(index) else { return };
+        // SAFETY: a callback on the thread of this vCPU, which may read registers.
+        let cpu = unsafe { OnVcpu::new(&plugin.api) };
+        let registers = Registers::of(cpu).unwrap_or_else(|refusal| refuse(&refusal));
+        slot.registers.get_or_init(|| registers);
+    });
+}
+
+fn slot(index: c_uint) -> Option<(&'static Plugin, &'static Slot)> {
+    let plugin = PLUGIN.get()?;
+    Some((plugin, plugin.vcpus.get(index as usize)?))
+}
+
+extern "C" fn on_translation(block: *mut Block, _userdata: *mut c_void) {
+    shielded(|| {
+        let Some(plugin) = PLUGIN.get() else { return };
+        if plugin.host.get().is_none() {
+            // SAFETY: translation happens on the thread of the vCPU that runs into the code.
+            let _cpu = unsafe { OnVcpu::new(&plugin.api) };
+            plugin.host();
+        }
+        let api = &plugin.api;
+        // SAFETY: `block` is valid during this callback, and so are its instructions, of which
+        // there are as many as it says.
+        unsafe {
+            let mut finish = false;
+            for position in 0..(api.block_length)(block) {
+                let insn = (api.block_insn)(block, position);
+                let address = (api.insn_address)(insn);
+                if finish {
+                    (api.register_execution)(insn, on_behind, RW_REGS_PC, Mark::place(address).to_userdata());
+                    finish = false;
+                }
+                if position == 0 && Entrance::at(address).is_some() {
+                    (api.register_execution)(insn, on_entrance, RW_REGS_PC, address as *mut c_void);
+                }
+                let mut bytes = [0_u8; MAX_LENGTH];
+                let length = (api.insn_data)(insn, bytes.as_mut_ptr().cast(), bytes.len());
+                let bytes = bytes.get(..length).unwrap_or_default();
+                if let Some(kind) = is_candidate(bytes) {
+                    let mark = Mark::caught(address, kind, bytes);
+                    (api.register_execution)(insn, on_caught, RW_REGS_PC, mark.to_userdata());
+                    finish = kind == Kind::Cpuid;
+                }
+            }
+        }
+    });
+}
+
+extern "C" fn on_entrance(index: c_uint, userdata: *mut c_void) {
+    shielded(|| {
+        let Some((plugin, slot)) = slot(index) else { return };
+        let Some(vcpu) = vcpu(plugin, slot, index) else { return };
+        let Some(entrance) = Entrance::at(userdata as u64) else { return };
+        let registers = vcpu.registers();
+        let sight = Sight {
+            vcpu: index,
+            real_mode: vcpu.in_real_mode(),
+            cs: vcpu.read(registers.cs),
+            ip: vcpu.read(registers.rip),
+        };
+        match plugin.resets.judge(entrance, sight) {
+            Some(Restart::Machine) => {
+                plugin.started(false);
+                plugin.host().reset();
+            }
+            Some(Restart::Vcpu) => plugin.host().restarted(LpIndex(index)),
+            None => {}
+        }
+    });
+}
+
+extern "C" fn on_behind(index: c_uint, _userdata: *mut c_void) {
+    shielded(|| {
+        let Some((plugin, slot)) = slot(index) else { return };
+        let Some(after) = slot.after.lock().take() else { return };
+        if let Some(mut vcpu) = vcpu(plugin, slot, index) {
+            exec::finish(plugin.host(), after, &mut vcpu);
+        }
+    });
+}
+
+extern "C" fn on_caught(index: c_uint, userdata: *mut c_void) {
+    // Nothing with a destructor may live in this function: two of its ways out are long jumps.
+    match shielded(|| caught(index, Mark::from_userdata(userdata))) {
+        Exit::Native => {}
+        Exit::GoOn { api, at } => {
+            // SAFETY: on the vCPU's thread, in a callback that was registered to set the PC.
+            unsafe { (api.set_pc)(at) }
+        }
+        Exit::Raise(raise) => {
+            // SAFETY: made just now, in this callback.
+            unsafe { raise.now() }
+        }
+    }
+}
+
+/// How a callback leaves.
+#[derive(Clone, Copy)]
+enum Exit {
+    /// QEMU executes the instruction.
+    Native,
+    /// The guest goes on elsewhere.
+    GoOn { api: &'static Api, at: u64 },
+    /// The guest gets an exception.
+    Raise(Raise),
+}
+
+fn vcpu(plugin: &'static Plugin, slot: &'static Slot, index: c_uint) -> Option<QemuVcpu<'static>> {
+    // SAFETY: all callers are callbacks on the thread of the vCPU `index`, registered with
+    // QEMU_PLUGIN_CB_RW_REGS_PC.
+    let cpu = unsafe { OnVcpu::new(&plugin.api) };
+    Some(QemuVcpu::new(LpIndex(index), cpu, slot.registers.get()?))
+}
+
+fn caught(index: c_uint, mark: Mark) -> Exit {
+    let Some((plugin, slot)) = slot(index) else { return Exit::Native };
+    let Some(mut vcpu) = vcpu(plugin, slot, index) else { return Exit::Native };
+    let Some(insn) = mark.decoded().or_else(|| read_again(&vcpu, mark)) else {
+        // Not what it looked like when it was translated.
+        return Exit::Native;
+    };
+    if plugin.bench_empty && insn.operation == Operation::Seamcall {
+        vcpu.set_gpr(Gpr::Rax, 0);
+        let next = next(&vcpu, mark, insn);
+        let at = plugin.flags.leave(Flags::SUCCEED, next, &vcpu, &slot.flags);
+        return Exit::GoOn { api: &plugin.api, at };
+    }
+    let host = plugin.host();
+    match exec::execute(host, &insn, &mut vcpu) {
+        Outcome::Native => Exit::Native,
+        Outcome::Done => {
+            plugin.settle_flags(&vcpu);
+            Exit::GoOn { api: &plugin.api, at: next(&vcpu, mark, insn) }
+        }
+        Outcome::DoneWithFlags(flags) => {
+            plugin.settle_flags(&vcpu);
+            let at = plugin.flags.leave(flags, next(&vcpu, mark, insn), &vcpu, &slot.flags);
+            Exit::GoOn { api: &plugin.api, at }
+        }
+        Outcome::Then(After::Restore { gpr, value }) => {
+            // MOV to CR4. Written through the interface, which lets QEMU follow every bit up; what
+            // this CPU does not take is left to the instruction itself, which then faults.
+            let taken = vcpu.set_cr4(vcpu.gpr(gpr));
+            vcpu.set_gpr(gpr, value);
+            if taken { Exit::GoOn { api: &plugin.api, at: next(&vcpu, mark, insn) } } else { Exit::Native }
+        }
+        Outcome::Then(after) => {
+            *slot.after.lock() = Some(after);
+            Exit::Native
+        }
+        Outcome::GeneralProtection => {
+            let address = vcpu.instruction_address(mark.offset_in_page());
+            let raise = plugin
+                .flags
+                .environment(&vcpu, &slot.flags)
+                .and_then(|(helpers, environment)| helpers.general_protection(environment, address));
+            raise.map_or(Exit::Native, Exit::Raise)
+        }
+    }
+}
+
+/// The instruction as it is in memory: of one that it refuses, QEMU has not read all bytes.
+fn read_again(vcpu: &QemuVcpu<'_>, mark: Mark) -> Option<Decoded> {
+    let address = vcpu.instruction_address(mark.offset_in_page());
+    decode(vcpu.instruction_bytes(address, &mut [0; MAX_LENGTH]), address).ok()
+}
+
+/// Address behind the instruction.
+fn next(vcpu: &QemuVcpu<'_>, mark: Mark, insn: Decoded) -> u64 {
+    vcpu.instruction_address(mark.offset_in_page()).wrapping_add(insn.length.into())
+}
+
+extern "C" fn on_exit(_userdata: *mut c_void) {
+    shielded(|| {
+        if let Some(plugin) = PLUGIN.get()
+            && let Some(host) = plugin.host.get()
+        {
+            plugin.started(false);
+            host.stopped();
+        }
+    });
+}

@@ -1,0 +1,88 @@
+//! What QEMU looks for in a plugin.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int};
+use std::panic::PanicHookInfo;
+
+use crate::api::types::{Info, PluginId, VERSION};
+use crate::api::{Api, process_symbol};
+use crate::guard::{self, Refusal, refuse};
+use crate::hooks::{Plugin, shielded};
+use crate::options::Options;
+
+/// The interface that this plugin was written for.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)] // The name is QEMU's.
+pub(crate) static qemu_plugin_version: c_int = VERSION;
+
+/// Called once by QEMU, before there is a machine.
+///
+/// # Safety
+///
+/// As the plugin interface has it: `info` points to a description that lives during the call, and
+/// `argv` to `argc` C strings.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn qemu_plugin_install(
+    id: PluginId,
+    info: *const Info,
+    argc: c_int,
+    argv: *const *const c_char,
+) -> c_int {
+    std::panic::set_hook(Box::new(report));
+    shielded(|| {
+        // SAFETY: by contract.
+        let installed = unsafe { install(id, &*info, arguments(argc, argv)) };
+        installed.unwrap_or_else(|refusal| refuse(&refusal));
+    });
+    0
+}
+
+/// # Safety
+///
+/// As [`qemu_plugin_install`].
+unsafe fn install(id: PluginId, info: &Info, arguments: Vec<String>) -> Result<(), Refusal> {
+    // SAFETY: by contract.
+    let vcpus = unsafe { guard::check_info(info) }?;
+    // SAFETY: the names are those of QEMU's plugin interface and of GLib, in a process that has
+    // just said that it is a QEMU with version 7 of it.
+    let api = unsafe { Api::resolve(process_symbol) }?;
+    let (arguments, bench_empty) = without_bench(arguments);
+    let options = Options::parse(arguments.iter().map(String::as_str))
+        .map_err(|error| Refusal::Host(error.to_string()))?;
+    let vcpus = usize::try_from(vcpus).unwrap_or(0);
+    Plugin::new(api, options, bench_empty, vcpus).install(id);
+    guard::check_accelerator_when_known();
+    Ok(())
+}
+
+/// # Safety
+///
+/// `argv` points to `argc` C strings, or `argc` is 0.
+unsafe fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<String> {
+    (0..usize::try_from(argc).unwrap_or(0))
+        .map(|index| {
+            // SAFETY: by contract.
+            unsafe { CStr::from_ptr(*argv.add(index)) }.to_string_lossy().into_owned()
+        })
+        .collect()
+}
+
+/// Takes `bench=empty` out of the arguments, the yardstick of the speed that is promised.
+fn without_bench(arguments: Vec<String>) -> (Vec<String>, bool) {
+    let before = arguments.len();
+    let rest: Vec<String> = arguments.into_iter().filter(|argument| argument != "bench=empty").collect();
+    let taken = rest.len() != before;
+    (rest, taken)
+}
+
+/// A panic is a bug of the plugin: one line, as every other end.
+fn report(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text =
+        payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("no reason given").replace('\n', " ");
+    match panic.location() {
+        Some(place) => eprintln!("tdx-qemu: internal error at {place}: {text}"),
+        None => eprintln!("tdx-qemu: internal error: {text}"),
+    }
+}
