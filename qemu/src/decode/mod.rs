@@ -2,6 +2,8 @@
 
 mod jump;
 mod operand;
+#[cfg(test)]
+mod tests;
 
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
