@@ -6,7 +6,7 @@ use tdx_abi::status::StatusCode;
 use tdx_abi::{KeyId, PhysAddr, Registers};
 use tdx_image::build::{self, ModuleSpec};
 use tdx_image::verify::VerifyError;
-use tdx_image::{HeaderVersion, Image, ImageError};
+use tdx_image::{HeaderVersion, Image, ImageError, Sigstruct, SigstructError};
 use tdx_machine::spec::{Generation, UnknownRelease};
 use tdx_machine::{Event, Fault, LoadError, LpIndex, Machine, PlatformSpec, PowerOn, SpecIssue, presets};
 use zerocopy::FromBytes;
@@ -178,6 +178,21 @@ fn a_bad_image_is_refused_with_its_reason() {
     assert!(matches!(relocation, LoadError::Relocation(_)), "{relocation:?}");
     let unknown = refusal(spec(), changed(|module| module.profile = "unknown".to_owned()));
     assert_eq!(unknown, LoadError::UnknownProfile { profile: "unknown".to_owned() });
+    let sealed = |change: fn(&mut Sigstruct, &mut Vec<u8>)| {
+        let (mut sigstruct, mut pages) = build::module(&module()).expect("a sound specification");
+        change(&mut sigstruct, &mut pages);
+        build::seal(&mut sigstruct, &pages);
+        build::wrap(HeaderVersion::V0x200, &sigstruct, &pages).expect("an image")
+    };
+    let nameless = sealed(|_, pages| {
+        let at = pages.windows(7).position(|bytes| bytes == b"tdxhost").expect("the owner of the note");
+        pages[at] = b'T';
+    });
+    assert_eq!(refusal(spec(), nameless), LoadError::NoRecord);
+    let vendor = sealed(|sigstruct, _| sigstruct.vendor.set(1));
+    assert_eq!(refusal(spec(), vendor), LoadError::Sigstruct(SigstructError::Vendor { value: 1 }));
+    let outside = refusal(spec(), sealed(|_, pages| pages.truncate(4096)));
+    assert!(matches!(outside, LoadError::Sigstruct(_)), "{outside:?}");
     let room = refusal(spec(), changed(|module| module.handoff_pages = 65536));
     assert!(matches!(room, LoadError::NoRoom { .. }), "{room:?}");
     let old = || {

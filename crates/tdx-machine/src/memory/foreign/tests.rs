@@ -266,6 +266,32 @@ fn an_access_may_cross_blocks() {
     assert_eq!(memory.footprint().runs, 2);
 }
 
+#[test]
+fn a_store_with_keyid_0_leaves_bytes_beside_it_to_those_who_may_be_writing_them() {
+    /// Notes what is written where.
+    struct Notes(Arc<Mutex<Vec<(u64, usize)>>>);
+    impl Ram for Notes {
+        fn read(&self, _pa: PhysAddr, bytes: &mut [u8]) -> bool {
+            bytes.fill(3);
+            true
+        }
+        fn write(&self, pa: PhysAddr, bytes: &[u8]) -> bool {
+            self.0.lock().push((pa.as_u64(), bytes.len()));
+            true
+        }
+    }
+    let notes = Arc::default();
+    let keys = KeyIdPartitioning::new(31, 32);
+    let ram = Box::new(Notes(Arc::clone(&notes)));
+    let memory = Foreign::new(rules(true, false), keys, 64, Arc::default(), ram);
+    memory.write(PhysAddr::new(0x1008), SHARED, &[1; 300], Store::Cached);
+    // A line that something is known of, so that the next access looks at each line.
+    memory.write(PhysAddr::new(0x1040), PRIVATE, &ONES, Store::Cached);
+    memory.write(PhysAddr::new(0x1038), SHARED, &[1; 80], Store::Cached);
+    let lines = [(0x1008, 300), (0x1040, 64), (0x1038, 8), (0x1040, 64), (0x1080, 8)];
+    assert_eq!(*notes.lock(), lines);
+}
+
 /// What somebody does to memory.
 #[derive(Clone, Debug)]
 enum Step {
