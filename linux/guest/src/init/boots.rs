@@ -23,10 +23,18 @@ const CHECK_AT: u8 = 0x72;
 const RUNNING_AT: u8 = 0x73;
 const MAGIC: u8 = 0xd7;
 
+/// Bytes that outlast a reset.
+pub(super) trait Memory {
+    /// One byte.
+    fn read(&self, index: u8) -> io::Result<u8>;
+    /// Sets one byte.
+    fn write(&self, index: u8, value: u8) -> io::Result<()>;
+}
+
 /// The store, for as long as the plan runs.
 #[derive(Debug)]
-pub(super) struct Boots {
-    cmos: Cmos,
+pub(super) struct Boots<M = Cmos> {
+    memory: M,
     restarts: u8,
 }
 
@@ -57,19 +65,25 @@ impl From<io::Error> for Error {
 }
 
 impl Boots {
-    /// Reads the count and notes that this boot is under way.
+    /// Reads the count of this machine and notes that this boot is under way.
     pub(super) fn begin() -> Result<Self, Error> {
-        let cmos = Cmos::open()?;
-        let (magic, restarts, check) = (cmos.read(MAGIC_AT)?, cmos.read(COUNT_AT)?, cmos.read(CHECK_AT)?);
-        if magic != MAGIC || check != !restarts {
-            let boots = Self { cmos, restarts: 0 };
-            boots.set(0, true)?;
-            return Ok(boots);
-        }
-        if cmos.read(RUNNING_AT)? != 0 {
-            return Err(Error::Unasked);
-        }
-        let boots = Self { cmos, restarts };
+        Self::begin_in(Cmos::open()?)
+    }
+}
+
+impl<M: Memory> Boots<M> {
+    fn begin_in(memory: M) -> Result<Self, Error> {
+        let (magic, restarts, check) =
+            (memory.read(MAGIC_AT)?, memory.read(COUNT_AT)?, memory.read(CHECK_AT)?);
+        let restarts = if magic == MAGIC && check == !restarts {
+            if memory.read(RUNNING_AT)? != 0 {
+                return Err(Error::Unasked);
+            }
+            restarts
+        } else {
+            0
+        };
+        let boots = Self { memory, restarts };
         boots.set(restarts, true)?;
         Ok(boots)
     }
@@ -81,35 +95,44 @@ impl Boots {
 
     /// Counts one more and restarts the machine. Returns only when that fails.
     pub(super) fn restart(&self, report: &Report) -> Result<()> {
-        let next = self.restarts.checked_add(1).context("the machine was restarted too often")?;
-        self.set(next, false).context("the boot count cannot be written")?;
+        self.count_one_more()?;
         report.drain();
         nix::unistd::sync();
         let Err(errno) = nix::sys::reboot::reboot(RebootMode::RB_AUTOBOOT);
+        // The boot goes on, so that only a reset that follows is one that nobody asked for.
+        self.set(self.restarts, true).context("the boot count cannot be written")?;
         Err(errno).context("the kernel does not restart")
+    }
+
+    fn count_one_more(&self) -> Result<()> {
+        let next = self.restarts.checked_add(1).context("the machine was restarted too often")?;
+        self.set(next, false).context("the boot count cannot be written")
     }
 
     /// The next plan begins from nothing.
     pub(super) fn forget(&self) -> io::Result<()> {
-        self.cmos.write(MAGIC_AT, 0)
+        self.memory.write(MAGIC_AT, 0)
     }
 
     fn set(&self, restarts: u8, running: bool) -> io::Result<()> {
-        self.cmos.write(MAGIC_AT, MAGIC)?;
-        self.cmos.write(COUNT_AT, restarts)?;
-        self.cmos.write(CHECK_AT, !restarts)?;
-        self.cmos.write(RUNNING_AT, u8::from(running))
+        self.memory.write(MAGIC_AT, MAGIC)?;
+        self.memory.write(COUNT_AT, restarts)?;
+        self.memory.write(CHECK_AT, !restarts)?;
+        self.memory.write(RUNNING_AT, u8::from(running))
     }
 }
 
+/// The real-time clock's memory.
 #[derive(Debug)]
-struct Cmos(File);
+pub(super) struct Cmos(File);
 
 impl Cmos {
     fn open() -> io::Result<Self> {
         OpenOptions::new().read(true).write(true).open("/dev/port").map(Self)
     }
+}
 
+impl Memory for Cmos {
     fn read(&self, index: u8) -> io::Result<u8> {
         let mut byte = [0];
         self.0.write_all_at(&[index], INDEX_PORT)?;
@@ -120,5 +143,90 @@ impl Cmos {
     fn write(&self, index: u8, value: u8) -> io::Result<()> {
         self.0.write_all_at(&[index], INDEX_PORT)?;
         self.0.write_all_at(&[value], DATA_PORT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Memory of a machine that a test resets by beginning again.
+    #[derive(Debug, Default)]
+    struct Bytes(RefCell<std::collections::BTreeMap<u8, u8>>);
+
+    impl Memory for &Bytes {
+        fn read(&self, index: u8) -> io::Result<u8> {
+            Ok(self.0.borrow().get(&index).copied().unwrap_or(0))
+        }
+
+        fn write(&self, index: u8, value: u8) -> io::Result<()> {
+            self.0.borrow_mut().insert(index, value);
+            Ok(())
+        }
+    }
+
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Memory for Broken {
+        fn read(&self, _index: u8) -> io::Result<u8> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+
+        fn write(&self, _index: u8, _value: u8) -> io::Result<()> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    #[test]
+    fn restarts_are_counted_over_resets() {
+        let memory = Bytes::default();
+        for expected in 0..3 {
+            let boots = Boots::begin_in(&memory).unwrap();
+            assert_eq!(boots.restarts(), expected);
+            boots.count_one_more().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reset_that_nobody_asked_for_is_found() {
+        let memory = Bytes::default();
+        let _first = Boots::begin_in(&memory).unwrap();
+        assert!(matches!(Boots::begin_in(&memory), Err(Error::Unasked)));
+    }
+
+    #[test]
+    fn a_plan_that_ended_leaves_nothing_behind() {
+        let memory = Bytes::default();
+        Boots::begin_in(&memory).unwrap().count_one_more().unwrap();
+        Boots::begin_in(&memory).unwrap().forget().unwrap();
+        assert_eq!(Boots::begin_in(&memory).unwrap().restarts(), 0);
+    }
+
+    #[test]
+    fn bytes_that_somebody_else_left_are_no_count() {
+        for other in [vec![0xff; 4], vec![MAGIC, 3, 3, 0], vec![0, 3, !3, 0]] {
+            let memory = Bytes::default();
+            for (index, byte) in (MAGIC_AT..).zip(other) {
+                (&memory).write(index, byte).unwrap();
+            }
+            assert_eq!(Boots::begin_in(&memory).unwrap().restarts(), 0);
+        }
+    }
+
+    #[test]
+    fn the_count_does_not_wrap() {
+        let memory = Bytes::default();
+        Boots::begin_in(&memory).unwrap().set(u8::MAX, false).unwrap();
+        assert!(Boots::begin_in(&memory).unwrap().count_one_more().is_err());
+    }
+
+    #[test]
+    fn memory_that_cannot_be_reached_says_so() {
+        let error = Boots::begin_in(Broken).unwrap_err();
+        assert!(matches!(error, Error::Store(_)));
+        assert!(error.to_string().contains("CONFIG_DEVPORT"), "{error}");
     }
 }
