@@ -46,7 +46,7 @@ struct Seen {
     features: Option<CpuidRegs>,
     more_features: Option<CpuidRegs>,
     phys_bits: Option<u8>,
-    /// x2APIC id by LP; that of leaf 1 has 8 bits only and gives way to the others.
+    /// x2APIC id by LP; that of leaf 1 gives way to those of the topology.
     x2apic_ids: Vec<Option<u32>>,
     told: BTreeSet<String>,
 }
@@ -93,7 +93,10 @@ impl Observe {
             VENDOR => seen.vendor = Some([answer.ebx, answer.edx, answer.ecx]),
             FEATURES => {
                 seen.features = Some(answer);
-                if let Some(id) = seen.x2apic_ids.get_mut(lp.0 as usize) {
+                let index = lp.0 as usize;
+                // Of an id that is longer it has the low bits only.
+                let short = self.expected.x2apic_ids.get(index).is_some_and(|id| *id <= 0xFF);
+                if let Some(id) = seen.x2apic_ids.get_mut(index).filter(|_| short) {
                     id.get_or_insert(answer.ebx >> 24);
                 }
             }
@@ -317,6 +320,17 @@ mod tests {
         host.observe.cpuid(LpIndex(3), 0x1F, 0, answer(0, 1, 0, 3));
         let complaints = host.observe.complaints();
         assert!(complaints[0].ends_with("give QEMU `-smp 6,sockets=2,cores=3,threads=1`"), "{complaints:?}");
+    }
+
+    #[test]
+    fn ids_beyond_eight_bits_are_not_judged_by_leaf_1() {
+        let (host, _) = host(&["platform=gnr-2s-connect"], 384);
+        let id = host.machine.lps().get(383).expect("there").x2apic_id;
+        assert!(id > 0xFF);
+        host.observe.cpuid(LpIndex(383), 1, 0, answer(GRANITE_RAPIDS, id << 24, VMX | XSAVE, SELF_SNOOP));
+        assert_eq!(host.observe.complaints(), Vec::<String>::new());
+        host.observe.cpuid(LpIndex(383), 0xB, 0, answer(0, 1, 0, 383));
+        assert_eq!(host.observe.complaints().len(), 1);
     }
 
     #[test]

@@ -66,16 +66,16 @@ impl Trace {
 
     /// The machine was switched on.
     pub(crate) fn power_on(&self, machine: &Machine, exact_flags: bool) {
-        let mut line = power("power-on", machine);
-        line.insert("exact_flags".to_owned(), exact_flags.into());
-        self.write(|_| line);
+        self.write(|_| {
+            let mut line = power("power-on", machine);
+            line.insert("exact_flags".to_owned(), exact_flags.into());
+            line
+        });
     }
 
     /// Power was cycled.
     pub(crate) fn reset(&self, machine: &Machine) {
-        if self.is_on() {
-            self.write(|_| power("reset", machine));
-        }
+        self.write(|_| power("reset", machine));
     }
 
     /// Something that a reader of the trace should know.

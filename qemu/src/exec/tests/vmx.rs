@@ -1,5 +1,6 @@
 //! VMX instructions.
 
+use proptest::prelude::*;
 use tdx_abi::PAGE_SIZE;
 
 use super::*;
@@ -272,5 +273,77 @@ fn where_seamret_loses_the_vmcs_a_call_of_the_loader_does() {
         run(&host, &mut vcpu, Operation::Seamcall);
         let expected = if kept { Flags::SUCCEED } else { Flags::FAIL_INVALID };
         assert_eq!(vmread(&host, &mut vcpu, ERROR).0, done(expected), "{platform}");
+    }
+}
+
+/// An instruction with whatever operands come to mind.
+fn any_insn() -> impl Strategy<Value = (Vmx, [u64; 2], u64)> {
+    let pa = prop::sample::select(vec![
+        0,
+        VMCS,
+        OTHER_VMCS,
+        VMXON_REGION,
+        VMCS + 1,
+        crate::testing::RAM,
+        1 << 52,
+        u64::MAX,
+    ]);
+    let field = prop_oneof![
+        prop::sample::select(vec![ERROR, 0x681E, 0x2000, 0x2001, 0x0002, 0x4402]),
+        any::<u64>(),
+        0_u64..0x8000
+    ];
+    let place = prop_oneof![Just(Place::Register(Gpr::Rdx)), Just(Place::Memory(operand()))];
+    let insn = (0..11, place).prop_map(|(number, place)| match number {
+        0 => Vmx::Vmxon(operand()),
+        1 => Vmx::Vmxoff,
+        2 => Vmx::Vmclear(operand()),
+        3 | 4 => Vmx::Vmptrld(operand()),
+        5 => Vmx::Vmptrst(operand()),
+        6 => Vmx::Vmread { field: Gpr::Rcx, to: place },
+        7 => Vmx::Vmwrite { field: Gpr::Rcx, from: place },
+        8 => Vmx::Invept { kind: Gpr::Rcx, descriptor: operand() },
+        9 => Vmx::Invvpid { kind: Gpr::Rcx, descriptor: operand() },
+        _ => Vmx::Vmlaunch,
+    });
+    (insn, (pa, any::<u64>()).prop_map(|(pa, word)| [pa, word]), field)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_executed_the_flags_agree_with_the_state(
+        steps in prop::collection::vec((0..2_u32, any_insn()), 1..60),
+    ) {
+        let (host, memory) = host(&[], 2);
+        for pa in [VMXON_REGION, VMCS, OTHER_VMCS] {
+            memory.write_u32(pa, REVISION);
+        }
+        let mut vcpus = [0, 1].map(|lp| {
+            let mut vcpu = FakeVcpu::new(lp, &memory);
+            set_vmxe(&host, &mut vcpu);
+            vcpu
+        });
+        for (lp, (insn, words, field)) in steps {
+            let vcpu = &mut vcpus[lp as usize];
+            vcpu.set(Gpr::Rcx, field);
+            let before = host.machine.in_vmx(LpIndex(lp));
+            let outcome = with_operand(&host, vcpu, insn, words);
+            // VMREAD and VMPTRST may have gone over the operand, but never over a region.
+            let current = host.vmx.current(LpIndex(lp));
+            let after = host.machine.in_vmx(LpIndex(lp));
+            match outcome {
+                Outcome::Native => prop_assert!(!before && !matches!(insn, Vmx::Vmxon(_))),
+                Outcome::DoneWithFlags(Flags::FAIL_VALID) => prop_assert!(before && current.is_some()),
+                Outcome::DoneWithFlags(Flags::FAIL_INVALID) => prop_assert!(current.is_none()),
+                Outcome::DoneWithFlags(Flags::SUCCEED) => {
+                    prop_assert!(before || matches!(insn, Vmx::Vmxon(_)));
+                    prop_assert_eq!(after, !matches!(insn, Vmx::Vmxoff));
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+            prop_assert!(after || current.is_none(), "no VMCS outside VMX operation");
+        }
     }
 }
