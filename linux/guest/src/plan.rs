@@ -30,7 +30,7 @@ pub enum End {
     /// The machine is switched off.
     #[default]
     PowerOff,
-    /// The machine is restarted. With QEMU's `-no-reboot` that ends QEMU, too.
+    /// The machine is restarted. With QEMU's `-no-reboot` that ends QEMU, without it the plan begins again.
     Restart,
     /// A shell on the first serial port; the machine is switched off when it ends.
     Shell,
