@@ -39,7 +39,10 @@ pub(crate) struct Plugin {
     pub(crate) host: OnceLock<Host>,
     pub(crate) flags: FlagsWriter,
     pub(crate) resets: Resets,
+    /// The host was told that the guest runs.
     started: AtomicBool,
+    /// Something was executed on the machine since it was switched on.
+    used: AtomicBool,
 }
 
 /// What is kept for a vCPU. Only its own thread touches it.
@@ -62,6 +65,7 @@ impl Plugin {
             flags: FlagsWriter::default(),
             resets: Resets::default(),
             started: AtomicBool::new(false),
+            used: AtomicBool::new(false),
         }
     }
 
@@ -87,11 +91,24 @@ impl Plugin {
         }
     }
 
-    /// Settles how flags are written, at the first instruction that was executed in 64-bit code.
-    /// Its flags do not matter: compilers keep none across what is caught here.
-    fn settle_flags(&'static self, vcpu: &QemuVcpu<'_>) {
+    /// An instruction was executed on the machine. The first one in 64-bit code settles how flags
+    /// are written. Its own do not matter: compilers keep none across what is caught here.
+    fn note_use(&'static self, vcpu: &QemuVcpu<'_>, outcome: Outcome) {
+        // Looked at first: the line is shared by all vCPUs. Reading an MSR or CR4 leaves no trace.
+        if !matches!(outcome, Outcome::Done) && !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
         if !self.started.load(Ordering::Relaxed) && vcpu.long_mode() {
             self.started(self.flags.settle(vcpu));
+        }
+    }
+
+    /// The guest was reset. Firmware answers a reset with another one: a machine that nobody has
+    /// used since the last is still as at power-on.
+    fn reset(&'static self) {
+        if self.used.swap(false, Ordering::Relaxed) {
+            self.started(false);
+            self.host().reset();
         }
     }
 
@@ -201,10 +218,7 @@ extern "C" fn on_entrance(index: c_uint, userdata: *mut c_void) {
             ip: vcpu.read(registers.rip),
         };
         match plugin.resets.judge(entrance, sight) {
-            Some(Restart::Machine) => {
-                plugin.started(false);
-                plugin.host().reset();
-            }
+            Some(Restart::Machine) => plugin.reset(),
             Some(Restart::Vcpu) => plugin.host().restarted(LpIndex(index)),
             None => {}
         }
@@ -268,14 +282,14 @@ fn caught(index: c_uint, mark: Mark) -> Exit {
         return Exit::GoOn { api: &plugin.api, at };
     }
     let host = plugin.host();
-    match exec::execute(host, &insn, &mut vcpu) {
+    let outcome = exec::execute(host, &insn, &mut vcpu);
+    if !matches!(outcome, Outcome::Native | Outcome::Then(After::Cpuid { .. })) {
+        plugin.note_use(&vcpu, outcome);
+    }
+    match outcome {
         Outcome::Native => Exit::Native,
-        Outcome::Done => {
-            plugin.settle_flags(&vcpu);
-            Exit::GoOn { api: &plugin.api, at: next(&vcpu, mark, insn) }
-        }
+        Outcome::Done => Exit::GoOn { api: &plugin.api, at: next(&vcpu, mark, insn) },
         Outcome::DoneWithFlags(flags) => {
-            plugin.settle_flags(&vcpu);
             let at = plugin.flags.leave(flags, next(&vcpu, mark, insn), &vcpu, &slot.flags);
             Exit::GoOn { api: &plugin.api, at }
         }

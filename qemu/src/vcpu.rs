@@ -189,7 +189,66 @@ impl Vcpu for QemuVcpu<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::instruction_address;
+    use super::*;
+    use crate::api::fake;
+
+    fn with_vcpu(test: impl FnOnce(&mut QemuVcpu<'_>)) {
+        let thread = fake::on_vcpu();
+        let registers = fake::registers_of(thread.proof());
+        test(&mut QemuVcpu::new(LpIndex(0), thread.proof(), &registers));
+    }
+
+    #[test]
+    fn registers_are_found_by_name_and_read_when_asked_for() {
+        with_vcpu(|vcpu| {
+            for (number, gpr) in (1..).zip(Gpr::ALL) {
+                fake::set(gpr.name(), number);
+            }
+            assert_eq!(fake::register_reads(), 0);
+            for (number, gpr) in (1..).zip(Gpr::ALL) {
+                assert_eq!(vcpu.gpr(gpr), number, "{gpr:?}");
+                vcpu.set_gpr(gpr, number << 32);
+                assert_eq!(vcpu.gpr(gpr), number << 32, "{gpr:?}");
+            }
+            assert_eq!(fake::register_reads(), 32);
+        });
+    }
+
+    #[test]
+    fn mode_and_privilege_follow_the_control_registers() {
+        with_vcpu(|vcpu| {
+            // Real mode: the selector says nothing of privilege.
+            fake::set("cs", 0xF003);
+            assert_eq!((vcpu.in_real_mode(), vcpu.cpl(), vcpu.long_mode()), (true, 0, false));
+            fake::set("cr0", 0x8000_0011);
+            fake::set("efer", 0xD01);
+            fake::set("cs", 0x33);
+            assert_eq!((vcpu.in_real_mode(), vcpu.cpl(), vcpu.long_mode()), (false, 3, true));
+            fake::set("cs", 0x10);
+            assert_eq!(vcpu.cpl(), 0);
+        });
+    }
+
+    #[test]
+    fn a_cr4_that_the_cpu_does_not_take_changes_nothing() {
+        with_vcpu(|vcpu| {
+            assert!(vcpu.set_cr4(0x6F0));
+            assert_eq!(vcpu.cr4(), 0x6F0);
+            assert!(!vcpu.set_cr4(1 << 31));
+            assert_eq!(vcpu.cr4(), 0x6F0);
+        });
+    }
+
+    #[test]
+    fn instruction_bytes_end_where_nothing_is_mapped() {
+        with_vcpu(|vcpu| {
+            fake::poke(0xDEA_CFFC, &[0x66, 0x0F, 0x01, 0xCF]);
+            let mut buffer = [0; MAX_LENGTH];
+            assert_eq!(vcpu.instruction_bytes(0xDEA_CFFC, &mut buffer), [0x66, 0x0F, 0x01, 0xCF]);
+            assert_eq!(vcpu.instruction_bytes(0xDEA_CF00, &mut buffer).len(), MAX_LENGTH);
+            assert!(vcpu.instruction_bytes(0xDEA_D000, &mut buffer).is_empty());
+        });
+    }
 
     #[test]
     fn an_instruction_lies_in_the_page_of_its_block_or_in_the_next_one() {
