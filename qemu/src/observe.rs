@@ -14,6 +14,8 @@ const FEATURES: u32 = 1;
 const MORE_FEATURES: u32 = 7;
 const TOPOLOGY: u32 = 0xB;
 const TOPOLOGY_V2: u32 = 0x1F;
+/// Leaves of the topology, ECX bits 15:8: a level above that of threads.
+const CORE_LEVEL: u32 = 2;
 const ADDRESS_WIDTH: u32 = 0x8000_0008;
 
 /// "GenuineIntel" in EBX, EDX, ECX.
@@ -36,6 +38,8 @@ const GOOD_MODEL: u32 = 173;
 struct Expected {
     layout: Option<AddressLayout>,
     x2apic_ids: Vec<u32>,
+    /// Bits of an x2APIC id below the package.
+    package_shift: u32,
     smp: String,
 }
 
@@ -48,6 +52,8 @@ struct Seen {
     phys_bits: Option<u8>,
     /// x2APIC id by LP; that of leaf 1 gives way to those of the topology.
     x2apic_ids: Vec<Option<u32>>,
+    /// Of the levels of the topology from cores up, the last one.
+    package_shift: Option<u32>,
     told: BTreeSet<String>,
 }
 
@@ -68,6 +74,7 @@ impl Observe {
         let expected = Expected {
             layout: AddressLayout::new(spec.cpu.kind.maxpa(), spec.keyids.bits),
             x2apic_ids: machine.lps().iter().map(|lp| lp.x2apic_id).collect(),
+            package_shift: spec.cpu.package_shift(),
             smp: smp(spec.cpu.packages, spec.cpu.cores, spec.cpu.threads),
         };
         let seen = Seen { x2apic_ids: vec![None; expected.x2apic_ids.len()], ..Seen::default() };
@@ -103,8 +110,14 @@ impl Observe {
             MORE_FEATURES => seen.more_features = Some(answer),
             TOPOLOGY | TOPOLOGY_V2 => {
                 // EBX is 0 at a level that is not there.
-                if let Some(id) = seen.x2apic_ids.get_mut(lp.0 as usize).filter(|_| answer.ebx != 0) {
+                if answer.ebx == 0 {
+                    return;
+                }
+                if let Some(id) = seen.x2apic_ids.get_mut(lp.0 as usize) {
                     *id = Some(answer.edx);
+                }
+                if answer.ecx >> 8 & 0xFF >= CORE_LEVEL {
+                    seen.package_shift = seen.package_shift.max(Some(answer.eax & 0x1F));
                 }
             }
             _ => {
@@ -149,7 +162,7 @@ impl Observe {
         let mut found = Vec::new();
         features(&seen, &mut found);
         self.address_width(&seen, &mut found);
-        self.x2apic_ids(&seen, &mut found);
+        self.topology(&seen, &mut found);
         found.retain(|line| seen.told.insert(line.clone()));
         found
     }
@@ -165,16 +178,21 @@ impl Observe {
         }
     }
 
-    fn x2apic_ids(&self, seen: &Seen, found: &mut Vec<String>) {
+    fn topology(&self, seen: &Seen, found: &mut Vec<String>) {
         let mut ids = seen.x2apic_ids.iter().zip(&self.expected.x2apic_ids).enumerate();
         let wrong = |(vcpu, (seen, expected)): (usize, (&Option<u32>, &u32))| {
             seen.filter(|seen| seen != expected).map(|seen| (vcpu, seen, *expected))
         };
-        // One is enough: with the right topology all are right.
+        // One is enough: with the right topology all are right. The same ids may be split otherwise.
         if let Some((vcpu, seen, expected)) = ids.find_map(wrong) {
             found.push(format!(
                 "vCPU {vcpu} has x2APIC id {seen}, the platform's LP {vcpu} has {expected}: give QEMU `{}`",
                 self.expected.smp
+            ));
+        } else if let Some(shift) = seen.package_shift.filter(|shift| *shift != self.expected.package_shift) {
+            found.push(format!(
+                "the guest's x2APIC ids have {shift} bits below the package, the platform's {}: give QEMU `{}`",
+                self.expected.package_shift, self.expected.smp
             ));
         }
     }
@@ -320,6 +338,24 @@ mod tests {
         host.observe.cpuid(LpIndex(3), 0x1F, 0, answer(0, 1, 0, 3));
         let complaints = host.observe.complaints();
         assert!(complaints[0].ends_with("give QEMU `-smp 6,sockets=2,cores=3,threads=1`"), "{complaints:?}");
+    }
+
+    #[test]
+    fn packages_are_told_apart_where_the_ids_are_the_same() {
+        let toml = tdx_machine::presets::find("tiny").expect("a preset").toml;
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), toml.replace("packages = 1", "packages = 2")).expect("written");
+        for (shift, wrong) in [(1, false), (2, true)] {
+            let (host, _) = host(&[&format!("platform={}", file.path().display())], 4);
+            for lp in 0..4 {
+                host.observe.cpuid(LpIndex(lp), 0xB, 0, answer(0, 1, 1 << 8, lp));
+                assert_eq!(host.observe.complaints(), Vec::<String>::new(), "threads say nothing");
+            }
+            host.observe.cpuid(LpIndex(3), 0xB, 1, answer(shift, 2, 2 << 8 | 1, 3));
+            let complaints = host.observe.complaints();
+            assert_eq!(!complaints.is_empty(), wrong, "{complaints:?}");
+            assert!(complaints.iter().all(|line| line.ends_with("`-smp 4,sockets=2,cores=2,threads=1`")));
+        }
     }
 
     #[test]

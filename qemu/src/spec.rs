@@ -106,6 +106,11 @@ pub(crate) fn platform(
         // That of the platform goes with its own version.
         spec.seamldr.generation = None;
     }
+    if spec.chaos == ChaosSpec::default() {
+        // Locks of a real module are held by its callers, never by chance. Linux counts on that: one
+        // BUSY among its thousands of calls ends the bring-up. A platform that sets rates keeps them.
+        spec.chaos.busy = 0;
+    }
     let faults: Vec<_> = options.faults.iter().filter_map(|name| Fault::by_name(name, &spec)).collect();
     spec.faults.extend(faults);
     if let Some((fault, instead)) = spec.faults.iter().find_map(out_of_reach) {
@@ -150,8 +155,7 @@ fn plain(options: &Options) -> Result<PlatformSpec, PlatformError> {
         keyids: options.private_keyids.map_or_else(KeyIdSpec::default, keyids),
         module,
         seamldr: SeamldrSpec::default(),
-        // Locks of a module are contended by its callers, never by chance, and Linux counts on that.
-        chaos: ChaosSpec { busy: 0, ..ChaosSpec::default() },
+        chaos: ChaosSpec::default(),
         ..small
     })
 }

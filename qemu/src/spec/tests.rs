@@ -64,6 +64,16 @@ fn a_preset_and_its_file_are_the_same_platform() {
 }
 
 #[test]
+fn locks_are_busy_by_chance_only_where_a_platform_says_so() {
+    assert_eq!(build(&["platform=default"], 32).expect("good").chaos.busy, 0);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let toml = presets::find("tiny").expect("a preset").toml;
+    std::fs::write(file.path(), format!("{toml}\n[chaos]\nbusy = 7\ninterrupt = 5\n")).expect("written");
+    let spec = build(&[&format!("platform={}", file.path().display())], 2).expect("good");
+    assert_eq!((spec.chaos.busy, spec.chaos.interrupt), (7, 5));
+}
+
+#[test]
 fn a_topology_that_cannot_match_is_refused_with_the_one_that_does() {
     assert_eq!(
         refusal(&["platform=gnr-8s"], 4),

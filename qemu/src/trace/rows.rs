@@ -19,6 +19,8 @@ pub enum Refusal {
 
 /// Rows that only modules of TDX 1.0 have stand under a leaf of this prefix.
 const ONLY_1_0: &str = "1.0:";
+/// What a row of all releases is in TDX 1.0.
+const AS_IN_1_0: &str = "@1.0";
 /// Rows of the dispatcher, which come before those of every leaf.
 const MODULE: &str = "DISPATCH";
 const LOADER: &str = "SEAMLDR";
@@ -41,6 +43,7 @@ pub fn rows_of(rax: u64, refusal: Refusal, generation: Option<Generation>) -> Ve
                 _ => name == leaf && only_1_0 == own_table,
             }
         })
+        .filter(|row| of_1_0 || !row.id.ends_with(AS_IN_1_0))
         .filter(|row| answers(row, refusal, loader))
         .map(|row| row.id)
         .collect()
@@ -158,7 +161,9 @@ mod tests {
         assert_eq!(module(SeamcallLeaf::SYS_SHUTDOWN, sensitive(0), generation), ["TDH.SYS.SHUTDOWN-4"]);
         assert_eq!(module(SeamcallLeaf::SYS_SHUTDOWN, sensitive(1), generation), ["TDH.SYS.SHUTDOWN-5"]);
         let tdmr = StatusCode::TDMR_OUTSIDE_CMRS.with_detail(7).raw();
-        assert!(!module(SeamcallLeaf::SYS_CONFIG, tdmr, generation).is_empty());
+        assert_eq!(module(SeamcallLeaf::SYS_CONFIG, tdmr, generation), ["TDH.SYS.CONFIG-24"]);
+        let both = ["TDH.SYS.CONFIG-24", "TDH.SYS.CONFIG-24@1.0"];
+        assert_eq!(module(SeamcallLeaf::SYS_CONFIG, tdmr, Generation::V1_0), both);
         assert!(module(SeamcallLeaf::SYS_INFO, tdmr, generation).is_empty());
     }
 
