@@ -6,6 +6,7 @@ mod common;
 mod guest;
 mod image;
 mod instructions;
+mod intel_images;
 mod posted;
 mod power;
 mod update;
