@@ -84,6 +84,7 @@ mod tests {
             &["linux"],
             &["linux", "--only", "update", "--keep", "--image", "a", "--image", "b"],
             &["linux", "--shell", "--kernel", "bzImage", "--cache", "/c", "--qemu", "/q"],
+            &["linux", "--shell", "--smp", "4", "--option", "fault=module-missing", "--option", "seed=1"],
         ] {
             let line = ["cargo xtask"].iter().chain(good);
             assert!(Arguments::try_parse_from(line).is_ok(), "{good:?}");
@@ -95,6 +96,7 @@ mod tests {
             &["linux", "--shell", "--list"],
             &["linux", "--clean", "--can-run"],
             &["linux", "--image"],
+            &["linux", "--option", "seed=1"],
             &["linux", "boots"],
         ] {
             let line = ["cargo xtask"].iter().chain(bad);

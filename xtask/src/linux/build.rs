@@ -57,7 +57,7 @@ struct Target {
 fn build(repository: &Path, arguments: &[&str], target: &str, advice: &str) -> Result<Vec<PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(repository).args(arguments).arg("--quiet");
+    command.current_dir(repository).arg("--quiet").args(arguments);
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -43,6 +43,12 @@ pub(crate) struct Arguments {
     /// A shell in the booted guest instead of the checks
     #[arg(long, conflicts_with_all = ["list", "only", "image", "bench", "can_run"])]
     shell: bool,
+    /// vCPUs of the guest with the shell
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "shell")]
+    smp: u32,
+    /// One more option of the plugin for the guest with the shell, such as fault=module-missing (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", requires = "shell")]
+    option: Vec<String>,
     /// Lists the boots and ends
     #[arg(long, conflicts_with_all = ["can_run", "clean"])]
     list: bool,
@@ -107,7 +113,7 @@ pub(crate) fn run(repository: &Path, arguments: &Arguments) -> Result<ExitCode> 
     }
     let parts = Parts::prepare(&cache, repository, arguments)?;
     if arguments.shell {
-        return shell(&parts);
+        return shell(&parts, arguments);
     }
     check(&parts, repository, arguments)
 }
@@ -186,8 +192,9 @@ impl Parts {
     }
 }
 
-fn shell(parts: &Parts) -> Result<ExitCode> {
-    let boot = Boot::new("shell", "a shell", 2, Vec::new());
+fn shell(parts: &Parts, arguments: &Arguments) -> Result<ExitCode> {
+    let boot = Boot::new("shell", "a shell", arguments.smp, Vec::new());
+    let boot = arguments.option.iter().fold(boot, Boot::option);
     let plan = Plan { steps: Vec::new(), end: End::Shell };
     let own = initramfs::of_boot(&plan, &[])?;
     let files = Files {
