@@ -108,8 +108,10 @@ pub(crate) fn platform(
     }
     if spec.chaos == ChaosSpec::default() {
         // Locks of a real module are held by its callers, never by chance. Linux counts on that: one
-        // BUSY among its thousands of calls ends the bring-up. A platform that sets rates keeps them.
+        // BUSY among its thousands of calls ends the bring-up, and so does one key that lacks entropy.
+        // A platform that sets rates keeps them.
         spec.chaos.busy = 0;
+        spec.chaos.no_entropy = 0;
     }
     let faults: Vec<_> = options.faults.iter().filter_map(|name| Fault::by_name(name, &spec)).collect();
     spec.faults.extend(faults);
