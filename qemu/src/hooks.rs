@@ -265,7 +265,7 @@ fn vcpu(plugin: &'static Plugin, slot: &'static Slot, index: c_uint) -> Option<Q
     // SAFETY: all callers are callbacks on the thread of the vCPU `index`, registered with
     // QEMU_PLUGIN_CB_RW_REGS_PC.
     let cpu = unsafe { OnVcpu::new(&plugin.api) };
-    Some(QemuVcpu::new(LpIndex(index), cpu, slot.registers.get()?))
+    Some(QemuVcpu::new(LpIndex(index), cpu, slot.registers.get()?).with(slot.flags.known()))
 }
 
 fn caught(index: c_uint, mark: Mark) -> Exit {

@@ -1,5 +1,6 @@
 //! A virtual CPU of QEMU.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use tdx_abi::PhysAddr;
@@ -9,6 +10,7 @@ use crate::api::OnVcpu;
 use crate::api::types::Handle;
 use crate::cpu::{Gpr, Vcpu};
 use crate::decode::MAX_LENGTH;
+use crate::flags::exact::Environment;
 use crate::guard::Refusal;
 
 const CR0_PE: u64 = 1;
@@ -72,11 +74,24 @@ pub(crate) struct QemuVcpu<'a> {
     index: LpIndex,
     cpu: OnVcpu<'a>,
     registers: &'a Registers,
+    /// The short way to the general purpose registers, where there is one.
+    environment: Option<Environment>,
+    rip: Cell<Option<u64>>,
 }
 
 impl<'a> QemuVcpu<'a> {
     pub(crate) fn new(index: LpIndex, cpu: OnVcpu<'a>, registers: &'a Registers) -> Self {
-        Self { index, cpu, registers }
+        Self { index, cpu, registers, environment: None, rip: Cell::new(None) }
+    }
+
+    /// The same with the short way, which must be this vCPU's.
+    pub(crate) fn with(self, environment: Option<Environment>) -> Self {
+        Self { environment, ..self }
+    }
+
+    /// The proof of being inside a callback.
+    pub(crate) fn inside(&self) -> OnVcpu<'a> {
+        self.cpu
     }
 
     /// A register; 0 where QEMU does not have it at the moment.
@@ -93,12 +108,19 @@ impl<'a> QemuVcpu<'a> {
         self.read(self.registers.cr0) & CR0_PE == 0
     }
 
+    /// The instruction pointer as QEMU has it: asked for once.
+    fn block_address(&self) -> u64 {
+        let address = self.rip.get().unwrap_or_else(|| self.read(self.registers.rip));
+        self.rip.set(Some(address));
+        address
+    }
+
     /// Address of the instruction whose callback runs. QEMU keeps the instruction pointer up to
     /// date only at the start of a block, and the address that the translation saw is another one
     /// where the same page is mapped twice: the page comes from the one, the offset in it from the
     /// other.
     pub(crate) fn instruction_address(&self, offset_in_page: u64) -> u64 {
-        instruction_address(self.read(self.registers.rip), offset_in_page)
+        instruction_address(self.block_address(), offset_in_page)
     }
 
     /// The bytes at `address`, up to the longest instruction: fewer where the next page is not
@@ -137,21 +159,32 @@ impl Vcpu for QemuVcpu<'_> {
     }
 
     fn gpr(&self, gpr: Gpr) -> u64 {
-        self.read(self.registers.gpr(gpr))
+        match self.environment {
+            Some(environment) => environment.gpr(self.cpu, gpr),
+            None => self.read(self.registers.gpr(gpr)),
+        }
     }
 
     fn set_gpr(&mut self, gpr: Gpr, value: u64) {
-        self.cpu.write_register(self.registers.gpr(gpr), value);
+        match self.environment {
+            Some(environment) => environment.set_gpr(self.cpu, gpr, value),
+            None => {
+                self.cpu.write_register(self.registers.gpr(gpr), value);
+            }
+        }
     }
 
     fn long_mode(&self) -> bool {
         // CS.L has no register of its own. Compatibility mode is left out by the callers: what
         // they catch is privileged, and kernels run it at CPL 0 in 64-bit code.
-        self.read(self.registers.efer) & EFER_LMA != 0
+        // An instruction pointer beyond 4 GiB says the same without a question.
+        self.block_address() >> 32 != 0 || self.read(self.registers.efer) & EFER_LMA != 0
     }
 
     fn cpl(&self) -> u8 {
-        if self.in_real_mode() { 0 } else { (self.read(self.registers.cs) & 3) as u8 }
+        let requested = (self.read(self.registers.cs) & 3) as u8;
+        // Only real mode has other selectors at level 0, and it is seldom asked.
+        if requested == 0 || self.in_real_mode() { 0 } else { requested }
     }
 
     fn fs_base(&self) -> u64 {
@@ -226,6 +259,10 @@ mod tests {
             assert_eq!((vcpu.in_real_mode(), vcpu.cpl(), vcpu.long_mode()), (false, 3, true));
             fake::set("cs", 0x10);
             assert_eq!(vcpu.cpl(), 0);
+        });
+        with_vcpu(|vcpu| {
+            fake::set("rip", 0xffff_ffff_8100_0000);
+            assert!(vcpu.long_mode(), "such an address is 64-bit code by itself");
         });
     }
 

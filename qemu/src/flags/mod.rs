@@ -26,6 +26,13 @@ pub(crate) struct VcpuFlags {
     environment: OnceLock<Option<Environment>>,
 }
 
+impl VcpuFlags {
+    /// The vCPU's environment, once it was found.
+    pub(crate) fn known(&self) -> Option<Environment> {
+        self.environment.get().copied().flatten()
+    }
+}
+
 impl FlagsWriter {
     /// Leaves `flags` behind the instruction that ends at `next`. The answer is where the guest
     /// goes on.
