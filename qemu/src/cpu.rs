@@ -85,6 +85,11 @@ pub trait Vcpu {
     /// Value of a register.
     fn gpr(&self, gpr: Gpr) -> u64;
 
+    /// All registers, in the order of [`Gpr::ALL`].
+    fn gprs(&self) -> [u64; 16] {
+        Gpr::ALL.map(|gpr| self.gpr(gpr))
+    }
+
     /// Writes a register.
     fn set_gpr(&mut self, gpr: Gpr, value: u64);
 

@@ -1,6 +1,7 @@
 //! The functions that QEMU calls.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_uint, c_void};
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
@@ -27,6 +28,11 @@ use crate::vcpu::{QemuVcpu, Registers};
 
 /// The plugin: there is one in a process.
 static PLUGIN: OnceLock<Plugin> = OnceLock::new();
+
+thread_local! {
+    /// The vCPU of this thread: translation is not told.
+    static INDEX: Cell<Option<c_uint>> = const { Cell::new(None) };
+}
 
 /// What the callbacks share.
 pub(crate) struct Plugin {
@@ -125,6 +131,14 @@ impl Plugin {
             .map_err(|error| Refusal::Host(error.to_string()))
     }
 
+    /// True if the vCPU of this thread runs 64-bit code at CPL 0.
+    fn in_kernel(&self, cpu: OnVcpu<'_>) -> bool {
+        let slot = INDEX.get().and_then(|index| self.vcpus.get(index as usize));
+        let Some(registers) = slot.and_then(|slot| slot.registers.get()) else { return false };
+        let vcpu = QemuVcpu::new(LpIndex(0), cpu, registers);
+        vcpu.long_mode() && vcpu.cpl() == 0
+    }
+
     fn vcpu_count(&self) -> c_int {
         c_int::try_from(self.vcpus.len()).unwrap_or(c_int::MAX)
     }
@@ -161,6 +175,7 @@ extern "C" fn on_vcpu(index: c_uint, _userdata: *mut c_void) {
         let cpu = unsafe { OnVcpu::new(&plugin.api) };
         let registers = Registers::of(cpu).unwrap_or_else(|refusal| refuse(&refusal));
         slot.registers.get_or_init(|| registers);
+        INDEX.set(Some(index));
     });
 }
 
@@ -172,11 +187,10 @@ fn slot(index: c_uint) -> Option<(&'static Plugin, &'static Slot)> {
 extern "C" fn on_translation(block: *mut Block, _userdata: *mut c_void) {
     shielded(|| {
         let Some(plugin) = PLUGIN.get() else { return };
-        if plugin.host.get().is_none() {
-            // SAFETY: translation happens on the thread of the vCPU that runs into the code.
-            let _cpu = unsafe { OnVcpu::new(&plugin.api) };
-            plugin.host();
-        }
+        // SAFETY: translation happens on the thread of the vCPU that runs into the code, in a callback
+        // that may read registers.
+        let cpu = unsafe { OnVcpu::new(&plugin.api) };
+        plugin.host();
         let api = &plugin.api;
         // SAFETY: `block` is valid during this callback, and so are its instructions, of which
         // there are as many as it says.
@@ -196,7 +210,7 @@ extern "C" fn on_translation(block: *mut Block, _userdata: *mut c_void) {
                 let length = (api.insn_data)(insn, bytes.as_mut_ptr().cast(), bytes.len());
                 let bytes = bytes.get(..length).unwrap_or_default();
                 if let Some(kind) = is_candidate(bytes) {
-                    let mark = Mark::caught(address, kind, bytes);
+                    let mark = Mark::caught(address, kind, bytes).in_kernel(plugin.in_kernel(cpu));
                     (api.register_execution)(insn, on_caught, RW_REGS_PC, mark.to_userdata());
                     finish = kind == Kind::Cpuid;
                 }
@@ -265,12 +279,13 @@ fn vcpu(plugin: &'static Plugin, slot: &'static Slot, index: c_uint) -> Option<Q
     // SAFETY: all callers are callbacks on the thread of the vCPU `index`, registered with
     // QEMU_PLUGIN_CB_RW_REGS_PC.
     let cpu = unsafe { OnVcpu::new(&plugin.api) };
-    Some(QemuVcpu::new(LpIndex(index), cpu, slot.registers.get()?).with(slot.flags.known()))
+    Some(QemuVcpu::new(LpIndex(index), cpu, slot.registers.get()?))
 }
 
 fn caught(index: c_uint, mark: Mark) -> Exit {
     let Some((plugin, slot)) = slot(index) else { return Exit::Native };
-    let Some(mut vcpu) = vcpu(plugin, slot, index) else { return Exit::Native };
+    let Some(vcpu) = vcpu(plugin, slot, index) else { return Exit::Native };
+    let mut vcpu = vcpu.with(slot.flags.known(), mark.is_in_kernel());
     let Some(insn) = mark.decoded().or_else(|| read_again(&vcpu, mark)) else {
         // Not what it looked like when it was translated.
         return Exit::Native;

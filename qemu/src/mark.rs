@@ -6,11 +6,12 @@ use crate::decode::{Decoded, Kind, Operation, decode};
 
 /// An instruction that is caught: where in its page it lies, and what it is if that is settled.
 ///
-/// Bits 11:0 offset in the page, 15:12 length (0: to be decoded), 18:16 kind.
+/// Bits 11:0 offset in the page, 15:12 length (0: to be decoded), 18:16 kind, 19 kernel code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark(usize);
 
 const OFFSET: u64 = 0xFFF;
+const KERNEL: usize = 1 << 19;
 
 /// Instructions without operands: length and kind are all there is to know.
 const PLAIN: [(Kind, Operation); 4] = [
@@ -39,6 +40,17 @@ impl Mark {
         }
     }
 
+    /// The same, in 64-bit code at CPL 0. QEMU keeps translations of each mode apart, so that what
+    /// holds at translation holds at each execution.
+    pub(crate) fn in_kernel(self, yes: bool) -> Self {
+        if yes { Self(self.0 | KERNEL) } else { self }
+    }
+
+    /// True for 64-bit code at CPL 0, false if that is not known.
+    pub(crate) fn is_in_kernel(self) -> bool {
+        self.0 & KERNEL != 0
+    }
+
     /// The offset of the instruction in its page.
     pub(crate) fn offset_in_page(self) -> u64 {
         self.0 as u64 & OFFSET
@@ -47,7 +59,7 @@ impl Mark {
     /// The instruction, if its bytes need no second look.
     pub(crate) fn decoded(self) -> Option<Decoded> {
         let length = u8::try_from(self.0 >> 12 & 0xF).ok().filter(|&length| length != 0)?;
-        let (_, operation) = *PLAIN.get(self.0 >> 16)?;
+        let (_, operation) = *PLAIN.get(self.0 >> 16 & 7)?;
         Some(Decoded { length, operation })
     }
 
@@ -71,6 +83,15 @@ mod tests {
         let mark = Mark::caught(0xffff_ffff_8123_4567, kind, bytes);
         assert_eq!(mark.offset_in_page(), 0x567);
         Mark::from_userdata(mark.to_userdata())
+    }
+
+    #[test]
+    fn the_mode_changes_nothing_else() {
+        let mark = carried(&[0x66, 0x0F, 0x01, 0xCF]);
+        let kernel = mark.in_kernel(true);
+        assert_eq!((mark.is_in_kernel(), kernel.is_in_kernel()), (false, true));
+        assert_eq!((kernel.decoded(), kernel.offset_in_page()), (mark.decoded(), mark.offset_in_page()));
+        assert_eq!(mark.in_kernel(false), mark);
     }
 
     #[test]

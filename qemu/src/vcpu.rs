@@ -1,6 +1,5 @@
 //! A virtual CPU of QEMU.
 
-use std::cell::Cell;
 use std::ffi::CStr;
 
 use tdx_abi::PhysAddr;
@@ -76,17 +75,18 @@ pub(crate) struct QemuVcpu<'a> {
     registers: &'a Registers,
     /// The short way to the general purpose registers, where there is one.
     environment: Option<Environment>,
-    rip: Cell<Option<u64>>,
+    /// 64-bit code at CPL 0; false if that is to be asked.
+    in_kernel: bool,
 }
 
 impl<'a> QemuVcpu<'a> {
     pub(crate) fn new(index: LpIndex, cpu: OnVcpu<'a>, registers: &'a Registers) -> Self {
-        Self { index, cpu, registers, environment: None, rip: Cell::new(None) }
+        Self { index, cpu, registers, environment: None, in_kernel: false }
     }
 
-    /// The same with the short way, which must be this vCPU's.
-    pub(crate) fn with(self, environment: Option<Environment>) -> Self {
-        Self { environment, ..self }
+    /// The same with the short way, which must be this vCPU's, and with what is known of the mode.
+    pub(crate) fn with(self, environment: Option<Environment>, in_kernel: bool) -> Self {
+        Self { environment, in_kernel, ..self }
     }
 
     /// The proof of being inside a callback.
@@ -108,19 +108,12 @@ impl<'a> QemuVcpu<'a> {
         self.read(self.registers.cr0) & CR0_PE == 0
     }
 
-    /// The instruction pointer as QEMU has it: asked for once.
-    fn block_address(&self) -> u64 {
-        let address = self.rip.get().unwrap_or_else(|| self.read(self.registers.rip));
-        self.rip.set(Some(address));
-        address
-    }
-
     /// Address of the instruction whose callback runs. QEMU keeps the instruction pointer up to
     /// date only at the start of a block, and the address that the translation saw is another one
     /// where the same page is mapped twice: the page comes from the one, the offset in it from the
     /// other.
     pub(crate) fn instruction_address(&self, offset_in_page: u64) -> u64 {
-        instruction_address(self.block_address(), offset_in_page)
+        instruction_address(self.read(self.registers.rip), offset_in_page)
     }
 
     /// The bytes at `address`, up to the longest instruction: fewer where the next page is not
@@ -165,6 +158,13 @@ impl Vcpu for QemuVcpu<'_> {
         }
     }
 
+    fn gprs(&self) -> [u64; 16] {
+        match self.environment {
+            Some(environment) => environment.gprs(self.cpu),
+            None => Gpr::ALL.map(|gpr| self.read(self.registers.gpr(gpr))),
+        }
+    }
+
     fn set_gpr(&mut self, gpr: Gpr, value: u64) {
         match self.environment {
             Some(environment) => environment.set_gpr(self.cpu, gpr, value),
@@ -177,11 +177,13 @@ impl Vcpu for QemuVcpu<'_> {
     fn long_mode(&self) -> bool {
         // CS.L has no register of its own. Compatibility mode is left out by the callers: what
         // they catch is privileged, and kernels run it at CPL 0 in 64-bit code.
-        // An instruction pointer beyond 4 GiB says the same without a question.
-        self.block_address() >> 32 != 0 || self.read(self.registers.efer) & EFER_LMA != 0
+        self.in_kernel || self.read(self.registers.efer) & EFER_LMA != 0
     }
 
     fn cpl(&self) -> u8 {
+        if self.in_kernel {
+            return 0;
+        }
         let requested = (self.read(self.registers.cs) & 3) as u8;
         // Only real mode has other selectors at level 0, and it is seldom asked.
         if requested == 0 || self.in_real_mode() { 0 } else { requested }
@@ -261,8 +263,9 @@ mod tests {
             assert_eq!(vcpu.cpl(), 0);
         });
         with_vcpu(|vcpu| {
-            fake::set("rip", 0xffff_ffff_8100_0000);
-            assert!(vcpu.long_mode(), "such an address is 64-bit code by itself");
+            vcpu.in_kernel = true;
+            assert_eq!((vcpu.cpl(), vcpu.long_mode()), (0, true));
+            assert_eq!(fake::register_reads(), 0);
         });
     }
 

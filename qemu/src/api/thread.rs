@@ -148,9 +148,15 @@ impl<'a> OnVcpu<'a> {
             array = unsafe { (self.api.bytes_new)() };
             SCRATCH.set(array);
         }
-        let len = c_uint::try_from(len).unwrap_or(c_uint::MAX);
-        // SAFETY: the array is this thread's own, made above, and never freed.
-        unsafe { (self.api.bytes_set_size)(array, len) };
+        if len == 0 {
+            // SAFETY: the array is this thread's own, made above, and never freed; its length is a
+            // public member, and an array may always be shorter than its room.
+            unsafe { (*array).len = 0 };
+        } else {
+            let len = c_uint::try_from(len).unwrap_or(c_uint::MAX);
+            // SAFETY: as above.
+            unsafe { (self.api.bytes_set_size)(array, len) };
+        }
         array
     }
 

@@ -37,23 +37,8 @@ pub(super) fn execute(host: &Host, vcpu: &mut dyn Vcpu) -> Outcome {
 }
 
 pub(super) fn registers(vcpu: &dyn Vcpu) -> Registers {
-    Registers {
-        rax: vcpu.gpr(Gpr::Rax),
-        rcx: vcpu.gpr(Gpr::Rcx),
-        rdx: vcpu.gpr(Gpr::Rdx),
-        rbx: vcpu.gpr(Gpr::Rbx),
-        rbp: vcpu.gpr(Gpr::Rbp),
-        rsi: vcpu.gpr(Gpr::Rsi),
-        rdi: vcpu.gpr(Gpr::Rdi),
-        r8: vcpu.gpr(Gpr::R8),
-        r9: vcpu.gpr(Gpr::R9),
-        r10: vcpu.gpr(Gpr::R10),
-        r11: vcpu.gpr(Gpr::R11),
-        r12: vcpu.gpr(Gpr::R12),
-        r13: vcpu.gpr(Gpr::R13),
-        r14: vcpu.gpr(Gpr::R14),
-        r15: vcpu.gpr(Gpr::R15),
-    }
+    let [rax, rcx, rdx, rbx, _rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = vcpu.gprs();
+    Registers { rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 }
 }
 
 /// The registers of a call by name, in the order of the structure.

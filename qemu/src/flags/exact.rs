@@ -38,6 +38,12 @@ impl Environment {
         unsafe { (self.0 as *const u64).add(gpr as usize).read() }
     }
 
+    /// Reads all sixteen at once.
+    pub(crate) fn gprs(self, _inside: OnVcpu<'_>) -> [u64; 16] {
+        // SAFETY: as above.
+        unsafe { (self.0 as *const [u64; 16]).read() }
+    }
+
     /// Writes a register of the vCPU whose callback runs.
     pub(crate) fn set_gpr(self, _inside: OnVcpu<'_>, gpr: Gpr, value: u64) {
         // SAFETY: as above, and tried out by `is_written_through`.
@@ -73,7 +79,7 @@ impl Helpers {
     /// are lost by it.
     pub(crate) fn try_out(vcpu: &QemuVcpu<'_>) -> Option<Self> {
         let object = Object::current(process_symbol)?;
-        let gprs = gprs(vcpu);
+        let gprs = vcpu.gprs();
         let offset = only_match(object.words(), &gprs)? * size_of::<u64>();
         let behind = object.words().get(offset / size_of::<u64>()..)?;
         let rip = only_value(behind, gprs.len()..64, vcpu.read(vcpu.registers().rip));
@@ -107,7 +113,7 @@ impl Helpers {
     /// The environment of the calling thread's vCPU, if it is where it was on the first one.
     pub(crate) fn environment(&self, vcpu: &QemuVcpu<'_>) -> Option<Environment> {
         let object = Object::current(process_symbol)?;
-        let gprs = gprs(vcpu);
+        let gprs = vcpu.gprs();
         let there = object.words().get(self.offset / size_of::<u64>()..)?.starts_with(&gprs);
         let environment = Environment(object.start + self.offset);
         (there && environment.is_written_through(vcpu)).then_some(environment)
@@ -183,10 +189,6 @@ impl Raise {
             (self.function)(self.environment as *mut c_void, GENERAL_PROTECTION, 0)
         }
     }
-}
-
-fn gprs(vcpu: &QemuVcpu<'_>) -> [u64; 16] {
-    Gpr::ALL.map(|gpr| vcpu.gpr(gpr))
 }
 
 /// The object of the calling thread's vCPU, in words.
