@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use tdx_linux_guest::plan::{Attributes, End, Expected, Outcome, Plan, Step};
+use anyhow::{Context, Result};
+use tdx_linux_guest::plan::{Attributes, End, Expected, Hex, Outcome, Plan, Step};
+use tdx_machine::{Fault, presets};
 
 use super::bench::Measure;
 use super::images::{self, PROFILE};
@@ -155,7 +156,11 @@ pub(super) fn all() -> Result<Vec<Boot>> {
     for cpus in [2, 8] {
         boots.push(update(cpus)?);
     }
+    boots.push(two_packages()?);
+    boots.push(published_release()?);
+    boots.push(ciphertext()?);
     boots.push(update_while_read()?);
+    boots.push(update_with_a_cpu_offline()?);
     boots.extend(refused_updates()?);
     boots.push(restart()?);
     boots.extend(super::faults::all()?);
@@ -177,6 +182,7 @@ fn bring_up(cpus: u32) -> Result<Boot> {
     let steps = vec![
         Step::Initialised {},
         Step::DmesgHas { text: "virt/tdx: BIOS enabled: private KeyID range [32, 64)".into() },
+        Step::Msr { msr: 0x87, expect: Hex(32 << 32 | 31) },
         Step::Attributes { expect: platform.attributes() },
         Step::CpuCount { expect: cpus },
         Step::Kaslr { expect: true },
@@ -249,58 +255,172 @@ fn update_while_read() -> Result<Boot> {
         .accepted("TDH.SYS.UPDATE", 1))
 }
 
+/// What is left when an update fails behind the shutdown of the module that was to be replaced.
+struct Left {
+    /// What TDH.SYS.RD, TDH.SYS.INIT and TDH.SYS.DISABLE then answer. None: what they answer to a module that was
+    /// shut down in order; the last of them is accepted.
+    answer: Option<&'static str>,
+    /// What bringing a CPU online ends with.
+    online: &'static str,
+}
+
+/// The module that was shut down.
+const OLD: Left = Left { answer: None, online: "errno:EIO" };
+/// No module.
+const NONE: Left = Left { answer: Some("VMfailInvalid"), online: "errno:ENODEV" };
+
+impl Left {
+    fn refusals(&self) -> Vec<Refusal> {
+        let answer = self.answer.unwrap_or("SYS_SHUTDOWN");
+        let mut refusals = vec![Refusal::of("TDH.SYS.RD", answer), Refusal::of("TDH.SYS.INIT", answer)];
+        refusals.extend(self.answer.map(|answer| Refusal::of("TDH.SYS.DISABLE", answer)));
+        refusals
+    }
+}
+
 /// Updates that the P-SEAMLDR refuses. Linux has shut the module down by then: there is none until the next boot,
 /// and the kernel must be able to live with that.
 fn refused_updates() -> Result<Vec<Boot>> {
-    // Place of each: name, what it is for, image, free places of the log, INSTALL's answer.
-    type Row = (&'static str, &'static str, Vec<u8>, u64, &'static str);
+    // Of each: name, what it is for, image, free places of the log, INSTALL's answer, what is left.
+    type Row = (&'static str, &'static str, Vec<u8>, u64, &'static str, Left);
+    let signature = images::badly_signed(PROFILE, 1)?;
+    let hash = images::damaged(PROFILE, 1)?;
+    let good = images::built(PROFILE, 1)?;
     let rows: [Row; 4] = [
+        ("refused-signature", "an image whose signature is wrong", signature, PLACES, "EBADSIG", OLD),
+        ("refused-hash", "an image that was changed after it was signed", hash, PLACES, "EBADHASH", NONE),
         (
-            "refused-signature",
-            "an image whose signature is wrong",
-            images::badly_signed(PROFILE, 1)?,
+            "refused-older",
+            "an image of a lower security version",
+            images::older(PROFILE)?,
             PLACES,
             "EBADSIG",
+            OLD,
         ),
-        (
-            "refused-hash",
-            "an image that was changed after it was signed",
-            images::damaged(PROFILE, 1)?,
-            PLACES,
-            "EBADHASH",
-        ),
-        ("refused-older", "an image of a lower security version", images::older(PROFILE)?, PLACES, "EBADSIG"),
-        (
-            "refused-log-full",
-            "an update when the log has no place left",
-            images::built(PROFILE, 1)?,
-            0,
-            "EBADCALL",
-        ),
+        ("refused-log-full", "an update when the log has no place left", good.clone(), 0, "EBADCALL", OLD),
     ];
-    let boots = rows.into_iter().map(|(name, about, image, places, answer)| {
+    let boots = rows.into_iter().map(|(name, about, image, places, answer, left)| {
         let mut platform = Platform::of(PROFILE)?;
         platform.remaining_updates = places;
-        let gone = Attributes::from([
-            ("version", Expected::from("errno:ENXIO")),
-            ("seamldr_version", SEAMLDR.into()),
-            ("num_remaining_updates", places.into()),
-        ]);
-        let steps = vec![
-            Step::Initialised {},
-            Step::Attributes { expect: platform.attributes() },
-            update_to("/images/refused", Outcome::Refused(INVALID.into()), gone.clone()),
-            Step::Healthy { expect: gone, offline: 0 },
-            Step::Taint { allow: 0 },
-        ];
+        let gone = module_gone(places);
+        let refused = || Outcome::Refused(INVALID.to_owned());
+        let mut steps = vec![Step::Initialised {}, Step::Attributes { expect: platform.attributes() }];
+        steps.extend(off_and_on(1));
+        steps.push(update_to("/images/refused", refused(), gone.clone()));
+        steps.push(Step::Healthy { expect: gone.clone(), offline: 0 });
+        // Not even a good image comes through now.
+        steps.push(update_to("/images/good", refused(), gone.clone()));
+        steps.push(Step::CpuOffline { cpu: 1, expect: Outcome::Done });
+        steps.push(Step::CpuOnline { cpu: 1, expect: Outcome::Refused(left.online.to_owned()) });
+        steps.push(Step::Healthy { expect: gone, offline: 1 });
+        steps.push(Step::Taint { allow: 0 });
         Ok(Boot::new(name, about, 2, steps)
             .on(platform)
             .option(format!("remaining_updates={places}"))
             .guest_file("/images/refused", image)
+            .guest_file("/images/good", good.clone())
             .refused(&[Refusal::of("SEAMLDR.INSTALL", answer)])
+            .refused(&left.refusals())
             .accepted("TDH.SYS.SHUTDOWN", 1))
     });
     boots.collect()
+}
+
+/// The attributes of a kernel whose module is gone.
+fn module_gone(remaining: u64) -> Attributes {
+    Attributes::from([
+        ("version", Expected::from("errno:ENXIO")),
+        ("seamldr_version", SEAMLDR.into()),
+        ("num_remaining_updates", remaining.into()),
+    ])
+}
+
+/// The P-SEAMLDR installs when every CPU has called, and Linux lets those call that are online.
+fn update_with_a_cpu_offline() -> Result<Boot> {
+    let gone = Attributes::from([("version", Expected::from("errno:ENXIO"))]);
+    let steps = vec![
+        Step::Initialised {},
+        Step::CpuOffline { cpu: 1, expect: Outcome::Done },
+        update_to("/images/first", Outcome::Refused(INVALID.to_owned()), gone.clone()),
+        Step::CpuOnline { cpu: 1, expect: Outcome::Refused(NONE.online.to_owned()) },
+        Step::Healthy { expect: gone, offline: 1 },
+        Step::Taint { allow: 0 },
+    ];
+    Ok(Boot::new("update-cpu-offline", "an update while a CPU is offline", 2, steps)
+        .on(Platform::of(PROFILE)?)
+        .guest_file("/images/first", images::built(PROFILE, 1)?)
+        .refused(&[
+            Refusal::of("TDH.SYS.INIT", "VMfailInvalid"),
+            Refusal::of("TDH.SYS.DISABLE", "VMfailInvalid"),
+        ])
+        .accepted("SEAMLDR.INSTALL", 1))
+}
+
+/// A machine of two packages: each gets its key.
+fn two_packages() -> Result<Boot> {
+    let platform = Platform::of(PROFILE)?;
+    let steps = vec![
+        Step::Initialised {},
+        Step::Attributes { expect: platform.attributes() },
+        Step::Healthy { expect: platform.attributes(), offline: 0 },
+        Step::Taint { allow: 0 },
+    ];
+    let boot = Boot::new("2-packages", "bring-up on two packages", 2, steps).on(platform);
+    Ok(on_two_packages(boot, None)?.accepted("TDH.SYS.KEY.CONFIG", 2).accepted("TDH.SYS.DISABLE", 1))
+}
+
+/// The boot on two packages of one CPU each, with a fault of the second if one is named.
+pub(super) fn on_two_packages(mut boot: Boot, fault: Option<&str>) -> Result<Boot> {
+    let preset = presets::find("default").context("there is no platform named default")?;
+    let mut spec = preset.spec().context("read the platform default")?;
+    spec.cpu.packages = 2;
+    spec.cpu.cores = 1;
+    spec.cpu.threads = 1;
+    spec.iommus.clear();
+    // Linux does not try again where a lock is busy.
+    spec.chaos.busy = 0;
+    if let Some(name) = fault {
+        spec.faults = vec![Fault::by_name(name, &spec).with_context(|| format!("there is no fault {name}"))?];
+    }
+    boot.plugin_files.push(("platform.toml".to_owned(), spec.to_toml()?.into_bytes()));
+    "2,sockets=2,cores=1,threads=1".clone_into(&mut boot.machine.processors);
+    boot.machine.plugin = Some(vec!["platform=platform.toml".to_owned(), format!("trace={TRACE}")]);
+    Ok(boot)
+}
+
+/// A module as published has no SYS.DISABLE, and Linux tries it all the same.
+fn published_release() -> Result<Boot> {
+    let (old, new) = ("2.0.14", "2.0.18");
+    let platform = Platform::of(old)?;
+    let then = attributes(&images::version(new, 0)?, PLACES - 1);
+    let steps = vec![
+        Step::Initialised {},
+        Step::Attributes { expect: platform.attributes() },
+        update_to("/images/new", Outcome::Done, then.clone()),
+        Step::Healthy { expect: then, offline: 0 },
+        Step::Taint { allow: 0 },
+    ];
+    let mut boot = Boot::new("release-2.0", "the release 2.0.14, updated to 2.0.18", 2, steps)
+        .on(platform)
+        .guest_file("/images/new", images::built(new, 0)?)
+        .refused(&[Refusal::of("TDH.SYS.DISABLE", "OPERAND_INVALID")])
+        .accepted("TDH.SYS.UPDATE", 1);
+    boot.machine.plugin =
+        Some(vec![format!("profile={old}"), "private_keyids=32".to_owned(), format!("trace={TRACE}")]);
+    Ok(boot)
+}
+
+/// What the module keeps for itself reads as ciphertext.
+fn ciphertext() -> Result<Boot> {
+    let steps = vec![
+        Step::Initialised {},
+        Step::Ciphertext { module: "/bench.ko".to_owned() },
+        Step::Taint { allow: TAINT_OUT_OF_TREE },
+    ];
+    let mut boot = Boot::new("ciphertext", "the module's own memory as the kernel reads it", 2, steps)
+        .on(Platform::of(PROFILE)?);
+    boot.tainted = true;
+    Ok(boot)
 }
 
 /// A restart: the platform is as at power-on, firmware loads its own module again, and the log of updates is empty.

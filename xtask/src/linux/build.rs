@@ -102,6 +102,6 @@ mod tests {
             [PathBuf::from("/t/libtdx_qemu.so"), "/t/libtdx_qemu.rlib".into()]
         );
         assert_eq!(artifacts(messages, "g")[0], PathBuf::from("/t/g"));
-        assert_eq!(artifacts(messages, "other"), [PathBuf::new(); 0]);
+        assert!(artifacts(messages, "other").is_empty());
     }
 }

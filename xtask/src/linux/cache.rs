@@ -99,10 +99,10 @@ pub(super) fn lack_of_space(folder: &Path) -> Option<String> {
 fn too_small(free: u64, folder: &Path) -> Option<String> {
     (free < NEEDED_BYTES).then(|| {
         format!(
-            "{} has {:.1} GiB free and the parts take up to {} GiB: make room or name another folder with --cache",
+            "{} has {} MiB free and the parts take up to {} MiB: make room or name another folder with --cache",
             folder.display(),
-            free as f64 / f64::from(1 << 30),
-            NEEDED_BYTES >> 30,
+            free >> 20,
+            NEEDED_BYTES >> 20,
         )
     })
 }
@@ -171,7 +171,7 @@ mod tests {
         let path = Path::new("/c");
         assert_eq!(too_small(NEEDED_BYTES, path), None);
         let reason = too_small(NEEDED_BYTES - 1, path).unwrap();
-        assert!(reason.starts_with("/c has 8.0 GiB free and the parts take up to 8 GiB"), "{reason}");
+        assert!(reason.starts_with("/c has 8191 MiB free and the parts take up to 8192 MiB"), "{reason}");
     }
 
     #[test]

@@ -94,8 +94,11 @@ impl Archive {
 mod tests {
     use super::*;
 
-    /// Name, mode, device and content of each member, by another reading of the format.
-    fn members(archive: &[u8]) -> Vec<(String, u32, (u32, u32), Vec<u8>)> {
+    /// Name, mode, device and content.
+    type Member = (String, u32, (u32, u32), Vec<u8>);
+
+    /// Each member, by another reading of the format.
+    fn members(archive: &[u8]) -> Vec<Member> {
         let mut found = Vec::new();
         let mut at = 0;
         loop {

@@ -64,10 +64,10 @@ impl Debian {
         let inputs = Inputs::default().with("mirror", mirror).with("packages", &packages.join(" "));
         let stamp = cache.stamp("packages");
         let ready = root.is_dir() && stamp.holds(&inputs);
-        if !ready && !root.is_dir() {
-            if let Some(reason) = lack_of_space(cache.folder()) {
-                bail!(reason);
-            }
+        if !root.is_dir()
+            && let Some(reason) = lack_of_space(cache.folder())
+        {
+            bail!(reason);
         }
         step("debian", &format!("Debian {SUITE} in {}", root.display()), root.is_dir(), || {
             if root.is_dir() { Ok(()) } else { bootstrap(cache, mirror, &root) }

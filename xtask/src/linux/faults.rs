@@ -3,9 +3,8 @@
 
 use anyhow::{Context, Result};
 use tdx_linux_guest::plan::{Attributes, Expected, Outcome, Step};
-use tdx_machine::presets;
 
-use super::boots::{Boot, update_to};
+use super::boots::{Boot, on_two_packages, update_to};
 use super::images::{self, PROFILE};
 use super::trace::Refusal;
 
@@ -134,14 +133,16 @@ struct Update {
     name: &'static str,
     /// The answer of INSTALL. None: Linux does not ask for what is wrong, and the update goes well.
     refusal: Option<&'static str>,
+    /// Whether a module is left to which TDH.SYS.DISABLE comes.
+    left: bool,
 }
 
 const UPDATE: &[Update] = &[
-    Update { name: "no-entropy-for-install", refusal: Some("ENOENTROPY") },
-    Update { name: "no-entropy-for-log", refusal: Some("ENOENTROPY") },
-    Update { name: "seamcall-fails", refusal: Some("EUNSPECERR") },
-    Update { name: "td-build-in-progress", refusal: None },
-    Update { name: "interrupted-migrations", refusal: None },
+    Update { name: "no-entropy-for-install", refusal: Some("ENOENTROPY"), left: true },
+    Update { name: "no-entropy-for-log", refusal: Some("ENOENTROPY"), left: false },
+    Update { name: "seamcall-fails", refusal: Some("EUNSPECERR"), left: false },
+    Update { name: "td-build-in-progress", refusal: None, left: true },
+    Update { name: "interrupted-migrations", refusal: None, left: true },
 ];
 
 /// A boot for every fault.
@@ -164,32 +165,14 @@ fn bring_up(fault: &BringUp) -> Result<Boot> {
     let mut boot = Boot::new(&format!("fault-{}", fault.name), &about(fault.name)?, 2, steps);
     boot = match fault.place {
         Place::Platform => boot.option(format!("fault={}", fault.name)),
-        Place::SecondPackage => two_packages(boot, fault.name)?,
+        Place::SecondPackage => on_two_packages(boot, Some(fault.name))?,
         Place::Cpu(property) => {
-            boot.machine.cpu = property.to_owned();
+            property.clone_into(&mut boot.machine.cpu);
             boot
         }
     };
     boot.calls = fault.refusal.is_some();
     boot.refusals.extend(fault.refusal);
-    Ok(boot)
-}
-
-/// The boot on two packages of one CPU each, with a fault of the second.
-fn two_packages(mut boot: Boot, fault: &str) -> Result<Boot> {
-    let preset = presets::find("default").context("there is no platform named default")?;
-    let mut spec = preset.spec().context("read the platform default")?;
-    spec.cpu.packages = 2;
-    spec.cpu.cores = 1;
-    spec.cpu.threads = 1;
-    spec.iommus.clear();
-    let fault =
-        tdx_machine::Fault::by_name(fault, &spec).with_context(|| format!("there is no fault {fault}"))?;
-    spec.faults = vec![fault];
-    boot.plugin_files.push(("platform.toml".to_owned(), spec.to_toml()?.into_bytes()));
-    boot.machine.processors = "2,sockets=2,cores=1,threads=1".to_owned();
-    let trace = format!("trace={}", super::machine::TRACE);
-    boot.machine.plugin = Some(vec!["platform=platform.toml".to_owned(), trace]);
     Ok(boot)
 }
 
@@ -211,9 +194,14 @@ fn update(fault: &Update) -> Result<Boot> {
     let boot = Boot::new(&format!("fault-{}", fault.name), &about(fault.name)?, 2, steps)
         .option(format!("fault={}", fault.name))
         .guest_file("/images/first", images::built(PROFILE, 1)?);
-    Ok(match fault.refusal {
+    let boot = match fault.refusal {
         None => boot.accepted("TDH.SYS.UPDATE", 1),
         Some(answer) => boot.refused(&[Refusal::of("SEAMLDR.INSTALL", answer)]),
+    };
+    Ok(if fault.left {
+        boot.accepted("TDH.SYS.DISABLE", 1)
+    } else {
+        boot.refused(&[Refusal::of("TDH.SYS.DISABLE", "VMfailInvalid")])
     })
 }
 
@@ -227,7 +215,7 @@ mod tests {
         ("msr-0x87-faults", "a plugin cannot raise #GP"),
         ("seamrr-disabled", "a plugin cannot raise #GP"),
         ("seamrr-unlocked", "a plugin cannot raise #GP"),
-        ("no-vmx", "the CPU must have VMX for the plugin"),
+        ("no-vmx", "the plugin needs a CPU with VMX"),
         ("tsx-ctrl-disabled", "goes with a CPU of another family of modules"),
         ("cpuid-incorrect", "Linux sees the CPUID of QEMU, and reports it as cpuid-mismatch"),
         ("too-many-tdmrs", "the memory map is QEMU's"),

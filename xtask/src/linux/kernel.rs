@@ -44,8 +44,9 @@ impl Kernel {
         let fragment = repository.join(FRAGMENT);
         let fragment =
             fs::read_to_string(&fragment).with_context(|| format!("read {}", fragment.display()))?;
-        let inputs =
-            Inputs::default().with("source", &format!("{package} {version}")).with("fragment", &fragment);
+        let inputs = Inputs::default()
+            .with("source", &format!("{package} {version}"))
+            .with("fragment", &options(&fragment));
         let stamp = cache.stamp("kernel");
         let tree = debian.chroot.outside(TREE);
         let image = tree.join(IMAGE);
@@ -145,6 +146,14 @@ const MUST_HAVE: [&str; 7] = [
     "CONFIG_BLK_DEV_INITRD",
     "CONFIG_SERIAL_8250_CONSOLE",
 ];
+
+/// The fragment without what stands in it for readers.
+fn options(fragment: &str) -> String {
+    let is_option =
+        |line: &&str| !line.is_empty() && (!line.starts_with('#') || line.ends_with(" is not set"));
+    let lines: Vec<&str> = fragment.lines().map(str::trim).filter(is_option).collect();
+    lines.join("\n")
+}
 
 /// Options that the fragment switches on and the configuration has not.
 fn lost_options<'a>(fragment: &'a str, config: &str) -> Vec<&'a str> {
@@ -263,6 +272,12 @@ mod tests {
         let fragment = "CONFIG_A=y\nCONFIG_B=m\nCONFIG_C=n\nCONFIG_D=64\n# CONFIG_E is not set\nCONFIG_F=y\nCONFIG_G=m\n";
         let config = "CONFIG_A=y\nCONFIG_B=y\n# CONFIG_F is not set\nCONFIG_GG=m\n";
         assert_eq!(lost_options(fragment, config), ["CONFIG_F", "CONFIG_G"]);
+    }
+
+    #[test]
+    fn words_for_readers_do_not_make_another_kernel() {
+        let fragment = "# why\nCONFIG_A=y\n\n  CONFIG_B=m\n# CONFIG_C is not set\n";
+        assert_eq!(options(fragment), "CONFIG_A=y\nCONFIG_B=m\n# CONFIG_C is not set");
     }
 
     #[test]

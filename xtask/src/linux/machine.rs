@@ -66,6 +66,8 @@ pub(super) struct Outcome {
     pub(super) end: End,
     /// When a line with the awaited text was on the console, from QEMU's start.
     pub(super) reached: Option<Duration>,
+    /// How long it ran.
+    pub(super) took: Duration,
 }
 
 /// How a boot ended.
@@ -158,9 +160,11 @@ impl Machine {
             .stdout(said.try_clone().context("duplicate a file descriptor")?)
             .stderr(said)
             .process_group(0);
+        let start = Instant::now();
         let mut child = Group::start(&mut command)?;
         let (end, reached) = watch(&mut child, &folder.join(CONSOLE), limit, await_text)?;
         drop(child);
+        let took = start.elapsed();
         let read = |name: &str| {
             fs::read(folder.join(name))
                 .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -173,6 +177,7 @@ impl Machine {
             said: read("qemu.log"),
             end,
             reached,
+            took,
         };
         // What is large and can be made again is of no use in a folder of logs.
         for name in ["bzImage", "initramfs.cpio", PLUGIN] {

@@ -23,13 +23,12 @@ mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 use tdx_linux_guest::plan::{End, Plan};
 
 use boots::Boot;
-use cache::{Cache, duration, step};
+use cache::{Cache, step};
 use debian::{Debian, Wanted};
 use kernel::Kernel;
 use machine::Files;
@@ -39,6 +38,8 @@ use verdict::Check;
 
 /// Options of `linux`.
 #[derive(clap::Args, Debug)]
+// Each is a switch of its own on the command line.
+#[allow(clippy::struct_excessive_bools)]
 pub(crate) struct Arguments {
     /// A shell in the booted guest instead of the checks
     #[arg(long, conflicts_with_all = ["list", "only", "image", "bench", "can_run"])]
@@ -241,9 +242,8 @@ fn check(parts: &Parts, repository: &Path, arguments: &Arguments) -> Result<Exit
             println!("\n{}: left out: {reason}", boot.name);
             continue;
         }
-        let start = Instant::now();
+        println!("\n{}: {}", boot.name, boot.about);
         let outcome = parts.boot(boot, bench::awaited(boot))?;
-        println!("\n{}: {} ({})", boot.name, boot.about, duration(start.elapsed()));
         let mut checks = verdict::checks(boot, &outcome, &reasons);
         measured.add(boot, &outcome, &mut checks);
         let folder = parts.boots.join(&boot.name);

@@ -46,7 +46,7 @@ fn platform(kind: CpuKind, profile: Option<&str>) -> Result<PlatformSpec> {
     spec.cpu.kind = kind;
     spec.chaos.busy = 0;
     if let Some(profile) = profile {
-        spec.module.profile = profile.to_owned();
+        profile.clone_into(&mut spec.module.profile);
     }
     Ok(spec)
 }
@@ -73,7 +73,7 @@ fn base(sigstruct: &Sigstruct) -> Option<&'static Profile> {
 
 fn boot(name: &str, about: &str, spec: &PlatformSpec, model: &str, steps: Vec<Step>) -> Result<Boot> {
     let mut boot = Boot::new(name, about, 2, steps);
-    boot.machine.cpu = model.to_owned();
+    model.clone_into(&mut boot.machine.cpu);
     boot.plugin_files.push(("platform.toml".to_owned(), spec.to_toml()?.into_bytes()));
     boot.machine.plugin = Some(vec!["platform=platform.toml".to_owned(), format!("trace={TRACE}")]);
     Ok(boot)

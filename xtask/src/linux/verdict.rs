@@ -3,6 +3,7 @@
 use tdx_linux_guest::plan::{Answer, Line};
 
 use super::boots::Boot;
+use super::cache::duration;
 use super::console::{complaints, last_words};
 use super::machine::{End, Outcome};
 use super::trace::{Power, Reasons, Trace};
@@ -95,7 +96,9 @@ fn ended(outcome: &Outcome) -> Result<String, String> {
         }
         End::Exited(status) if !status.success() => Err(format!("QEMU ended with {status}{}", said())),
         End::Exited(_) if done.is_none() => Err(format!("it ended before the guest was done{}", said())),
-        End::Exited(_) => Ok("the guest was done and the machine went off".to_owned()),
+        End::Exited(_) => {
+            Ok(format!("the guest was done and the machine went off after {}", duration(outcome.took)))
+        }
     }
 }
 
@@ -124,9 +127,9 @@ fn of_trace(boot: &Boot, trace: &Trace, reasons: &Reasons) -> Vec<Check> {
         checks.push(Check::new("seamcalls", Ok("Linux made none".to_owned())));
     }
     for (leaf, times) in &boot.accepted {
-        let count = trace.accepted(leaf);
-        let sentence = format!("accepted {count} times");
-        let result = if count >= *times { Ok(sentence) } else { Err(format!("{sentence}, not {times}")) };
+        let count = trace.succeeded(leaf);
+        let sentence = format!("went well {count}×");
+        let result = if count >= *times { Ok(sentence) } else { Err(format!("{sentence}, not {times}×")) };
         checks.push(Check::new(leaf, result));
     }
     checks
@@ -176,6 +179,7 @@ mod tests {
             said: String::new(),
             end: End::Exited(ExitStatus::from_raw(0)),
             reached: None,
+            took: Duration::from_secs(2),
         }
     }
 
@@ -222,7 +226,7 @@ mod tests {
             (with(|o| o.console.clear()), "console: the kernel said nothing"),
             (with(|o| o.trace = "{\n".into()), "trace: line 1 of the trace is no JSON"),
             (with(|o| o.trace.clear()), "seamcalls: Linux made no SEAMCALL"),
-            (with(|o| o.trace.clear()), "TDH.SYS.INIT: accepted 0 times, not 1"),
+            (with(|o| o.trace.clear()), "TDH.SYS.INIT: went well 0×, not 1×"),
             (
                 with(|o| o.trace = TRACE.replace("SUCCESS", "SYS_BUSY")),
                 "seamcalls: TDH.SYS.INIT was answered with SYS_BUSY, which this boot does not expect",
