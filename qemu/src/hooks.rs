@@ -61,14 +61,20 @@ pub(crate) struct Slot {
 }
 
 impl Plugin {
-    pub(crate) fn new(api: Api, options: Options, bench_empty: bool, vcpus: usize) -> Self {
+    pub(crate) fn new(
+        api: Api,
+        options: Options,
+        bench_empty: bool,
+        flags: FlagsWriter,
+        vcpus: usize,
+    ) -> Self {
         Self {
             api,
             options,
             bench_empty,
             vcpus: std::iter::repeat_with(Slot::default).take(vcpus).collect(),
             host: OnceLock::new(),
-            flags: FlagsWriter::default(),
+            flags,
             resets: Resets::default(),
             started: AtomicBool::new(false),
             used: AtomicBool::new(false),

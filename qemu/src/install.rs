@@ -6,6 +6,7 @@ use std::panic::PanicHookInfo;
 
 use crate::api::types::{Info, PluginId, VERSION};
 use crate::api::{Api, process_symbol};
+use crate::flags::FlagsWriter;
 use crate::guard::{self, Refusal, refuse};
 use crate::hooks::{Plugin, shielded};
 use crate::options::Options;
@@ -46,11 +47,13 @@ unsafe fn install(id: PluginId, info: &Info, arguments: Vec<String>) -> Result<(
     // SAFETY: the names are those of QEMU's plugin interface and of GLib, in a process that has
     // just said that it is a QEMU with version 7 of it.
     let api = unsafe { Api::resolve(process_symbol) }?;
-    let (arguments, bench_empty) = without_bench(arguments);
+    let (arguments, bench_empty) = without(arguments, "bench=empty");
+    let (arguments, jumps_only) = without(arguments, "flags=jump");
     let options = Options::parse(arguments.iter().map(String::as_str))
         .map_err(|error| Refusal::Host(error.to_string()))?;
     let vcpus = usize::try_from(vcpus).unwrap_or(0);
-    Plugin::new(api, options, bench_empty, vcpus).install(id);
+    let flags = if jumps_only { FlagsWriter::jumps_only() } else { FlagsWriter::default() };
+    Plugin::new(api, options, bench_empty, flags, vcpus).install(id);
     guard::check_accelerator_when_known();
     Ok(())
 }
@@ -67,12 +70,14 @@ unsafe fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<String> {
         .collect()
 }
 
-/// Takes `bench=empty` out of the arguments, the yardstick of the speed that is promised.
-fn without_bench(arguments: Vec<String>) -> (Vec<String>, bool) {
+/// Takes one of the arguments out that are for tests of the plugin, not for its users:
+/// `bench=empty`, the yardstick of the speed that is promised, and `flags=jump`, as if QEMU did not
+/// export its functions.
+fn without(mut arguments: Vec<String>, test: &str) -> (Vec<String>, bool) {
     let before = arguments.len();
-    let rest: Vec<String> = arguments.into_iter().filter(|argument| argument != "bench=empty").collect();
-    let taken = rest.len() != before;
-    (rest, taken)
+    arguments.retain(|argument| argument != test);
+    let taken = arguments.len() != before;
+    (arguments, taken)
 }
 
 /// A panic is a bug of the plugin: one line, as every other end.
@@ -84,5 +89,18 @@ fn report(panic: &PanicHookInfo<'_>) {
     match panic.location() {
         Some(place) => eprintln!("tdx-qemu: internal error at {place}: {text}"),
         None => eprintln!("tdx-qemu: internal error: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_for_tests_are_kept_from_the_options() {
+        let given = ["seed=1", "bench=empty", "trace=x"].map(str::to_owned).to_vec();
+        let (rest, taken) = without(given, "bench=empty");
+        assert!(taken);
+        assert_eq!(without(rest, "flags=jump"), (vec!["seed=1".to_owned(), "trace=x".to_owned()], false));
     }
 }

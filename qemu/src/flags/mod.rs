@@ -34,6 +34,11 @@ impl VcpuFlags {
 }
 
 impl FlagsWriter {
+    /// Never uses functions of QEMU that are no interface.
+    pub(crate) fn jumps_only() -> Self {
+        Self { helpers: OnceLock::from(None) }
+    }
+
     /// Leaves `flags` behind the instruction that ends at `next`. The answer is where the guest
     /// goes on.
     pub(crate) fn leave(&self, flags: Flags, next: u64, vcpu: &QemuVcpu<'_>, of: &VcpuFlags) -> u64 {
