@@ -158,3 +158,94 @@ fn too_old(lookup: Lookup) -> Option<Refusal> {
     let set_pc = !lookup(c"qemu_plugin_set_pc").is_null();
     (qemu && !set_pc).then_some(Refusal::TooOld)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::types::{SystemInfo, VersionRange};
+
+    fn info() -> Info {
+        Info {
+            target_name: c"x86_64".as_ptr(),
+            version: VersionRange { min: 7, cur: 7 },
+            system_emulation: true,
+            system: SystemInfo { smp_vcpus: 4, max_vcpus: 4 },
+        }
+    }
+
+    #[test]
+    fn a_machine_of_x86_64_with_api_7_is_taken_and_nothing_else() {
+        // SAFETY: all names are C strings or null.
+        let check = |info: &Info| unsafe { check_info(info) };
+        assert_eq!(check(&info()), Ok(4));
+        let version = VersionRange { min: 0, cur: 6 };
+        assert_eq!(check(&Info { version, ..info() }), Err(Refusal::TooOld));
+        let version = VersionRange { min: 8, cur: 9 };
+        assert_eq!(check(&Info { version, ..info() }), Err(Refusal::TooNew(8)));
+        let version = VersionRange { min: 3, cur: 9 };
+        assert_eq!(check(&Info { version, ..info() }), Ok(4));
+        let target_name = c"i386".as_ptr();
+        assert_eq!(check(&Info { target_name, ..info() }), Err(Refusal::Target("i386".into())));
+        let target_name = std::ptr::null();
+        assert_eq!(check(&Info { target_name, ..info() }), Err(Refusal::Target(String::new())));
+        assert_eq!(check(&Info { system_emulation: false, ..info() }), Err(Refusal::UserMode));
+        let system = SystemInfo { smp_vcpus: 2, max_vcpus: 8 };
+        assert_eq!(check(&Info { system, ..info() }), Err(Refusal::HotPlug { vcpus: 2, max: 8 }));
+    }
+
+    #[test]
+    fn every_refusal_is_one_line_that_says_what_to_change() {
+        for refusal in [
+            Refusal::TooOld,
+            Refusal::TooNew(8),
+            Refusal::Symbol(MissingSymbol("qemu_plugin_set_pc")),
+            Refusal::Target("i386".into()),
+            Refusal::UserMode,
+            Refusal::HotPlug { vcpus: 2, max: 8 },
+            Refusal::Accelerator,
+            Refusal::OneThread(2),
+            Refusal::Register("rip".into()),
+            Refusal::RamMap(RamMapError::NotExported),
+            Refusal::RamMap(RamMapError::Empty),
+            Refusal::Twice,
+        ] {
+            let line = refusal.to_string();
+            assert!(!line.contains('\n') && (line.contains(": use ") || line.contains(": give ")), "{line}");
+        }
+    }
+
+    #[test]
+    fn accelerators_other_than_tcg_with_a_thread_for_each_vcpu_are_refused() {
+        static YES: bool = true;
+        static NO: bool = false;
+        extern "C" fn yes() -> bool {
+            true
+        }
+        extern "C" fn no() -> bool {
+            false
+        }
+        fn of(name: &CStr, tcg: &'static bool, threads: extern "C" fn() -> bool) -> *mut c_void {
+            match name.to_bytes() {
+                b"tcg_allowed" => std::ptr::from_ref(tcg).cast_mut().cast(),
+                b"qemu_tcg_mttcg_enabled" => threads as *mut c_void,
+                _ => null_mut(),
+            }
+        }
+        assert_eq!(check_accelerator(8, |name| of(name, &YES, yes)), Ok(()));
+        assert_eq!(check_accelerator(8, |name| of(name, &NO, yes)), Err(Refusal::Accelerator));
+        assert_eq!(check_accelerator(8, |name| of(name, &YES, no)), Err(Refusal::OneThread(8)));
+        assert_eq!(check_accelerator(1, |name| of(name, &YES, no)), Ok(()), "one vCPU has one thread");
+        assert_eq!(check_accelerator(8, |_| null_mut()), Ok(()), "a build that does not tell");
+    }
+
+    #[test]
+    fn only_a_qemu_without_set_pc_is_too_old() {
+        fn some() -> *mut c_void {
+            std::ptr::without_provenance_mut(0x1000)
+        }
+        assert_eq!(too_old(|_| null_mut()), None, "no QEMU at all, but a test");
+        assert_eq!(too_old(|_| some()), None);
+        let old = |name: &CStr| if name == c"qemu_plugin_set_pc" { null_mut() } else { some() };
+        assert_eq!(too_old(old), Some(Refusal::TooOld));
+    }
+}

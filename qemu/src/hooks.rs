@@ -257,7 +257,11 @@ extern "C" fn on_behind(index: c_uint, _userdata: *mut c_void) {
 
 extern "C" fn on_caught(index: c_uint, userdata: *mut c_void) {
     // Nothing with a destructor may live in this function: two of its ways out are long jumps.
-    match shielded(|| caught(index, Mark::from_userdata(userdata))) {
+    let work = || match slot(index) {
+        Some((plugin, slot)) => caught(plugin, slot, index, Mark::from_userdata(userdata)),
+        None => Exit::Native,
+    };
+    match shielded(work) {
         Exit::Native => {}
         Exit::GoOn { api, at } => {
             // SAFETY: on the vCPU's thread, in a callback that was registered to set the PC.
@@ -288,8 +292,7 @@ fn vcpu(plugin: &'static Plugin, slot: &'static Slot, index: c_uint) -> Option<Q
     Some(QemuVcpu::new(LpIndex(index), cpu, slot.registers.get()?))
 }
 
-fn caught(index: c_uint, mark: Mark) -> Exit {
-    let Some((plugin, slot)) = slot(index) else { return Exit::Native };
+fn caught(plugin: &'static Plugin, slot: &'static Slot, index: c_uint, mark: Mark) -> Exit {
     let Some(vcpu) = vcpu(plugin, slot, index) else { return Exit::Native };
     let mut vcpu = vcpu.with(slot.flags.known(), mark.is_in_kernel());
     let Some(insn) = mark.decoded().or_else(|| read_again(&vcpu, mark)) else {
@@ -316,24 +319,31 @@ fn caught(index: c_uint, mark: Mark) -> Exit {
         }
         Outcome::Then(After::Restore { gpr, value }) => {
             // MOV to CR4. Written through the interface, which lets QEMU follow every bit up; what
-            // this CPU does not take is left to the instruction itself, which then faults.
+            // this CPU does not take faults.
             let taken = vcpu.set_cr4(vcpu.gpr(gpr));
             vcpu.set_gpr(gpr, value);
-            if taken { Exit::GoOn { api: &plugin.api, at: next(&vcpu, mark, insn) } } else { Exit::Native }
+            if taken {
+                Exit::GoOn { api: &plugin.api, at: next(&vcpu, mark, insn) }
+            } else {
+                general_protection(plugin, slot, &vcpu, mark)
+            }
         }
         Outcome::Then(after) => {
             *slot.after.lock() = Some(after);
             Exit::Native
         }
-        Outcome::GeneralProtection => {
-            let address = vcpu.instruction_address(mark.offset_in_page());
-            let raise = plugin
-                .flags
-                .environment(&vcpu, &slot.flags)
-                .and_then(|(helpers, environment)| helpers.general_protection(environment, address));
-            raise.map_or(Exit::Native, Exit::Raise)
-        }
+        Outcome::GeneralProtection => general_protection(plugin, slot, &vcpu, mark),
     }
+}
+
+/// #GP, where it can be raised; elsewhere the instruction itself, which QEMU may refuse otherwise.
+fn general_protection(plugin: &'static Plugin, slot: &Slot, vcpu: &QemuVcpu<'_>, mark: Mark) -> Exit {
+    let address = vcpu.instruction_address(mark.offset_in_page());
+    plugin
+        .flags
+        .environment(vcpu, &slot.flags)
+        .and_then(|(helpers, environment)| helpers.general_protection(environment, address))
+        .map_or(Exit::Native, Exit::Raise)
 }
 
 /// The instruction as it is in memory: of one that it refuses, QEMU has not read all bytes.
@@ -357,3 +367,6 @@ extern "C" fn on_exit(_userdata: *mut c_void) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,12 @@ pub(crate) fn set(name: &str, value: u64) {
     MACHINE.with_borrow_mut(|machine| machine.registers[index] = value);
 }
 
+/// A register from outside of the interface.
+pub(crate) fn get(name: &str) -> u64 {
+    let index = NAMES.iter().position(|known| known.to_str() == Ok(name)).unwrap();
+    MACHINE.with_borrow(|machine| machine.registers[index])
+}
+
 /// Puts bytes into memory.
 pub(crate) fn poke(address: u64, bytes: &[u8]) {
     MACHINE.with_borrow_mut(|machine| {
@@ -146,14 +152,14 @@ unsafe extern "C" fn read_register(handle: Handle, to: *mut ByteArray) -> bool {
         machine.registers[handle.0]
     });
     // SAFETY: an array of `bytes_new`.
-    unsafe { put(to, &value.to_le_bytes()) }
+    unsafe { append(to, &value.to_le_bytes()) }
     true
 }
 
 unsafe extern "C" fn write_register(handle: Handle, from: *mut ByteArray) -> bool {
     assert_ne!(handle.0, RIP, "QEMU aborts here");
     // SAFETY: an array of `bytes_new`.
-    let bytes = unsafe { get(from) };
+    let bytes = unsafe { bytes_of(from) };
     let mut value = u64::from_le_bytes(bytes.try_into().unwrap());
     if handle.0 == CR4 {
         value &= CR4_BITS;
@@ -189,14 +195,14 @@ unsafe extern "C" fn read_physical(address: u64, to: *mut ByteArray, len: usize)
     // SAFETY: an array of `bytes_new`.
     unsafe {
         bytes_set_size(to, 0);
-        put(to, &bytes);
+        append(to, &bytes);
     }
     HWADDR_OK
 }
 
 unsafe extern "C" fn write_physical(address: u64, from: *mut ByteArray) -> c_int {
     // SAFETY: an array of `bytes_new`.
-    let bytes = unsafe { get(from) };
+    let bytes = unsafe { bytes_of(from) };
     assert!(bytes.len() <= 0x1000, "one page at most");
     poke(address, &bytes);
     HWADDR_OK
@@ -228,7 +234,7 @@ unsafe extern "C" fn bytes_set_size(array: *mut ByteArray, len: c_uint) -> *mut 
 /// # Safety
 ///
 /// An array of `bytes_new`.
-unsafe fn put(array: *mut ByteArray, bytes: &[u8]) {
+unsafe fn append(array: *mut ByteArray, bytes: &[u8]) {
     // SAFETY: by contract; the room is checked.
     unsafe {
         let len = (*array).len as usize;
@@ -241,7 +247,7 @@ unsafe fn put(array: *mut ByteArray, bytes: &[u8]) {
 /// # Safety
 ///
 /// An array of `bytes_new`.
-unsafe fn get(array: *mut ByteArray) -> Vec<u8> {
+unsafe fn bytes_of(array: *mut ByteArray) -> Vec<u8> {
     // SAFETY: by contract.
     unsafe { std::slice::from_raw_parts((*array).data, (*array).len as usize).to_vec() }
 }
