@@ -59,7 +59,7 @@ fn unreachable_mirror(mirror: &str) -> Option<String> {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let file = format!("{path}/dists/{BACKPORTS}/Release");
-        write!(stream, "HEAD {file} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+        write!(stream, "HEAD {file} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
         let mut answer = [0; 64];
         let length = stream.read(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::cache::{Cache, lack_of_space, remove, step};
 use super::command::{Chroot, guarded, output, run};
-use super::stamp::Inputs;
+use super::stamp::{Inputs, Stamp};
 
 /// Where packages come from unless the user says otherwise.
 pub(super) const MIRROR: &str = "http://deb.debian.org/debian";
@@ -60,10 +60,9 @@ impl Debian {
     pub(super) fn prepare(cache: &Cache, mirror: &str, wanted: Wanted) -> Result<Self> {
         let root = cache.folder().join(FOLDER);
         let chroot = Chroot::new(root.clone());
-        let packages = packages(wanted);
-        let inputs = Inputs::default().with("mirror", mirror).with("packages", &packages.join(" "));
-        let stamp = cache.stamp("packages");
-        let ready = root.is_dir() && stamp.holds(&inputs);
+        let missing: Vec<Group> =
+            wanted.groups().into_iter().filter(|group| !group.is_installed(cache.folder(), mirror)).collect();
+        let ready = missing.is_empty();
         if !root.is_dir()
             && let Some(reason) = lack_of_space(cache.folder())
         {
@@ -72,19 +71,13 @@ impl Debian {
         step("debian", &format!("Debian {SUITE} in {}", root.display()), root.is_dir(), || {
             if root.is_dir() { Ok(()) } else { bootstrap(cache, mirror, &root) }
         })?;
-        let names = |wanted: Wanted| match (wanted.qemu, wanted.kernel) {
-            (true, true) => "QEMU, kernel sources, compiler, busybox",
-            (true, false) => "QEMU, busybox",
-            (false, true) => "kernel sources, compiler, busybox",
-            (false, false) => "busybox",
-        };
-        step("packages", names(wanted), ready, || {
+        let names: Vec<&str> = wanted.groups().iter().map(|group| group.what).collect();
+        step("packages", &names.join(", "), ready, || {
             if ready {
                 return Ok(());
             }
-            stamp.begin()?;
-            install(cache, &chroot, mirror, &packages, wanted.kernel)?;
-            stamp.finish(&inputs)
+            install(cache, &chroot, mirror, &missing)?;
+            missing.iter().try_for_each(|group| group.stamp(cache.folder()).finish(&group.inputs(mirror)))
         })?;
         let source = if wanted.kernel { Some(installed_source(&chroot)?) } else { None };
         Ok(Self { chroot, source })
@@ -92,8 +85,7 @@ impl Debian {
 
     /// True if a cache has this already.
     pub(super) fn is_ready(folder: &Path, mirror: &str, wanted: Wanted) -> bool {
-        let inputs = Inputs::default().with("mirror", mirror).with("packages", &packages(wanted).join(" "));
-        folder.join(FOLDER).is_dir() && super::stamp::Stamp::new(folder, "packages").holds(&inputs)
+        wanted.groups().iter().all(|group| group.is_installed(folder, mirror))
     }
 
     /// The busybox that runs without libraries.
@@ -103,15 +95,41 @@ impl Debian {
     }
 }
 
-fn packages(wanted: Wanted) -> Vec<&'static str> {
-    let mut packages = vec!["busybox-static"];
-    if wanted.qemu {
-        packages.push("qemu-system-x86");
+/// Packages that are installed together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Group {
+    /// What they are, and the name of the stamp.
+    what: &'static str,
+    packages: &'static [&'static str],
+    /// The newest kernel sources belong to it.
+    sources: bool,
+}
+
+const SHELL: Group = Group { what: "busybox", packages: &["busybox-static"], sources: false };
+const QEMU: Group = Group { what: "QEMU", packages: &["qemu-system-x86"], sources: false };
+const KERNEL: Group = Group { what: "kernel sources and compiler", packages: &BUILD_PACKAGES, sources: true };
+
+impl Group {
+    fn inputs(&self, mirror: &str) -> Inputs {
+        Inputs::default().with("mirror", mirror).with("packages", &self.packages.join(" "))
     }
-    if wanted.kernel {
-        packages.extend(BUILD_PACKAGES);
+
+    fn stamp(&self, cache: &Path) -> Stamp {
+        Stamp::new(cache, &format!("packages-{}", self.what.replace(' ', "-")))
     }
-    packages
+
+    fn is_installed(&self, cache: &Path, mirror: &str) -> bool {
+        cache.join(FOLDER).is_dir() && self.stamp(cache).holds(&self.inputs(mirror))
+    }
+}
+
+impl Wanted {
+    fn groups(self) -> Vec<Group> {
+        let mut groups = vec![SHELL];
+        groups.extend(self.qemu.then_some(QEMU));
+        groups.extend(self.kernel.then_some(KERNEL));
+        groups
+    }
 }
 
 /// Why a chroot cannot be made here, if so.
@@ -165,7 +183,7 @@ fn bootstrap(cache: &Cache, mirror: &str, root: &Path) -> Result<()> {
     fs::rename(&part, root).with_context(|| format!("rename {}", part.display()))
 }
 
-fn install(cache: &Cache, chroot: &Chroot, mirror: &str, packages: &[&str], kernel: bool) -> Result<()> {
+fn install(cache: &Cache, chroot: &Chroot, mirror: &str, groups: &[Group]) -> Result<()> {
     let log = cache.log("packages");
     let list = chroot.outside("/etc/apt/sources.list");
     fs::write(&list, format!("deb {mirror} {SUITE} main\ndeb {mirror} {BACKPORTS} main\n"))
@@ -183,8 +201,9 @@ fn install(cache: &Cache, chroot: &Chroot, mirror: &str, packages: &[&str], kern
         &log,
         NETWORK_ADVICE,
     )?;
-    let mut packages: Vec<String> = packages.iter().map(ToString::to_string).collect();
-    if kernel {
+    let mut packages: Vec<String> =
+        groups.iter().flat_map(|group| group.packages).map(ToString::to_string).collect();
+    if groups.iter().any(|group| group.sources) {
         let names = output(chroot.command("/", "apt-cache").args(["pkgnames", "linux-source-"]))?;
         packages.push(newest_source(&names, mirror)?);
     }
@@ -255,10 +274,25 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_wanted_is_installed() {
-        assert_eq!(packages(Wanted { qemu: false, kernel: false }), ["busybox-static"]);
-        assert!(packages(Wanted { qemu: true, kernel: false }).contains(&"qemu-system-x86"));
-        let kernel = packages(Wanted { qemu: false, kernel: true });
-        assert!(kernel.contains(&"gcc") && !kernel.contains(&"qemu-system-x86"), "{kernel:?}");
+    fn only_what_is_wanted_is_asked_for() {
+        assert_eq!(Wanted { qemu: false, kernel: false }.groups(), [SHELL]);
+        assert_eq!(Wanted { qemu: true, kernel: false }.groups(), [SHELL, QEMU]);
+        assert_eq!(Wanted { qemu: false, kernel: true }.groups(), [SHELL, KERNEL]);
+    }
+
+    #[test]
+    fn what_was_installed_stays_ready_when_less_or_more_is_wanted() {
+        let cache = tempfile::tempdir().unwrap();
+        let ready = |qemu, kernel| Debian::is_ready(cache.path(), MIRROR, Wanted { qemu, kernel });
+        for group in [SHELL, QEMU] {
+            group.stamp(cache.path()).finish(&group.inputs(MIRROR)).unwrap();
+        }
+        assert!(!ready(true, false), "stamps without a chroot");
+        std::fs::create_dir(cache.path().join(FOLDER)).unwrap();
+        assert!(ready(true, false) && ready(false, false));
+        assert!(!ready(true, true) && !ready(false, true));
+        KERNEL.stamp(cache.path()).finish(&KERNEL.inputs(MIRROR)).unwrap();
+        assert!(ready(true, true) && ready(true, false));
+        assert!(!Debian::is_ready(cache.path(), "http://other", Wanted { qemu: true, kernel: true }));
     }
 }

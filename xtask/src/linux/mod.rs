@@ -226,6 +226,11 @@ impl Tally {
         checks.iter().all(Check::passed)
     }
 
+    /// Failure if anything failed, or if there was nothing.
+    fn code(self) -> ExitCode {
+        if self.failed == 0 && self.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
     fn line(self) -> String {
         format!("{} passed, {} failed", self.passed, self.failed)
     }
@@ -259,7 +264,7 @@ fn check(parts: &Parts, repository: &Path, arguments: &Arguments) -> Result<Exit
         tally.add(&checks);
     }
     println!("\n{}", tally.line());
-    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(tally.code())
 }
 
 #[cfg(test)]
@@ -298,5 +303,7 @@ mod tests {
         assert!(tally.add(&[ok.clone(), ok.clone()]));
         assert!(!tally.add(&[ok, failed]));
         assert_eq!(tally.line(), "3 passed, 1 failed");
+        let codes = [(3, 1), (0, 0), (3, 0)].map(|(passed, failed)| Tally { passed, failed }.code());
+        assert_eq!(codes, [ExitCode::FAILURE, ExitCode::FAILURE, ExitCode::SUCCESS]);
     }
 }
