@@ -14,6 +14,8 @@ enum Place {
     Platform,
     /// In the platform, which has two packages: the fault is on the second.
     SecondPackage,
+    /// In the platform, together with another fault.
+    With(&'static str),
     /// In the virtual CPU, by a property of QEMU's.
     Cpu(&'static str),
 }
@@ -34,7 +36,17 @@ struct BringUp {
 /// What every failed step of a bring-up ends with.
 const FAILED: &str = "TDX-Module initialization failed (-5)";
 
+/// What the driver says before the first SEAMCALL. Of one that faults it says nothing.
+const BEGUN: &str = "BIOS enabled: private KeyID range [32, 64)";
+
 const BRING_UP: &[BringUp] = &[
+    BringUp {
+        name: "msr-0x87-faults",
+        place: Place::Platform,
+        says: "TDX not supported by the host platform",
+        logs: "",
+        refusal: None,
+    },
     BringUp {
         name: "keyids-zero",
         place: Place::Platform,
@@ -49,6 +61,28 @@ const BRING_UP: &[BringUp] = &[
         logs: "virt/tdx: BIOS enabled: private KeyID range [32, 33)",
         refusal: None,
     },
+    BringUp { name: "no-vmx", place: Place::Cpu(",-vmx"), says: BEGUN, logs: "", refusal: None },
+    BringUp {
+        name: "no-xsave",
+        place: Place::Cpu(",-xsave"),
+        says: "XSAVE is required for TDX",
+        logs: "",
+        refusal: None,
+    },
+    BringUp {
+        name: "seamrr-disabled",
+        place: Place::Platform,
+        says: BEGUN,
+        logs: "",
+        refusal: Some(Refusal::of("TDH.SYS.INIT", "#GP")),
+    },
+    BringUp {
+        name: "seamrr-unlocked",
+        place: Place::Platform,
+        says: BEGUN,
+        logs: "",
+        refusal: Some(Refusal::of("TDH.SYS.INIT", "#GP")),
+    },
     BringUp {
         name: "module-missing",
         place: Place::Platform,
@@ -62,6 +96,13 @@ const BRING_UP: &[BringUp] = &[
         says: FAILED,
         logs: "virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc0000505",
         refusal: Some(Refusal::of("TDH.SYS.RD", "SYS_NOT_READY")),
+    },
+    BringUp {
+        name: "tsx-ctrl-disabled",
+        place: Place::With("module-1.0"),
+        says: "SEAMCALL (0x0000000000000021) failed: 0xc000092100000122",
+        logs: "",
+        refusal: Some(Refusal::of("TDH.SYS.INIT", "INCORRECT_MSR_VALUE")),
     },
     BringUp {
         name: "no-rbp-mod-missing",
@@ -92,6 +133,13 @@ const BRING_UP: &[BringUp] = &[
         refusal: Some(Refusal::of("TDH.SYS.KEY.CONFIG", "KEY_GENERATION_FAILED")),
     },
     BringUp {
+        name: "key-config-entropy-forever",
+        place: Place::Platform,
+        says: FAILED,
+        logs: "virt/tdx: SEAMCALL (0x000000000000001f) failed: 0x8000080",
+        refusal: Some(Refusal::of("TDH.SYS.KEY.CONFIG", "KEY_GENERATION_FAILED")),
+    },
+    BringUp {
         name: "tdmr-init-fails",
         place: Place::Platform,
         says: FAILED,
@@ -100,6 +148,13 @@ const BRING_UP: &[BringUp] = &[
     },
     BringUp {
         name: "cpuid-mismatch",
+        place: Place::SecondPackage,
+        says: "SEAMCALL (0x0000000000000023) failed: 0xc0000",
+        logs: "",
+        refusal: Some(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_CPUID_FIELD")),
+    },
+    BringUp {
+        name: "cpuid-incorrect",
         place: Place::SecondPackage,
         says: "SEAMCALL (0x0000000000000023) failed: 0xc0000",
         logs: "",
@@ -165,6 +220,7 @@ fn bring_up(fault: &BringUp) -> Result<Boot> {
     let mut boot = Boot::new(&format!("fault-{}", fault.name), &about(fault.name)?, 2, steps);
     boot = match fault.place {
         Place::Platform => boot.option(format!("fault={}", fault.name)),
+        Place::With(other) => boot.option(format!("fault={other}")).option(format!("fault={}", fault.name)),
         Place::SecondPackage => on_two_packages(boot, Some(fault.name))?,
         Place::Cpu(property) => {
             property.clone_into(&mut boot.machine.cpu);
@@ -212,18 +268,10 @@ mod tests {
 
     /// Faults that this kernel, or a virtual machine, cannot have.
     const NOT_HERE: &[(&str, &str)] = &[
-        ("msr-0x87-faults", "a plugin cannot raise #GP"),
-        ("seamrr-disabled", "a plugin cannot raise #GP"),
-        ("seamrr-unlocked", "a plugin cannot raise #GP"),
-        ("no-vmx", "the plugin needs a CPU with VMX"),
-        ("tsx-ctrl-disabled", "goes with a CPU of another family of modules"),
-        ("cpuid-incorrect", "Linux sees the CPUID of QEMU, and reports it as cpuid-mismatch"),
         ("too-many-tdmrs", "the memory map is QEMU's"),
         ("too-many-reserved-areas", "the memory map is QEMU's"),
         ("no-contiguous-pamt", "memory is allocated by Linux"),
-        ("key-config-entropy-forever", "Linux asks once, so that it is key-config-entropy"),
-        ("no-xsave", "a kernel of this configuration needs XSAVE itself"),
-        ("vmxe-already-set", "firmware of QEMU's has no VMX on"),
+        ("vmxe-already-set", "the firmware of QEMU clears CR4 before a kernel looks"),
         ("hibernation-possible", "the configuration has no hibernation"),
     ];
 

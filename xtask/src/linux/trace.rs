@@ -12,6 +12,9 @@ const CHECKS: &str = "crates/tdx-module/spec/checks.toml";
 /// Answers to a call that was accepted. An interrupted one goes on with the next call.
 const ACCEPTED: [&str; 3] = ["SUCCESS", "INTERRUPTED_RESUMABLE", "INTERRUPTED_RESTARTABLE"];
 
+/// Answers of the CPU itself, when a call reaches no software.
+const NO_SOFTWARE: [&str; 3] = ["VMfailInvalid", "#GP", "#UD"];
+
 /// A SEAMCALL.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Call {
@@ -19,7 +22,7 @@ pub(super) struct Call {
     pub(super) lp: u32,
     /// Name of the leaf.
     pub(super) leaf: String,
-    /// Name of the status, or `VMfailInvalid`.
+    /// Name of the status, `VMfailInvalid`, or the exception.
     pub(super) result: String,
 }
 
@@ -104,7 +107,7 @@ impl Trace {
             if !is_expected {
                 return Err(format!("{leaf} was answered with {answer}, which this boot does not expect"));
             }
-            if answer != "VMfailInvalid" && !reasons.names(leaf, answer) {
+            if !NO_SOFTWARE.contains(&answer) && !reasons.names(leaf, answer) {
                 return Err(format!("{leaf} was refused with {answer}, for which {CHECKS} has no row"));
             }
         }
