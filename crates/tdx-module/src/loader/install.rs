@@ -1,4 +1,5 @@
-//! SEAMLDR.INSTALL: the rows of `spec/checks.toml` in their order.
+//! SEAMLDR.INSTALL: the rows of `spec/checks.toml` in their order. Those about the image itself
+//! are in `accept`, for the firmware's own LOAD asks the same.
 //!
 //! Every LP calls once. The first makes the module unreachable, the last one replaces it.
 
@@ -11,19 +12,16 @@ use tdx_abi::seamldr::{
 use tdx_abi::status::SeamldrStatus;
 use tdx_abi::{KeyId, PAGE_SIZE, PhysAddr};
 use tdx_image::Sigstruct;
-use tdx_image::verify::{self, Signer};
+use tdx_image::verify::Signer;
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::accept::{self, LoadError};
 use super::config::{GenerationRules, OtherLine};
 use super::session::Session;
-use super::{Loader, SeamExtend, State, address_space, layout, release, signed, x2apic_id};
+use super::{Loader, SeamExtend, State, address_space, release, signed, x2apic_id};
 use crate::hardware::{Hardware, LpIndex, MachineCheck, RandomUse};
 use crate::module::{Module, ModuleConfig};
 use crate::profile::Svn;
-
-/// CPUID leaf of the caches, and the sub-leaf of the L3.
-pub(super) const CACHES: u32 = 4;
-pub(super) const L3: u32 = 3;
 
 /// Why the last LP did not replace the module.
 enum Failure {
@@ -138,55 +136,47 @@ fn replace(
     let params = params(hw, lp, rules, old, rcx)?;
     let mut sigstruct = Sigstruct::new_zeroed();
     hw.read(params.sigstruct.0, params.sigstruct.1, sigstruct.as_mut_bytes())?;
-    let signer = accept(loader, hw, state, old, &params, &sigstruct)?;
-
-    // SEAMLDR.INSTALL-28
+    let config = &loader.config;
+    let refused = |error: LoadError| error.status(rules);
+    let signer = accept::signer(config, &sigstruct).map_err(refused)?;
+    may_follow(rules, state, old, &params, signed::svn(&sigstruct))?;
+    let pages = u32::try_from(params.pages.len()).unwrap_or(u32::MAX);
+    accept::fits(config, hw, &sigstruct, pages).map_err(refused)?;
+    // Row 28.
     let intel = match signer {
-        Signer::Intel => Some(release::of_intel(&sigstruct, loader.config.unknown_release)?),
+        Signer::Intel => Some(release::of_intel(&sigstruct, config.unknown_release).map_err(refused)?),
         Signer::TdxhostTestKey => None,
     };
     // SEAMLDR.INSTALL-19
     hw.random_for(lp, RandomUse::AddressOffset).ok_or(SeamldrStatus::ENOENTROPY)?;
-    // SEAMLDR.INSTALL-20
-    let mcheck = hw.mcheck();
-    let l3 = hw.cpuid(lp, CACHES, L3);
-    if layout::needed(&sigstruct, mcheck, l3, rules.keeps_log) > layout::room(mcheck) {
-        return Err(SeamldrStatus::ENOMEM.into());
-    }
+    accept::has_room(config, hw, lp, &sigstruct).map_err(refused)?;
     // Modules of TDX 1.0 leave nothing behind and take nothing over.
     let hands_over = params.is_update && rules.keeps_log && sigstruct.svn().major != 0;
     let handoff = if hands_over { Some(check_handoff(state, &sigstruct)?) } else { None };
 
     // SEAMLDR.INSTALL-23
     state.installed = None;
-    // SEAMLDR.INSTALL-24
     let mut image = vec![0; params.pages.len() * PAGE_BYTES];
     for (bytes, &(pa, key)) in image.chunks_exact_mut(PAGE_BYTES).zip(&params.pages) {
         hw.read(pa, key, bytes)?;
     }
-    let failed = Failure::Unrecoverable;
-    if loader.config.check_signatures && verify::seamhash(&image) != *sigstruct.seamhash() {
-        return Err(failed(SeamldrStatus::EBADHASH));
-    }
-    // SEAMLDR.INSTALL-25
-    if rules.keeps_log && tdx_image::elf::check_relocations(&image).is_err() {
-        return Err(failed(SeamldrStatus::EBADPARAM));
-    }
+    let lost = |error: LoadError| Failure::Unrecoverable(error.status(rules));
+    accept::is_intact(config, &sigstruct, &image).map_err(lost)?;
     let template = loader.template.as_ref();
-    let (config, note) = match intel {
+    let (module, note) = match intel {
         Some((profile, note)) => (release::configure(profile, &sigstruct, template), note),
-        None => (release::of_test_key(&image, &sigstruct, template).map_err(failed)?, None),
+        None => (release::of_test_key(&image, &sigstruct, template).map_err(lost)?, None),
     };
     if rules.keeps_log {
         if !hands_over {
-            state.remaining_updates = loader.config.log_capacity();
+            state.remaining_updates = config.log_capacity();
         }
         // SEAMLDR.INSTALL-26
-        hw.random_for(lp, RandomUse::LogEntry).ok_or(failed(SeamldrStatus::ENOENTROPY))?;
+        hw.random_for(lp, RandomUse::LogEntry).ok_or(Failure::Unrecoverable(SeamldrStatus::ENOENTROPY))?;
         state.remaining_updates = state.remaining_updates.saturating_sub(1);
     }
     // SEAMLDR.INSTALL-27
-    state.installed = Some(Arc::new(fresh(&config, handoff.as_deref())));
+    state.installed = Some(Arc::new(fresh(&module, handoff.as_deref())));
     state.has_vmcs = true;
     state.seamextend = SeamExtend::ready(signed::svn(&sigstruct), *sigstruct.seamhash());
     if rules.cleans_up {
@@ -255,37 +245,14 @@ fn params(
     Ok(Params { is_update, sigstruct, pages })
 }
 
-/// Rows 10 to 18: is this a module that may run here?
-fn accept(
-    loader: &Loader,
-    hw: &dyn Hardware,
+/// Rows 14 and 15: it may follow the module that is there, or whose traces are.
+fn may_follow(
+    rules: &GenerationRules,
     state: &State,
     old: SeamExtend,
     params: &Params,
-    sigstruct: &Sigstruct,
-) -> Result<Signer, SeamldrStatus> {
-    let config = &loader.config;
-    let rules = config.generation.rules();
-    let bad = SeamldrStatus::EBADSIG;
-    // SEAMLDR.INSTALL-10
-    sigstruct.check(rules.sigstruct).map_err(|_| bad)?;
-    let svn = signed::svn(sigstruct);
-    // SEAMLDR.INSTALL-11
-    let signer = match verify::signer(sigstruct) {
-        Some(Signer::TdxhostTestKey) if config.trust_test_key => Signer::TdxhostTestKey,
-        Some(Signer::Intel) => Signer::Intel,
-        // Who does not look at signatures takes what claims to be a release for one.
-        _ if !config.check_signatures => Signer::Intel,
-        _ => return Err(bad),
-    };
-    // SEAMLDR.INSTALL-12
-    if sigstruct.is_debug() && !config.debug_unlocked {
-        return Err(bad);
-    }
-    // SEAMLDR.INSTALL-13
-    if let Some(refusal) = rules.module_of_1_0.filter(|_| svn.major == 0) {
-        return Err(refusal);
-    }
+    svn: Svn,
+) -> Result<(), SeamldrStatus> {
     // SEAMLDR.INSTALL-14
     if params.is_update {
         follows(rules.other_line, old.svn, svn)?;
@@ -294,31 +261,7 @@ fn accept(
     if !params.is_update && state.dirty.is_some_and(|dirty| follows(rules.other_line, dirty, svn).is_err()) {
         return Err(SeamldrStatus::ECLEANUPREQ);
     }
-    // SEAMLDR.INSTALL-16
-    if rules.keeps_log {
-        let pages = u32::try_from(params.pages.len()).unwrap_or(u32::MAX);
-        sigstruct.check_offsets(pages).map_err(|_| bad)?;
-    }
-    // SEAMLDR.INSTALL-17
-    if sigstruct.cpus().next().is_none() {
-        if let Some(refusal) = rules.no_cpu_table.filter(|_| !sigstruct.is_debug()) {
-            return Err(refusal);
-        }
-    } else if !packages(hw).all(|fms| sigstruct.covers_cpu(fms)) {
-        return Err(SeamldrStatus::EUNSUPCPU);
-    }
-    // SEAMLDR.INSTALL-18
-    if config.check_signatures {
-        verify::signature(sigstruct).map_err(|_| bad)?;
-    }
-    Ok(signer)
-}
-
-/// CPUID.1.EAX of each package.
-pub(super) fn packages(hw: &dyn Hardware) -> impl Iterator<Item = u32> {
-    let mcheck = hw.mcheck();
-    let count = usize::try_from(mcheck.packages).unwrap_or(usize::MAX);
-    mcheck.package_fms.iter().copied().take(count)
+    Ok(())
 }
 
 /// The SVN rule of an update.

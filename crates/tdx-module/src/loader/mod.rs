@@ -1,5 +1,6 @@
 //! The P-SEAMLDR: one file per leaf, and what they share.
 
+mod accept;
 mod cleanup;
 mod config;
 mod info;
@@ -21,8 +22,8 @@ use tdx_abi::msr::MsrIndex;
 use tdx_abi::status::SeamldrStatus;
 use tdx_abi::{AddressLayout, KeyIdPartitioning, Registers};
 
+pub use accept::LoadError;
 pub use config::{LoaderConfig, LoaderGeneration, UnknownRelease};
-pub use load::LoadError;
 
 use crate::hardware::{Hardware, LockName, LpIndex, RandomUse};
 use crate::hpa::AddressSpace;

@@ -1,9 +1,9 @@
 //! Which release an image is played as.
 
-use tdx_abi::status::SeamldrStatus;
 use tdx_image::Sigstruct;
 use tdx_image::record::ModuleRecord;
 
+use super::accept::LoadError;
 use super::config::UnknownRelease;
 use super::signed;
 use crate::hardware::SeamNote;
@@ -14,19 +14,19 @@ use crate::profile::{self, Profile, Svn};
 pub(super) fn of_intel(
     sigstruct: &Sigstruct,
     unknown: UnknownRelease,
-) -> Result<(&'static Profile, Option<SeamNote>), SeamldrStatus> {
+) -> Result<(&'static Profile, Option<SeamNote>), LoadError> {
     let known = profile::all()
         .filter(|profile| !profile.assumed.contains(&"seamhash"))
         .find(|profile| profile.seamhash == *sigstruct.seamhash());
     if let Some(profile) = known {
         return Ok((profile, None));
     }
+    let svn = signed::svn(sigstruct);
     // SEAMLDR.INSTALL-28
     if unknown == UnknownRelease::Refuse {
-        return Err(SeamldrStatus::EUNSUPPORTED);
+        return Err(LoadError::UnknownRelease { svn });
     }
-    let svn = signed::svn(sigstruct);
-    let profile = nearest(svn).ok_or(SeamldrStatus::EUNSUPPORTED)?;
+    let profile = nearest(svn).ok_or(LoadError::UnknownRelease { svn })?;
     Ok((profile, Some(SeamNote::NearestRelease { svn, profile })))
 }
 
@@ -42,12 +42,13 @@ pub(super) fn of_test_key(
     image: &[u8],
     sigstruct: &Sigstruct,
     template: Option<&ModuleConfig>,
-) -> Result<ModuleConfig, SeamldrStatus> {
+) -> Result<ModuleConfig, LoadError> {
     // SEAMLDR.INSTALL-29
-    let record = ModuleRecord::find(image).ok_or(SeamldrStatus::EBADPARAM)?;
+    let record = ModuleRecord::find(image).ok_or(LoadError::NoRecord)?;
     let version = record.version.to_string();
     let name = if record.profile.is_empty() { version.as_str() } else { record.profile };
-    let profile = profile::find(name).ok_or(SeamldrStatus::EBADPARAM)?;
+    let profile =
+        profile::find(name).ok_or_else(|| LoadError::UnknownProfile { profile: name.to_owned() })?;
     let mut config = configure(profile, sigstruct, template);
     config.version = record.version;
     config.built = config.sigstruct;
