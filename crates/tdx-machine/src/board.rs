@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{AddressLayout, KeyId, PhysAddr, PhysRange};
+use tdx_module::ModuleConfig;
 use tdx_module::hardware::{
     CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo, PconfigError,
     RandomUse, SeamNote,
@@ -91,11 +92,18 @@ impl Countdown {
     }
 }
 
+/// What the firmware found in an update image.
+pub(crate) struct LoadedModule {
+    pub(crate) config: ModuleConfig,
+    /// What whoever works with the machine should know of it.
+    pub(crate) note: Option<SeamNote>,
+}
+
 /// Everything of a machine but its SEAM software.
 pub(crate) struct Board {
     spec: PlatformSpec,
-    /// Update image of the module that the firmware loads, if it is not the one of the platform file.
-    module_image: Option<Vec<u8>>,
+    /// The module that the firmware loads, if it is not the one of the platform file.
+    module: OnceLock<LoadedModule>,
     address_layout: AddressLayout,
     chaos: Chaos,
     events: Arc<EventLog>,
@@ -119,12 +127,7 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub(crate) fn new(
-        spec: PlatformSpec,
-        seed: u64,
-        ram: Option<Box<dyn Ram>>,
-        module_image: Option<Vec<u8>>,
-    ) -> Result<Self, SpecError> {
+    pub(crate) fn new(spec: PlatformSpec, seed: u64, ram: Option<Box<dyn Ram>>) -> Result<Self, SpecError> {
         spec.validate()?;
         let bits = spec.keyids.bits;
         // validate() has checked the width.
@@ -168,7 +171,7 @@ impl Board {
             calls_fail: AtomicBool::new(false),
             tdmr_tries: Countdown::default(),
             tdmr_lock_jams: AtomicBool::new(false),
-            module_image,
+            module: OnceLock::new(),
             spec,
         };
         board.start();
@@ -266,8 +269,14 @@ impl Board {
         &self.spec
     }
 
-    pub(crate) fn module_image(&self) -> Option<&[u8]> {
-        self.module_image.as_deref()
+    /// The module of an image, from which the firmware loads it at every power-on.
+    pub(crate) fn module(&self) -> Option<&LoadedModule> {
+        self.module.get()
+    }
+
+    /// Gives the firmware the module of an image, once.
+    pub(crate) fn set_module(&self, module: LoadedModule) {
+        self.module.get_or_init(|| module);
     }
 
     pub(crate) fn address_layout(&self) -> AddressLayout {

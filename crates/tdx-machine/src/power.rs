@@ -33,9 +33,11 @@ impl PowerOn {
         Self { ram: Some(ram), ..self }
     }
 
-    /// The firmware loads the module of this update image, whatever module the platform file has.
-    /// It is played as the release that SEAMLDR.INSTALL would choose for it, and refused as
-    /// SEAMLDR.INSTALL would refuse it. After a power cycle the same image is loaded again.
+    /// The firmware loads the module of this update image, whatever module the platform file has,
+    /// and even if it has none: a file that is named is meant. (What injects a fault means that
+    /// more: `module-missing` and `module-1.0` come first.) It is played as the release that
+    /// SEAMLDR.INSTALL would choose for it, and refused as SEAMLDR.INSTALL would refuse it. After a
+    /// power cycle the same module is loaded again.
     #[must_use]
     pub fn module_image(self, file: impl Into<Vec<u8>>) -> Self {
         Self { module_image: Some(file.into()), ..self }
@@ -43,9 +45,11 @@ impl PowerOn {
 
     /// Switches it on.
     pub fn switch_on(self) -> Result<Machine, SpecError> {
-        let platform = self.spec.name.clone();
-        let board = Board::new(self.spec, self.seed, self.ram, self.module_image)?;
-        seam::check_image(&board).map_err(|issue| SpecError::Invalid { platform, issue })?;
+        let board = Board::new(self.spec, self.seed, self.ram)?;
+        if let Some(file) = self.module_image {
+            let refused = |issue| SpecError::Invalid { platform: board.spec().name.clone(), issue };
+            board.set_module(seam::from_image(&board, &file).map_err(refused)?);
+        }
         Ok(Machine::start(board))
     }
 }

@@ -1,10 +1,10 @@
 //! Loads the SEAM software that a platform file names.
 
 use tdx_abi::seamldr::Version;
-use tdx_module::{Hardware, LoadError, LoaderConfig, LoaderGeneration, LpIndex, ModuleConfig, SeamNote};
-use tdx_module::{SeamConfig, SeamSoftware, profile};
+use tdx_module::{Hardware, LoaderConfig, LoaderGeneration, LpIndex, ModuleConfig, SeamConfig};
+use tdx_module::{SeamSoftware, profile};
 
-use crate::board::Board;
+use crate::board::{Board, LoadedModule};
 use crate::fault::Fault;
 use crate::spec::{Generation, ModuleSpec, PlatformSpec, SpecIssue, UnknownRelease, parse_version};
 
@@ -48,37 +48,33 @@ pub(crate) fn apply(fault: &Fault, software: &SeamSoftware) {
     }
 }
 
-/// Refuses an image that the firmware would not load.
-pub(crate) fn check_image(board: &Board) -> Result<(), SpecIssue> {
-    if board.module_image().is_some() && !board.spec().cpu.kind.has_tdx() {
+/// The module of an update image; refuses one that the firmware would not load.
+pub(crate) fn from_image(board: &Board, file: &[u8]) -> Result<LoadedModule, SpecIssue> {
+    let spec = board.spec();
+    if !spec.cpu.kind.has_tdx() {
         return Err(SpecIssue::ModuleWithoutTdx);
     }
-    image(board, board.spec()).map(drop).map_err(|error| SpecIssue::ModuleImage(Box::new(error)))
-}
-
-/// The module of the image, where the machine has one.
-fn image(board: &Board, spec: &PlatformSpec) -> Result<Option<(ModuleConfig, Option<SeamNote>)>, LoadError> {
-    let Some(file) = board.module_image() else { return Ok(None) };
     // What the platform file asks for beside the release holds for whatever is loaded.
-    let template = configure(&spec.module, &spec.module.profile).ok();
-    ModuleConfig::from_image(file, &loader(spec), board, template.as_ref()).map(Some)
+    let template = configure(&spec.module, &spec.module.profile)?;
+    let (config, note) = ModuleConfig::from_image(file, &loader(spec), board, Some(&template))
+        .map_err(|error| SpecIssue::ModuleImage(Box::new(error)))?;
+    Ok(LoadedModule { config, note })
 }
 
 fn module(board: &Board, spec: &PlatformSpec) -> Option<ModuleConfig> {
-    if board.has_fault(&Fault::ModuleMissing) {
+    let has_one = spec.module.present || board.module().is_some();
+    if !has_one || board.has_fault(&Fault::ModuleMissing) {
         return None;
     }
     let mut config = if board.has_fault(&Fault::Module10) {
         configure(&spec.module, PROFILE_1_0).ok()?
-    } else if let Some((config, note)) = image(board, spec).ok()? {
+    } else if let Some(LoadedModule { config, note }) = board.module() {
         if let Some(note) = note {
-            board.note(LpIndex(0), note);
+            board.note(LpIndex(0), *note);
         }
-        config
-    } else if spec.module.present {
-        configure(&spec.module, &spec.module.profile).ok()?
+        config.clone()
     } else {
-        return None;
+        configure(&spec.module, &spec.module.profile).ok()?
     };
     if board.has_fault(&Fault::NoRbpModMissing) {
         config.withheld = tdx_abi::features::Features0::NO_RBP_MOD;

@@ -87,6 +87,12 @@ fn faults_of_the_module_slot_come_before_the_image() {
     assert_eq!(machine.seam().module.expect("a module").profile.name, "1.0");
     machine.power_cycle();
     assert_eq!(machine.seam().module.expect("a module").profile.name, "2.0.14");
+    let mut none = spec();
+    none.module.present = false;
+    none.faults = vec![Fault::Module10];
+    let empty = PowerOn::new(none.clone()).switch_on().expect("valid");
+    assert!(empty.seam().module.is_none(), "no module, no old one either");
+    assert_eq!(switch_on(none, file(&module())).seam().module.expect("a module").profile.name, "1.0");
 }
 
 #[test]
