@@ -121,7 +121,17 @@ mod tests {
     #[test]
     fn every_guest_gets_its_memory_its_cmrs_and_its_processors() {
         for (ram, cmrs) in [
+            (vec![range(0, 64 * MIB)], vec![range(MIB, 64 * MIB)]),
             (vec![range(0, 512 * MIB)], vec![range(MIB, 512 * MIB)]),
+            (
+                vec![range(0, 2 * GIB), range(4 * GIB, 2050 * GIB)],
+                vec![range(MIB, 2 * GIB), range(4 * GIB, 2050 * GIB)],
+            ),
+            // Less than a page at each end, and less than a page in all.
+            (
+                vec![range(0, GIB + 1), range(2 * GIB - 1, 2 * GIB + 5), range(5 * GIB - 1, 6 * GIB + 4095)],
+                vec![range(MIB, GIB), range(5 * GIB, 6 * GIB)],
+            ),
             (vec![range(0, 2 * GIB)], vec![range(MIB, 2 * GIB)]),
             (vec![range(0, 0xB000_0000)], vec![range(MIB, 0xB000_0000)]),
             (
@@ -174,6 +184,14 @@ mod tests {
         assert_eq!((&spec.keyids, &spec.module), (&before.keyids, &before.module));
         let one = before.with_guest(&[range(0, GIB)], 1, 1, 1).expect("valid");
         assert!(one.host_bridges.iter().all(|bridge| bridge.package == 0));
+    }
+
+    #[test]
+    fn a_guest_on_a_cpu_without_tdx_has_no_convertible_memory() {
+        let spec = platform("laptop-no-tdx").with_guest(&[range(0, 2 * GIB)], 1, 2, 1).expect("valid");
+        let layout = layout(&spec);
+        assert_eq!((layout.cmrs.len(), layout.lps.len()), (0, 2));
+        assert!(layout.is_backed(range(0, 2 * GIB)));
     }
 
     #[test]
