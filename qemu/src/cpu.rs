@@ -96,6 +96,10 @@ pub trait Vcpu {
     /// True in 64-bit code: IA32_EFER.LMA and CS.L are 1.
     fn long_mode(&self) -> bool;
 
+    /// True in real mode, where the code segment has a base: the address of an instruction is not that
+    /// of its bytes.
+    fn real_mode(&self) -> bool;
+
     /// Current privilege level, 0 to 3; 0 in real mode.
     fn cpl(&self) -> u8;
 
@@ -114,14 +118,8 @@ pub trait Vcpu {
     /// Writes memory through the guest's page tables; false if a byte of it is not mapped.
     fn write_virtual(&mut self, va: u64, bytes: &[u8]) -> bool;
 
-    /// Physical address of `va`; `None` if it is not mapped.
-    fn translate(&self, va: u64) -> Option<PhysAddr>;
-
     /// Reads physical memory; false if nothing answers.
     fn read_physical(&self, pa: PhysAddr, bytes: &mut [u8]) -> bool;
-
-    /// Writes physical memory; false if nothing answers.
-    fn write_physical(&mut self, pa: PhysAddr, bytes: &[u8]) -> bool;
 }
 
 /// What an instruction of VMX leaves in RFLAGS. The other arithmetic flags (OF, SF, AF, PF) are

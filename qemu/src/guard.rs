@@ -2,7 +2,9 @@
 //! ends.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::fmt::Display;
+use std::io::Write as _;
 use std::ptr::null_mut;
 
 use crate::api::types::{Info, VERSION};
@@ -32,6 +34,9 @@ pub(crate) enum Refusal {
     /// vCPUs that may come later.
     #[error("vCPUs cannot be plugged in later: use -smp {vcpus} without maxcpus={max}")]
     HotPlug { vcpus: c_int, max: c_int },
+    /// A vCPU that was taken out and came back.
+    #[error("vCPU {0} was plugged in again, which the plugin does not follow: use no device_del on vCPUs")]
+    Replugged(c_uint),
     /// Another accelerator.
     #[error("the accelerator is not TCG, so no instruction can be caught: use -accel tcg,thread=multi")]
     Accelerator,
@@ -52,9 +57,16 @@ pub(crate) enum Refusal {
     Host(String),
 }
 
+/// Says something to the user on one line, which no other output tears apart. That nobody reads it is no
+/// reason to stop the guest.
+pub(crate) fn say(text: &dyn Display) {
+    let line = format!("tdx-qemu: {text}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
 /// Says why on one line, and ends QEMU with status 1.
 pub(crate) fn refuse(refusal: &Refusal) -> ! {
-    eprintln!("tdx-qemu: {refusal}");
+    say(refusal);
     // Behind QEMU's own exit handlers, which put the terminal back.
     std::process::exit(1)
 }
@@ -140,7 +152,7 @@ extern "C" fn on_machine_complete(_notifier: *mut Notifier, _unused: *mut c_void
 /// would only name two numbers.
 extern "C" fn on_load() {
     if let Some(refusal) = too_old(process_symbol) {
-        eprintln!("tdx-qemu: {refusal}");
+        say(&refusal);
         // SAFETY: ends the process; QEMU has not begun anything that wants an end of its own.
         unsafe { libc::_exit(1) }
     }
@@ -202,6 +214,7 @@ mod tests {
             Refusal::Target("i386".into()),
             Refusal::UserMode,
             Refusal::HotPlug { vcpus: 2, max: 8 },
+            Refusal::Replugged(1),
             Refusal::Accelerator,
             Refusal::OneThread(2),
             Refusal::Register("rip".into()),

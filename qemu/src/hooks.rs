@@ -23,7 +23,7 @@ use crate::mark::Mark;
 use crate::options::Options;
 use crate::ram::GuestRam;
 use crate::ram_map::ram_ranges;
-use crate::reset::{Entrance, Resets, Restart, Sight};
+use crate::reset::{Entrance, Restart, Sight};
 use crate::vcpu::{QemuVcpu, Registers};
 
 /// The plugin: there is one in a process.
@@ -32,6 +32,9 @@ static PLUGIN: OnceLock<Plugin> = OnceLock::new();
 thread_local! {
     /// The vCPU of this thread: translation is not told.
     static INDEX: Cell<Option<c_uint>> = const { Cell::new(None) };
+    /// Where the guest goes on behind the last block that this thread translated, if it ends with
+    /// an instruction that is to be looked at from behind.
+    static BEHIND: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 /// What the callbacks share.
@@ -44,7 +47,6 @@ pub(crate) struct Plugin {
     pub(crate) vcpus: Box<[Slot]>,
     pub(crate) host: OnceLock<Host>,
     pub(crate) flags: FlagsWriter,
-    pub(crate) resets: Resets,
     /// The host was told that the guest runs.
     started: AtomicBool,
     /// Something was executed on the machine since it was switched on.
@@ -75,7 +77,6 @@ impl Plugin {
             vcpus: std::iter::repeat_with(Slot::default).take(vcpus).collect(),
             host: OnceLock::new(),
             flags,
-            resets: Resets::default(),
             started: AtomicBool::new(false),
             used: AtomicBool::new(false),
         }
@@ -115,8 +116,8 @@ impl Plugin {
         }
     }
 
-    /// The guest was reset. Firmware answers a reset with another one: a machine that nobody has
-    /// used since the last is still as at power-on.
+    /// The guest was reset, or has just begun. Firmware answers a reset with another one: a machine
+    /// that nobody has used since the last is still as at power-on.
     fn reset(&'static self) {
         if self.used.swap(false, Ordering::Relaxed) {
             self.started(false);
@@ -152,7 +153,7 @@ impl Plugin {
 
 /// Says something to the user, beside what the guest says.
 fn say(line: &str) {
-    eprintln!("tdx-qemu: {line}");
+    guard::say(&line);
 }
 
 /// Runs a callback's work. A panic must not unwind into QEMU: it ends the process, with the one
@@ -180,7 +181,10 @@ extern "C" fn on_vcpu(index: c_uint, _userdata: *mut c_void) {
         // SAFETY: a callback on the thread of this vCPU, which may read registers.
         let cpu = unsafe { OnVcpu::new(&plugin.api) };
         let registers = Registers::of(cpu).unwrap_or_else(|refusal| refuse(&refusal));
-        slot.registers.get_or_init(|| registers);
+        // What is kept of a vCPU is about one object of QEMU's, and points into it.
+        if slot.registers.set(registers).is_err() {
+            refuse(&Refusal::Replugged(index));
+        }
         INDEX.set(Some(index));
     });
 }
@@ -201,13 +205,12 @@ extern "C" fn on_translation(block: *mut Block, _userdata: *mut c_void) {
         // SAFETY: `block` is valid during this callback, and so are its instructions, of which
         // there are as many as it says.
         unsafe {
-            let mut finish = false;
+            let mut behind = BEHIND.take();
             for position in 0..(api.block_length)(block) {
                 let insn = (api.block_insn)(block, position);
                 let address = (api.insn_address)(insn);
-                if finish {
-                    (api.register_execution)(insn, on_behind, RW_REGS_PC, Mark::place(address).to_userdata());
-                    finish = false;
+                if behind.take() == Some(address) {
+                    (api.register_execution)(insn, on_behind, RW_REGS_PC, std::ptr::null_mut());
                 }
                 if position == 0 && Entrance::at(address).is_some() {
                     (api.register_execution)(insn, on_entrance, RW_REGS_PC, address as *mut c_void);
@@ -218,9 +221,10 @@ extern "C" fn on_translation(block: *mut Block, _userdata: *mut c_void) {
                 if let Some(kind) = is_candidate(bytes) {
                     let mark = Mark::caught(address, kind, bytes).in_kernel(plugin.in_kernel(cpu));
                     (api.register_execution)(insn, on_caught, RW_REGS_PC, mark.to_userdata());
-                    finish = kind == Kind::Cpuid;
+                    behind = (kind == Kind::Cpuid).then(|| address.wrapping_add(mark.length()));
                 }
             }
+            BEHIND.set(behind);
         }
     });
 }
@@ -233,11 +237,11 @@ extern "C" fn on_entrance(index: c_uint, userdata: *mut c_void) {
         let registers = vcpu.registers();
         let sight = Sight {
             vcpu: index,
-            real_mode: vcpu.in_real_mode(),
+            real_mode: vcpu.real_mode(),
             cs: vcpu.read(registers.cs),
             ip: vcpu.read(registers.rip),
         };
-        match plugin.resets.judge(entrance, sight) {
+        match entrance.judge(sight) {
             Some(Restart::Machine) => plugin.reset(),
             Some(Restart::Vcpu) => plugin.host().restarted(LpIndex(index)),
             None => {}
@@ -306,12 +310,19 @@ fn caught(plugin: &'static Plugin, slot: &'static Slot, index: c_uint, mark: Mar
         return Exit::GoOn { api: &plugin.api, at };
     }
     let host = plugin.host();
+    let vmxe = host.machine.cr4_vmxe(vcpu.index());
     let outcome = exec::execute(host, &insn, &mut vcpu);
     if !matches!(outcome, Outcome::Native | Outcome::Then(After::Cpuid { .. })) {
         plugin.note_use(&vcpu, outcome);
     }
     match outcome {
-        Outcome::Native => Exit::Native,
+        Outcome::Native => {
+            if insn.operation == Operation::Cpuid {
+                // One before it may have been the last of its block, and nothing followed it up.
+                *slot.after.lock() = None;
+            }
+            Exit::Native
+        }
         Outcome::Done => Exit::GoOn { api: &plugin.api, at: next(&vcpu, mark, insn) },
         Outcome::DoneWithFlags(flags) => {
             let at = plugin.flags.leave(flags, next(&vcpu, mark, insn), &vcpu, &slot.flags);
@@ -325,6 +336,7 @@ fn caught(plugin: &'static Plugin, slot: &'static Slot, index: c_uint, mark: Mar
             if taken {
                 Exit::GoOn { api: &plugin.api, at: next(&vcpu, mark, insn) }
             } else {
+                host.machine.set_cr4_vmxe(vcpu.index(), vmxe);
                 general_protection(plugin, slot, &vcpu, mark)
             }
         }
@@ -339,10 +351,11 @@ fn caught(plugin: &'static Plugin, slot: &'static Slot, index: c_uint, mark: Mar
 /// #GP, where it can be raised; elsewhere the instruction itself, which QEMU may refuse otherwise.
 fn general_protection(plugin: &'static Plugin, slot: &Slot, vcpu: &QemuVcpu<'_>, mark: Mark) -> Exit {
     let address = vcpu.instruction_address(mark.offset_in_page());
+    let now = vcpu.read(vcpu.registers().rip);
     plugin
         .flags
         .environment(vcpu, &slot.flags)
-        .and_then(|(helpers, environment)| helpers.general_protection(environment, address))
+        .and_then(|(helpers, environment)| helpers.general_protection(environment, now, address))
         .map_or(Exit::Native, Exit::Raise)
 }
 
@@ -360,10 +373,9 @@ fn next(vcpu: &QemuVcpu<'_>, mark: Mark, insn: Decoded) -> u64 {
 extern "C" fn on_exit(_userdata: *mut c_void) {
     shielded(|| {
         if let Some(plugin) = PLUGIN.get()
-            && let Some(host) = plugin.host.get()
+            && plugin.host.get().is_some()
         {
             plugin.started(false);
-            host.stopped();
         }
     });
 }

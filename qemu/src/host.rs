@@ -100,7 +100,6 @@ impl Host {
         for fault in self.machine.faults() {
             self.trace.note(&format!("fault {}: {}", fault.name(), fault.info().description));
         }
-        self.trace.flush();
     }
 
     /// The guest was reset: power is cycled.
@@ -111,7 +110,6 @@ impl Host {
         self.noted.lock().clear();
         self.trace.reset(&self.machine);
         self.note_events();
-        self.trace.flush();
     }
 
     /// `lp` got INIT and SIPI: VMX is off and CR4.VMXE is clear.
@@ -119,11 +117,6 @@ impl Host {
         self.machine.offline(lp);
         self.vmx.leave(lp);
         self.machine.online(lp);
-    }
-
-    /// QEMU exits.
-    pub fn stopped(&self) {
-        self.trace.flush();
     }
 
     /// Says something to the user.

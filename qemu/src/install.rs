@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};
+use std::io::Write as _;
 use std::panic::PanicHookInfo;
 
 use crate::api::types::{Info, PluginId, VERSION};
@@ -9,7 +10,7 @@ use crate::api::{Api, process_symbol};
 use crate::flags::FlagsWriter;
 use crate::guard::{self, Refusal, refuse};
 use crate::hooks::{Plugin, shielded};
-use crate::options::Options;
+use crate::options::{self, Options};
 
 /// The interface that this plugin was written for.
 #[unsafe(no_mangle)]
@@ -47,6 +48,10 @@ unsafe fn install(id: PluginId, info: &Info, arguments: Vec<String>) -> Result<(
     // SAFETY: the names are those of QEMU's plugin interface and of GLib, in a process that has
     // just said that it is a QEMU with version 7 of it.
     let api = unsafe { Api::resolve(process_symbol) }?;
+    if arguments.iter().any(|argument| argument == "help=on") {
+        let _ = std::io::stdout().write_all(options::help().as_bytes());
+        std::process::exit(0);
+    }
     let (arguments, bench_empty) = without(arguments, "bench=empty");
     let (arguments, jumps_only) = without(arguments, "flags=jump");
     let options = Options::parse(arguments.iter().map(String::as_str))
@@ -87,8 +92,8 @@ fn report(panic: &PanicHookInfo<'_>) {
         payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or("no reason given").replace('\n', " ");
     match panic.location() {
-        Some(place) => eprintln!("tdx-qemu: internal error at {place}: {text}"),
-        None => eprintln!("tdx-qemu: internal error: {text}"),
+        Some(place) => guard::say(&format_args!("internal error at {place}: {text}")),
+        None => guard::say(&format_args!("internal error: {text}")),
     }
 }
 

@@ -23,7 +23,7 @@ const PLAIN: [(Kind, Operation); 4] = [
 
 impl Mark {
     /// Only the place.
-    pub(crate) fn place(address: u64) -> Self {
+    fn place(address: u64) -> Self {
         // An offset in a page fits any integer.
         Self(usize::try_from(address & OFFSET).unwrap_or(0))
     }
@@ -49,6 +49,11 @@ impl Mark {
     /// True for 64-bit code at CPL 0, false if that is not known.
     pub(crate) fn is_in_kernel(self) -> bool {
         self.0 & KERNEL != 0
+    }
+
+    /// Bytes of the instruction; 0 if they need a second look.
+    pub(crate) fn length(self) -> u64 {
+        self.0 as u64 >> 12 & 0xF
     }
 
     /// The offset of the instruction in its page.
@@ -107,7 +112,7 @@ mod tests {
                 mark.decoded(),
                 Some(Decoded { length: u8::try_from(bytes.len()).unwrap(), operation })
             );
-            assert_eq!(mark.offset_in_page(), 0x567);
+            assert_eq!((mark.offset_in_page(), mark.length()), (0x567, bytes.len() as u64));
         }
     }
 

@@ -26,6 +26,12 @@ const SEAMLDR: &str = "seamldr";
 pub const KEYS: [&str; 9] =
     [PLATFORM, PROFILE, PRIVATE_KEYIDS, MODULE, FAULT, TRACE, SEED, REMAINING_UPDATES, SEAMLDR];
 
+/// What `help` among the arguments prints: a line for each option.
+pub fn help() -> String {
+    let line = |key| format!("  {:<38} {}\n", format!("{key}={}", value_of(key)), meaning(key));
+    format!("Options of libtdx_qemu.so:\n{}", KEYS.map(line).concat())
+}
+
 /// What the user asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -178,6 +184,20 @@ fn value_of(key: &str) -> &'static str {
     }
 }
 
+fn meaning(key: &str) -> &'static str {
+    match key {
+        PLATFORM => "the platform below the guest: `tdxhost platform list` shows the presets",
+        PROFILE => "the release that the module plays (default: connect); not with platform",
+        PRIVATE_KEYIDS => "KeyIDs for TDX (default: 32); not with platform",
+        MODULE => "an image of the module, installed at power-on",
+        FAULT => "a fault of the catalogue, repeatable: `tdxhost explain fault` lists them",
+        TRACE => "a line of JSON for each SEAMCALL",
+        SEED => "what chance follows (default: 0)",
+        REMAINING_UPDATES => "updates that the P-SEAMLDR still takes (default: 15)",
+        _ => "version of the P-SEAMLDR (default: 2.0.00)",
+    }
+}
+
 fn once<T>(slot: &mut Option<T>, key: &'static str, value: T) -> Result<(), OptionError> {
     if slot.replace(value).is_some() { Err(OptionError::Twice { key }) } else { Ok(()) }
 }
@@ -266,6 +286,25 @@ mod tests {
             Options::parse(["platform=a=b.toml"]).map(|options| options.platform),
             Ok(Some("a=b.toml".to_owned()))
         );
+    }
+
+    #[test]
+    fn help_has_a_line_for_every_option_with_the_defaults_that_hold() {
+        let help = help();
+        for key in KEYS {
+            let wanted = format!("  {key}=");
+            assert_eq!(help.lines().filter(|line| line.starts_with(&wanted)).count(), 1, "{key}\n{help}");
+        }
+        let module = tdx_machine::spec::ModuleSpec::default();
+        let loader = tdx_machine::spec::SeamldrSpec::default();
+        for default in [
+            module.profile,
+            tdx_machine::spec::KeyIdSpec::default().tdx.to_string(),
+            loader.remaining_updates.to_string(),
+            loader.version,
+        ] {
+            assert!(help.contains(&format!("(default: {default})")), "{default}\n{help}");
+        }
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Resets of the guest, which QEMU does not report: they show in where a vCPU begins to execute.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 /// Where a processor begins after a reset.
 const RESET_VECTOR: u64 = 0xFFFF_FFF0;
 /// Below it, the pages at which a start-up IPI can start a processor.
@@ -52,30 +50,18 @@ pub(crate) enum Restart {
     Vcpu,
 }
 
-/// Tells resets from the power-on before them.
-#[derive(Debug, Default)]
-pub(crate) struct Resets {
-    powered_on: AtomicBool,
-}
-
-impl Resets {
-    /// Judges what was seen at an entrance.
-    pub(crate) fn judge(&self, entrance: Entrance, sight: Sight) -> Option<Restart> {
-        if !sight.real_mode {
-            return None;
-        }
-        match entrance {
-            Entrance::Reset if sight.vcpu == BOOT_VCPU => {
-                self.powered_on.swap(true, Ordering::Relaxed).then_some(Restart::Machine)
-            }
+impl Entrance {
+    /// Judges what was seen there. The power-on looks like a reset.
+    pub(crate) fn judge(self, sight: Sight) -> Option<Restart> {
+        match self {
+            _ if !sight.real_mode => None,
+            Self::Reset => (sight.vcpu == BOOT_VCPU).then_some(Restart::Machine),
             // A start-up IPI loads CS with the page and IP with 0. The boot vCPU runs firmware at
             // such addresses, and gets no IPI.
-            Entrance::Startup
-                if sight.vcpu != BOOT_VCPU && sight.ip == 0 && sight.cs.is_multiple_of(PAGE >> 4) =>
-            {
-                Some(Restart::Vcpu)
+            Self::Startup => {
+                let started = sight.vcpu != BOOT_VCPU && sight.ip == 0 && sight.cs.is_multiple_of(PAGE >> 4);
+                started.then_some(Restart::Vcpu)
             }
-            _ => None,
         }
     }
 }
@@ -103,30 +89,23 @@ mod tests {
     }
 
     #[test]
-    fn the_first_time_at_the_reset_vector_is_the_power_on() {
-        let resets = Resets::default();
-        let at_vector = Sight { cs: 0xF000, ip: 0xFFF0, ..sight(0) };
-        assert_eq!(resets.judge(Entrance::Reset, at_vector), None);
-        assert_eq!(resets.judge(Entrance::Reset, at_vector), Some(Restart::Machine));
-        assert_eq!(resets.judge(Entrance::Reset, at_vector), Some(Restart::Machine));
+    fn the_boot_vcpu_at_the_reset_vector_is_a_reset() {
+        let at_vector = |vcpu| Sight { cs: 0xF000, ip: 0xFFF0, ..sight(vcpu) };
+        assert_eq!(Entrance::Reset.judge(at_vector(0)), Some(Restart::Machine));
+        assert_eq!(Entrance::Reset.judge(at_vector(1)), None);
     }
 
     #[test]
     fn code_of_the_kernel_at_the_same_address_is_no_reset() {
-        let resets = Resets::default();
-        let protected = Sight { real_mode: false, ..sight(0) };
-        for _ in 0..2 {
-            assert_eq!(resets.judge(Entrance::Reset, protected), None);
-        }
-        assert_eq!(resets.judge(Entrance::Startup, Sight { real_mode: false, ..sight(1) }), None);
+        assert_eq!(Entrance::Reset.judge(Sight { real_mode: false, ..sight(0) }), None);
+        assert_eq!(Entrance::Startup.judge(Sight { real_mode: false, ..sight(1) }), None);
     }
 
     #[test]
     fn a_start_up_ipi_starts_at_offset_0_of_its_page_and_never_the_boot_vcpu() {
-        let resets = Resets::default();
-        assert_eq!(resets.judge(Entrance::Startup, sight(3)), Some(Restart::Vcpu));
-        assert_eq!(resets.judge(Entrance::Startup, sight(0)), None);
-        assert_eq!(resets.judge(Entrance::Startup, Sight { ip: 0x1000, ..sight(3) }), None);
-        assert_eq!(resets.judge(Entrance::Startup, Sight { cs: 0x9A10, ..sight(3) }), None);
+        assert_eq!(Entrance::Startup.judge(sight(3)), Some(Restart::Vcpu));
+        assert_eq!(Entrance::Startup.judge(sight(0)), None);
+        assert_eq!(Entrance::Startup.judge(Sight { ip: 0x1000, ..sight(3) }), None);
+        assert_eq!(Entrance::Startup.judge(Sight { cs: 0x9A10, ..sight(3) }), None);
     }
 }

@@ -56,6 +56,7 @@ pub(crate) struct FakeVcpu {
     pub(crate) lp: LpIndex,
     pub(crate) gprs: [u64; 16],
     pub(crate) long_mode: bool,
+    pub(crate) real_mode: bool,
     pub(crate) cpl: u8,
     pub(crate) fs_base: u64,
     pub(crate) gs_base: u64,
@@ -71,6 +72,7 @@ impl FakeVcpu {
             lp: LpIndex(lp),
             gprs: [0; 16],
             long_mode: true,
+            real_mode: false,
             cpl: 0,
             fs_base: 0,
             gs_base: 0,
@@ -104,6 +106,10 @@ impl Vcpu for FakeVcpu {
         self.long_mode
     }
 
+    fn real_mode(&self) -> bool {
+        self.real_mode
+    }
+
     fn cpl(&self) -> u8 {
         self.cpl
     }
@@ -121,24 +127,21 @@ impl Vcpu for FakeVcpu {
     }
 
     fn read_virtual(&self, va: u64, bytes: &mut [u8]) -> bool {
-        self.translate(va).is_some_and(|pa| self.read_physical(pa, bytes))
+        physical(va).is_some_and(|pa| self.memory.read(pa, bytes))
     }
 
     fn write_virtual(&mut self, va: u64, bytes: &[u8]) -> bool {
-        self.translate(va).is_some_and(|pa| self.write_physical(pa, bytes))
-    }
-
-    fn translate(&self, va: u64) -> Option<PhysAddr> {
-        va.checked_sub(DIRECT_MAP).filter(|&pa| pa < RAM).map(PhysAddr::new)
+        physical(va).is_some_and(|pa| self.memory.write(pa, bytes))
     }
 
     fn read_physical(&self, pa: PhysAddr, bytes: &mut [u8]) -> bool {
         self.memory.read(pa, bytes)
     }
+}
 
-    fn write_physical(&mut self, pa: PhysAddr, bytes: &[u8]) -> bool {
-        self.memory.write(pa, bytes)
-    }
+/// What the page tables of the guest say.
+fn physical(va: u64) -> Option<PhysAddr> {
+    va.checked_sub(DIRECT_MAP).filter(|&pa| pa < RAM).map(PhysAddr::new)
 }
 
 fn silent(_: &str) {}

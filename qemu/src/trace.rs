@@ -3,7 +3,7 @@
 mod rows;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,10 +32,20 @@ pub struct TraceError {
 
 /// Where the lines go.
 struct Sink {
+    /// Not buffered: each line is written whole and at once, for readers that follow it, and so that
+    /// none is cut off however QEMU ends.
     out: Box<dyn Write + Send>,
     path: PathBuf,
     /// SEAMCALLs so far.
     calls: u64,
+    /// Lines that wait for that of the power-on.
+    early: Option<String>,
+}
+
+impl Sink {
+    fn new(out: Box<dyn Write + Send>, path: PathBuf) -> Self {
+        Self { out, path, calls: 0, early: Some(String::new()) }
+    }
 }
 
 /// The trace, on or off.
@@ -51,8 +61,7 @@ impl Trace {
     pub(crate) fn new(path: Option<&Path>, report: Report) -> Result<Self, TraceError> {
         let Some(path) = path else { return Ok(Self::to(None, report)) };
         let file = File::create(path).map_err(|reason| TraceError { path: path.to_owned(), reason })?;
-        let sink = Sink { out: Box::new(BufWriter::new(file)), path: path.to_owned(), calls: 0 };
-        Ok(Self::to(Some(sink), report))
+        Ok(Self::to(Some(Sink::new(Box::new(file), path.to_owned())), report))
     }
 
     fn to(sink: Option<Sink>, report: Report) -> Self {
@@ -64,18 +73,21 @@ impl Trace {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// The machine was switched on.
+    /// The machine was switched on: the first line, whatever else there was before all of it was known.
     pub(crate) fn power_on(&self, machine: &Machine, exact_flags: bool) {
-        self.write(|_| {
-            let mut line = power("power-on", machine);
-            line.insert("exact_flags".to_owned(), exact_flags.into());
-            line
+        let mut line = power("power-on", machine);
+        line.insert("exact_flags".to_owned(), exact_flags.into());
+        let line = Value::Object(line);
+        self.with(|sink| {
+            let early = sink.early.take().unwrap_or_default();
+            sink.out.write_all(format!("{line}\n{early}").as_bytes())
         });
     }
 
     /// Power was cycled.
     pub(crate) fn reset(&self, machine: &Machine) {
-        self.write(|_| power("reset", machine));
+        let line = power("reset", machine);
+        self.write(|_| line);
     }
 
     /// Something that a reader of the trace should know.
@@ -130,15 +142,16 @@ impl Trace {
         });
     }
 
-    /// Writes out what is buffered.
-    pub(crate) fn flush(&self) {
-        self.with(|sink| sink.out.flush());
-    }
-
     fn write(&self, line: impl FnOnce(&mut Sink) -> Map<String, Value>) {
         self.with(|sink| {
-            let line = Value::Object(line(sink));
-            writeln!(sink.out, "{line}")
+            let line = format!("{}\n", Value::Object(line(sink)));
+            match &mut sink.early {
+                Some(early) => {
+                    early.push_str(&line);
+                    Ok(())
+                }
+                None => sink.out.write_all(line.as_bytes()),
+            }
         });
     }
 

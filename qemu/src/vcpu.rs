@@ -103,11 +103,6 @@ impl<'a> QemuVcpu<'a> {
         self.registers
     }
 
-    /// Real mode, where a reset or a start-up IPI leaves a vCPU.
-    pub(crate) fn in_real_mode(&self) -> bool {
-        self.read(self.registers.cr0) & CR0_PE == 0
-    }
-
     /// Address of the instruction whose callback runs. QEMU keeps the instruction pointer up to
     /// date only at the start of a block, and the address that the translation saw is another one
     /// where the same page is mapped twice: the page comes from the one, the offset in it from the
@@ -175,9 +170,13 @@ impl Vcpu for QemuVcpu<'_> {
     }
 
     fn long_mode(&self) -> bool {
-        // CS.L has no register of its own. Compatibility mode is left out by the callers: what
-        // they catch is privileged, and kernels run it at CPL 0 in 64-bit code.
+        // CS.L has no register of its own. Kernels at CPL 0, where everything is that this matters
+        // for, are in compatibility mode for a few instructions of their start only.
         self.in_kernel || self.read(self.registers.efer) & EFER_LMA != 0
+    }
+
+    fn real_mode(&self) -> bool {
+        !self.in_kernel && self.read(self.registers.cr0) & CR0_PE == 0
     }
 
     fn cpl(&self) -> u8 {
@@ -186,7 +185,7 @@ impl Vcpu for QemuVcpu<'_> {
         }
         let requested = (self.read(self.registers.cs) & 3) as u8;
         // Only real mode has other selectors at level 0, and it is seldom asked.
-        if requested == 0 || self.in_real_mode() { 0 } else { requested }
+        if requested == 0 || self.real_mode() { 0 } else { requested }
     }
 
     fn fs_base(&self) -> u64 {
@@ -209,16 +208,8 @@ impl Vcpu for QemuVcpu<'_> {
         self.cpu.write_virtual(va, bytes)
     }
 
-    fn translate(&self, va: u64) -> Option<PhysAddr> {
-        self.cpu.translate(va).map(PhysAddr::new)
-    }
-
     fn read_physical(&self, pa: PhysAddr, bytes: &mut [u8]) -> bool {
         self.cpu.read_physical(pa.as_u64(), bytes)
-    }
-
-    fn write_physical(&mut self, pa: PhysAddr, bytes: &[u8]) -> bool {
-        self.cpu.write_physical(pa.as_u64(), bytes)
     }
 }
 
@@ -254,17 +245,17 @@ mod tests {
         with_vcpu(|vcpu| {
             // Real mode: the selector says nothing of privilege.
             fake::set("cs", 0xF003);
-            assert_eq!((vcpu.in_real_mode(), vcpu.cpl(), vcpu.long_mode()), (true, 0, false));
+            assert_eq!((vcpu.real_mode(), vcpu.cpl(), vcpu.long_mode()), (true, 0, false));
             fake::set("cr0", 0x8000_0011);
             fake::set("efer", 0xD01);
             fake::set("cs", 0x33);
-            assert_eq!((vcpu.in_real_mode(), vcpu.cpl(), vcpu.long_mode()), (false, 3, true));
+            assert_eq!((vcpu.real_mode(), vcpu.cpl(), vcpu.long_mode()), (false, 3, true));
             fake::set("cs", 0x10);
             assert_eq!(vcpu.cpl(), 0);
         });
         with_vcpu(|vcpu| {
             vcpu.in_kernel = true;
-            assert_eq!((vcpu.cpl(), vcpu.long_mode()), (0, true));
+            assert_eq!((vcpu.real_mode(), vcpu.cpl(), vcpu.long_mode()), (false, 0, true));
             assert_eq!(fake::register_reads(), 0);
         });
     }

@@ -52,7 +52,6 @@ pub(crate) fn api() -> &'static Api {
         write_virtual,
         read_physical,
         write_physical,
-        translate,
         bytes_new,
         bytes_set_size,
         array_free,
@@ -206,12 +205,6 @@ unsafe extern "C" fn write_physical(address: u64, from: *mut ByteArray) -> c_int
     assert!(bytes.len() <= 0x1000, "one page at most");
     poke(address, &bytes);
     HWADDR_OK
-}
-
-unsafe extern "C" fn translate(address: u64, physical: *mut u64) -> bool {
-    // SAFETY: the caller's variable.
-    unsafe { *physical = address }
-    address != 0xDEA_D000
 }
 
 /// Room of every array: fixed, so that the data never moves.

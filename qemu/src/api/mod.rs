@@ -80,7 +80,6 @@ table! {
     write_virtual: "qemu_plugin_write_memory_vaddr", fn(u64, *mut ByteArray) -> bool;
     read_physical: "qemu_plugin_read_memory_hwaddr", fn(u64, *mut ByteArray, usize) -> c_int;
     write_physical: "qemu_plugin_write_memory_hwaddr", fn(u64, *mut ByteArray) -> c_int;
-    translate: "qemu_plugin_translate_vaddr", fn(u64, *mut u64) -> bool;
     bytes_new: "g_byte_array_new", fn() -> *mut ByteArray;
     bytes_set_size: "g_byte_array_set_size", fn(*mut ByteArray, c_uint) -> *mut ByteArray;
     array_free: "g_array_free", fn(*mut Array, c_int) -> *mut c_char;

@@ -12,7 +12,7 @@ thread_local! {
     /// One array of GLib per thread, kept: the calls below would otherwise allocate one each.
     /// A plain pointer has no destructor, which a callback that leaves by a long jump needs.
     static SCRATCH: Cell<*mut ByteArray> = const { Cell::new(null_mut()) };
-    /// How many [`OnVcpu`] there are on this thread.
+    /// There was an [`OnVcpu`] on this thread.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -66,7 +66,7 @@ impl<'a> OnVcpu<'a> {
 
     /// A register of up to 8 bytes.
     pub(crate) fn read_register(self, handle: Handle) -> Option<u64> {
-        let scratch = self.scratch(0);
+        let scratch = self.empty();
         // SAFETY: on a vCPU's thread with a handle that QEMU gave out; the call appends to
         // `scratch`, which nothing else uses during it.
         let bytes = unsafe {
@@ -82,7 +82,7 @@ impl<'a> OnVcpu<'a> {
 
     /// Writes a register, which must be a writable one: QEMU aborts otherwise.
     pub(crate) fn write_register(self, handle: Handle, value: u64) -> bool {
-        let scratch = self.filled(&value.to_le_bytes());
+        let Some(scratch) = self.filled(&value.to_le_bytes()) else { return false };
         // SAFETY: on a vCPU's thread; eight bytes are enough for every register that has a name
         // in `vcpu::Registers`.
         unsafe { (self.api.write_register)(handle, scratch) }
@@ -93,7 +93,7 @@ impl<'a> OnVcpu<'a> {
         if bytes.is_empty() {
             return true;
         }
-        let scratch = self.scratch(0);
+        let scratch = self.empty();
         // SAFETY: on a vCPU's thread; the call sizes `scratch` itself.
         unsafe {
             (self.api.read_virtual)(address, scratch, bytes.len()) && copy_out(contents(scratch), bytes)
@@ -105,7 +105,7 @@ impl<'a> OnVcpu<'a> {
         if bytes.is_empty() {
             return true;
         }
-        let scratch = self.filled(bytes);
+        let Some(scratch) = self.filled(bytes) else { return false };
         // SAFETY: on a vCPU's thread.
         unsafe { (self.api.write_virtual)(address, scratch) }
     }
@@ -115,7 +115,7 @@ impl<'a> OnVcpu<'a> {
         if bytes.is_empty() {
             return true;
         }
-        let scratch = self.scratch(0);
+        let scratch = self.empty();
         // SAFETY: on a vCPU's thread; the call sizes `scratch` itself.
         unsafe {
             (self.api.read_physical)(address, scratch, bytes.len()) == HWADDR_OK
@@ -128,45 +128,36 @@ impl<'a> OnVcpu<'a> {
         if bytes.is_empty() {
             return true;
         }
-        let scratch = self.filled(bytes);
+        let Some(scratch) = self.filled(bytes) else { return false };
         // SAFETY: on a vCPU's thread.
         unsafe { (self.api.write_physical)(address, scratch) == HWADDR_OK }
     }
 
-    /// Physical address behind a virtual one.
-    pub(crate) fn translate(self, address: u64) -> Option<u64> {
-        let mut physical = 0;
-        // SAFETY: on a vCPU's thread; the result is written before `true` comes back.
-        unsafe { (self.api.translate)(address, &raw mut physical) }.then_some(physical)
-    }
-
-    /// This thread's array, `len` bytes long.
-    fn scratch(self, len: usize) -> *mut ByteArray {
+    /// This thread's array, without anything in it.
+    fn empty(self) -> *mut ByteArray {
         let mut array = SCRATCH.get();
         if array.is_null() {
             // SAFETY: GLib allocates or aborts.
             array = unsafe { (self.api.bytes_new)() };
             SCRATCH.set(array);
         }
-        if len == 0 {
-            // SAFETY: the array is this thread's own, made above, and never freed; its length is a
-            // public member, and an array may always be shorter than its room.
-            unsafe { (*array).len = 0 };
-        } else {
-            let len = c_uint::try_from(len).unwrap_or(c_uint::MAX);
-            // SAFETY: as above.
-            unsafe { (self.api.bytes_set_size)(array, len) };
-        }
+        // SAFETY: the array is this thread's own, made above, and never freed; its length is a
+        // public member, and an array may always be shorter than its room.
+        unsafe { (*array).len = 0 };
         array
     }
 
-    /// This thread's array with these bytes in it.
-    fn filled(self, bytes: &[u8]) -> *mut ByteArray {
-        let array = self.scratch(bytes.len());
-        // SAFETY: the array has room for `bytes.len()` bytes, and is no part of `bytes`: slices of
-        // it never leave this module.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (*array).data, bytes.len()) };
-        array
+    /// This thread's array with these bytes in it; none if they are more than an array holds.
+    fn filled(self, bytes: &[u8]) -> Option<*mut ByteArray> {
+        let len = c_uint::try_from(bytes.len()).ok()?;
+        let array = self.empty();
+        // SAFETY: the array is this thread's own; behind the first call it has room for all bytes,
+        // and is no part of them: slices of it never leave this module.
+        unsafe {
+            (self.api.bytes_set_size)(array, len);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), (*array).data, bytes.len());
+        }
+        Some(array)
     }
 }
 

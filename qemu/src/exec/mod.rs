@@ -27,7 +27,8 @@ pub fn execute(host: &Host, insn: &Decoded, vcpu: &mut dyn Vcpu) -> Outcome {
         Operation::Rdmsr | Operation::Wrmsr if !msr::is_ours(host, vcpu) => return Outcome::Native,
         _ => {}
     }
-    if vcpu.cpl() != 0 {
+    // Firmware in real mode looks at none of this, and going on behind an instruction takes its address.
+    if vcpu.cpl() != 0 || vcpu.real_mode() {
         return Outcome::Native;
     }
     match insn.operation {

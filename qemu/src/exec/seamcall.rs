@@ -16,7 +16,7 @@ pub(super) fn execute(host: &Host, vcpu: &mut dyn Vcpu) -> Outcome {
         host.trace.call(&host.machine, lp, &before, &after, result);
     }
     let call = LeafWord::from_raw(before.rax);
-    if call.is_seamldr() {
+    if call.is_seamldr() && result.is_ok() {
         host.vmx.seamret(lp);
     }
     // What else the log gets belongs to an LP that stops, or to a module that was installed.

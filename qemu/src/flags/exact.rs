@@ -79,9 +79,9 @@ impl Helpers {
     /// are lost by it.
     pub(crate) fn try_out(vcpu: &QemuVcpu<'_>) -> Option<Self> {
         let object = Object::current(process_symbol)?;
-        let gprs = vcpu.gprs();
-        let offset = only_match(object.words(), &gprs)? * size_of::<u64>();
-        let behind = object.words().get(offset / size_of::<u64>()..)?;
+        let (words, gprs) = (object.words(), vcpu.gprs());
+        let offset = only_match(&words, &gprs)? * size_of::<u64>();
+        let behind = words.get(offset / size_of::<u64>()..)?;
         let rip = only_value(behind, gprs.len()..64, vcpu.read(vcpu.registers().rip));
         let helpers = Self::resolve(process_symbol, offset, rip.map(|word| word * size_of::<u64>()))?;
         // SAFETY: the environment was found in this vCPU's object, by its registers.
@@ -155,14 +155,13 @@ impl Helpers {
         }
     }
 
-    /// What raises #GP with error code 0 at `rip` on this vCPU, if this build of QEMU can.
-    pub(crate) fn general_protection(&self, environment: Environment, rip: u64) -> Option<Raise> {
-        Some(Raise {
-            function: self.raise?,
-            environment: environment.0,
-            rip_at: environment.0 + self.rip?,
-            rip,
-        })
+    /// What raises #GP with error code 0 at `rip` on this vCPU, if this build of QEMU can, and if its
+    /// instruction pointer, which the interface says is `now`, is where it was on the first one.
+    pub(crate) fn general_protection(&self, environment: Environment, now: u64, rip: u64) -> Option<Raise> {
+        let (function, rip_at) = (self.raise?, environment.0 + self.rip?);
+        // SAFETY: in the object of this vCPU, a few words behind its registers.
+        let there = unsafe { (rip_at as *const u64).read() } == now;
+        there.then_some(Raise { function, environment: environment.0, rip_at, rip })
     }
 }
 
@@ -214,12 +213,12 @@ impl Object {
         Some(Self { start: object as usize, words: size.min(SEARCHED) / size_of::<u64>() })
     }
 
-    /// What is in it now. Not kept: the guest's registers are in there.
-    fn words(&self) -> &[u64] {
-        // SAFETY: within the allocation; only this thread, which is in a callback, writes the
-        // registers, and the slice does not outlive the look at it. Other words may change under
-        // it, which no comparison here depends on.
-        unsafe { std::slice::from_raw_parts(self.start as *const u64, self.words) }
+    /// What is in it now. Only this thread, which is in a callback, writes the registers; what other
+    /// threads write meanwhile is not looked for.
+    fn words(&self) -> Vec<u64> {
+        let start = self.start as *const u64;
+        // SAFETY: within the allocation. Volatile, one word at a time: others may change under it.
+        (0..self.words).map(|word| unsafe { start.add(word).read_volatile() }).collect()
     }
 }
 
@@ -300,6 +299,23 @@ mod tests {
         unsafe extern "C" fn nothing(_environment: *mut c_void, _flags: u64, _mask: u32) {}
         assert!(!trial(loses_zf));
         assert!(!trial(nothing));
+    }
+
+    #[test]
+    fn an_exception_is_raised_only_where_the_instruction_pointer_is_found_again() {
+        unsafe extern "C" fn write(_: *mut c_void, _: u64, _: u32) {}
+        unsafe extern "C" fn read(_: *mut c_void) -> u64 {
+            0
+        }
+        unsafe extern "C" fn raise(_: *mut c_void, _: i32, _: i32) -> ! {
+            std::process::abort()
+        }
+        let environment = [0, 0x1000_u64];
+        let at = Environment(environment.as_ptr() as usize);
+        let helpers = Helpers { write, read, raise: Some(raise), offset: 0, rip: Some(8) };
+        assert!(helpers.general_protection(at, 0x1000, 0x1010).is_some_and(|raise| raise.rip == 0x1010));
+        assert!(helpers.general_protection(at, 0x2000, 0x2010).is_none());
+        assert!(Helpers { rip: None, ..helpers }.general_protection(at, 0x1000, 0x1010).is_none());
     }
 
     #[test]

@@ -113,10 +113,14 @@ fn vmxe_is_kept_from_qemu_and_every_other_bit_of_cr4_is_not() {
     assert_eq!(rig.run(&[0x0F, 0x20, 0xE3], 3), Some(AT + 3)); // MOV RBX, CR4
     assert_eq!(fake::get("rbx"), 0x6F0 | VMXE);
 
-    // A bit that this CPU does not have: the instruction itself faults, CR4 stays.
-    fake::set("rax", 1 << 31 | VMXE);
-    assert_eq!(rig.run(&to_cr4, 3), None);
-    assert_eq!((fake::get("cr4"), fake::get("rax")), (0x6F0, 1 << 31 | VMXE));
+    // A bit that this CPU does not have: the instruction itself faults, CR4 stays, VMXE with it.
+    for vmxe in [true, false] {
+        rig.host().machine.set_cr4_vmxe(LpIndex(0), vmxe);
+        fake::set("rax", 1 << 31 | VMXE);
+        assert_eq!(rig.run(&to_cr4, 3), None);
+        assert_eq!((fake::get("cr4"), fake::get("rax")), (0x6F0, 1 << 31 | VMXE));
+        assert_eq!(rig.host().machine.cr4_vmxe(LpIndex(0)), vmxe);
+    }
 }
 
 #[test]
@@ -149,6 +153,27 @@ fn cpuid_is_looked_at_behind_the_instruction() {
     assert_eq!(rig.run(&[0x0F, 0xA2], 2), None);
     let after = *rig.plugin.vcpus[0].after.lock();
     assert_eq!(after, Some(After::Cpuid { leaf: 0x8000_0008, subleaf: 0 }));
+}
+
+#[test]
+fn a_cpuid_that_nothing_followed_up_does_not_take_the_answer_of_the_next_one() {
+    let rig = Rig::new(false);
+    fake::set("rax", 0x8000_0008);
+    rig.run(&[0x0F, 0xA2], 2);
+    fake::set("rax", 2);
+    rig.run(&[0x0F, 0xA2], 2);
+    assert_eq!(*rig.plugin.vcpus[0].after.lock(), None);
+}
+
+#[test]
+fn in_real_mode_qemu_executes_what_is_caught() {
+    let rig = Rig::new(false);
+    fake::set("cr0", 0x10);
+    fake::set("rcx", 0x87);
+    assert_eq!(rig.run(&[0x0F, 0x32], 2), None);
+    fake::set("rax", 0x8000_0008);
+    rig.run(&[0x0F, 0xA2], 2);
+    assert!(rig.plugin.vcpus[0].after.lock().is_some(), "CPUID changes no address");
 }
 
 #[test]

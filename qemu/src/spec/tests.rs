@@ -70,7 +70,8 @@ fn locks_are_busy_and_keys_fail_by_chance_only_where_a_platform_says_so() {
     assert_ne!(chaos.interrupt, 0);
     let file = tempfile::NamedTempFile::new().expect("a file");
     let toml = presets::find("tiny").expect("a preset").toml;
-    std::fs::write(file.path(), format!("{toml}\n[chaos]\nbusy = 7\nno_entropy = 3\ninterrupt = 5\n")).expect("written");
+    std::fs::write(file.path(), format!("{toml}\n[chaos]\nbusy = 7\nno_entropy = 3\ninterrupt = 5\n"))
+        .expect("written");
     let spec = build(&[&format!("platform={}", file.path().display())], 2).expect("good");
     assert_eq!((spec.chaos.busy, spec.chaos.no_entropy, spec.chaos.interrupt), (7, 3, 5));
 }

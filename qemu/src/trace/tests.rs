@@ -36,7 +36,6 @@ fn traced(arguments: &[&str], run: impl FnOnce(&Host, &Memory)) -> Vec<Value> {
     let (host, memory) = host(&[arguments, &[trace.as_str()]].concat(), 2);
     host.started(true);
     run(&host, &memory);
-    host.stopped();
     let text = std::fs::read_to_string(file.path()).expect("written");
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
@@ -157,10 +156,11 @@ fn after_a_write_that_failed_the_trace_is_off_and_said_so_once() {
     fn say(line: &str) {
         SAID.lock().push(line.to_owned());
     }
-    let trace = Trace::to(Some(Sink { out: Box::new(Full), path: "t.jsonl".into(), calls: 0 }), say);
+    let trace = Trace::to(Some(Sink::new(Box::new(Full), "t.jsonl".into())), say);
+    let (host, _) = host(&[], 1);
     assert!(trace.is_on());
+    trace.power_on(&host.machine, true);
     trace.note("one");
-    trace.note("two");
     assert!(!trace.is_on());
     let said = SAID.lock();
     assert_eq!(said.len(), 1, "{said:?}");
@@ -168,6 +168,24 @@ fn after_a_write_that_failed_the_trace_is_off_and_said_so_once() {
         said[0].starts_with("trace file t.jsonl: ") && said[0].ends_with("; the trace ends here"),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_line_is_in_the_file_at_once_and_the_power_on_comes_first() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let (host, _) = host(&[&format!("trace={}", file.path().display())], 1);
+    let events = || -> Vec<Value> {
+        let text = std::fs::read_to_string(file.path()).expect("written");
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("whole")["event"].clone())
+            .collect()
+    };
+    host.trace.note("early");
+    assert!(events().is_empty());
+    host.started(true);
+    assert_eq!(events(), ["power-on", "note"]);
+    host.trace.note("late");
+    assert_eq!(events(), ["power-on", "note", "note"]);
 }
 
 #[test]
