@@ -37,11 +37,14 @@ thread_local! {
     static BEHIND: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
+/// RAX of the SEAMCALL that `bench=empty` answers with nothing: no leaf, all reserved bits set.
+const EMPTY_CALL: u64 = i64::MAX as u64;
+
 /// What the callbacks share.
 pub(crate) struct Plugin {
     pub(crate) api: Api,
     pub(crate) options: Options,
-    /// Answer SEAMCALLs with success without looking at them: what a callback costs by itself.
+    /// Answer [`EMPTY_CALL`] with success and nothing else: what a callback costs by itself.
     pub(crate) bench_empty: bool,
     /// vCPUs by index.
     pub(crate) vcpus: Box<[Slot]>,
@@ -201,32 +204,42 @@ extern "C" fn on_translation(block: *mut Block, _userdata: *mut c_void) {
         // that may read registers.
         let cpu = unsafe { OnVcpu::new(&plugin.api) };
         plugin.host();
-        let api = &plugin.api;
-        // SAFETY: `block` is valid during this callback, and so are its instructions, of which
-        // there are as many as it says.
-        unsafe {
-            let mut behind = BEHIND.take();
-            for position in 0..(api.block_length)(block) {
-                let insn = (api.block_insn)(block, position);
-                let address = (api.insn_address)(insn);
-                if behind.take() == Some(address) {
-                    (api.register_execution)(insn, on_behind, RW_REGS_PC, std::ptr::null_mut());
-                }
-                if position == 0 && Entrance::at(address).is_some() {
-                    (api.register_execution)(insn, on_entrance, RW_REGS_PC, address as *mut c_void);
-                }
-                let mut bytes = [0_u8; MAX_LENGTH];
-                let length = (api.insn_data)(insn, bytes.as_mut_ptr().cast(), bytes.len());
-                let bytes = bytes.get(..length).unwrap_or_default();
-                if let Some(kind) = is_candidate(bytes) {
-                    let mark = Mark::caught(address, kind, bytes).in_kernel(plugin.in_kernel(cpu));
-                    (api.register_execution)(insn, on_caught, RW_REGS_PC, mark.to_userdata());
-                    behind = (kind == Kind::Cpuid).then(|| address.wrapping_add(mark.length()));
-                }
-            }
-            BEHIND.set(behind);
-        }
+        // SAFETY: `block` is valid during this callback.
+        unsafe { translate(plugin, cpu, block) }
     });
+}
+
+/// Chooses what is called before the instructions of a block.
+///
+/// # Safety
+///
+/// `block` is one of QEMU's that is being translated.
+unsafe fn translate(plugin: &Plugin, cpu: OnVcpu<'_>, block: *mut Block) {
+    let api = &plugin.api;
+    // SAFETY: by contract; the instructions of a block live as long as it, and there are as many
+    // as it says.
+    unsafe {
+        let mut behind = BEHIND.take();
+        for position in 0..(api.block_length)(block) {
+            let insn = (api.block_insn)(block, position);
+            let address = (api.insn_address)(insn);
+            if behind.take() == Some(address) {
+                (api.register_execution)(insn, on_behind, RW_REGS_PC, std::ptr::null_mut());
+            }
+            if position == 0 && Entrance::at(address).is_some() {
+                (api.register_execution)(insn, on_entrance, RW_REGS_PC, address as *mut c_void);
+            }
+            let mut bytes = [0_u8; MAX_LENGTH];
+            let length = (api.insn_data)(insn, bytes.as_mut_ptr().cast(), bytes.len());
+            let bytes = bytes.get(..length).unwrap_or_default();
+            if let Some(kind) = is_candidate(bytes) {
+                let mark = Mark::caught(address, kind, bytes).in_kernel(plugin.in_kernel(cpu));
+                (api.register_execution)(insn, on_caught, RW_REGS_PC, mark.to_userdata());
+                behind = (kind == Kind::Cpuid).then(|| address.wrapping_add(mark.length()));
+            }
+        }
+        BEHIND.set(behind);
+    }
 }
 
 extern "C" fn on_entrance(index: c_uint, userdata: *mut c_void) {
@@ -303,7 +316,7 @@ fn caught(plugin: &'static Plugin, slot: &'static Slot, index: c_uint, mark: Mar
         // Not what it looked like when it was translated.
         return Exit::Native;
     };
-    if plugin.bench_empty && insn.operation == Operation::Seamcall {
+    if plugin.bench_empty && insn.operation == Operation::Seamcall && vcpu.gpr(Gpr::Rax) == EMPTY_CALL {
         vcpu.set_gpr(Gpr::Rax, 0);
         let next = next(&vcpu, mark, insn);
         let at = plugin.flags.leave(Flags::SUCCEED, next, &vcpu, &slot.flags);
