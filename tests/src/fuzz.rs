@@ -17,8 +17,8 @@ pub use image::{image_file, sigstruct_and_relocations};
 pub use mapping::mapping_file;
 pub use memory::memory_by_keyid;
 pub use seamcall::{
-    any_leaf, handoff_data, seamldr_install, seamldr_leaves, sys_config, sys_disable, sys_handoff, sys_init,
-    sys_key_and_tdmr, sys_reads,
+    any_leaf, boot_image, guest_memory, guest_platform, handoff_data, seamldr_install, seamldr_leaves,
+    sys_config, sys_disable, sys_handoff, sys_init, sys_key_and_tdmr, sys_reads,
 };
 pub use text::{dmesg_capture, dmesg_explain, explain_words, platform_file, scenario_file};
 pub use upload::upload_files;
@@ -46,6 +46,9 @@ pub const BODIES: &[(&str, Body)] = &[
     ("handoff_data", handoff_data),
     ("any_leaf", any_leaf),
     ("memory_by_keyid", memory_by_keyid),
+    ("guest_memory", guest_memory),
+    ("guest_platform", guest_platform),
+    ("boot_image", boot_image),
     ("image_file", image_file),
     ("sigstruct_and_relocations", sigstruct_and_relocations),
     ("mapping_file", mapping_file),

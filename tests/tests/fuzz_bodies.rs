@@ -299,6 +299,21 @@ fn memory_does_what_the_table_of_keyids_says() {
 }
 
 #[test]
+fn the_memory_of_a_guest_answers_as_the_models_own() {
+    on_numbers(fuzz::guest_memory, 60, 2500);
+}
+
+#[test]
+fn any_guest_is_refused_in_a_line_or_a_platform() {
+    on_numbers(fuzz::guest_platform, 400, 120);
+}
+
+#[test]
+fn images_to_boot_from_are_refused_in_a_line_or_start() {
+    on_numbers(fuzz::boot_image, 100, 120);
+}
+
+#[test]
 fn images_are_refused_with_a_reason_or_written_as_they_were_read() {
     on_numbers(fuzz::image_file, 200, 120);
 }

@@ -28,7 +28,7 @@ fn spec() -> ModuleSpec {
 
 /// Up to eight of the bytes become others, mostly in the fields at the start of header and SIGSTRUCT;
 /// then some bytes go from the end, or come.
-fn spoil(bytes: &mut Vec<u8>, choices: &mut Choices<'_>) {
+pub(super) fn spoil(bytes: &mut Vec<u8>, choices: &mut Choices<'_>) {
     for _ in 0..choices.below(9) {
         let start = choices.of(&[0, 0, 4096, 4096, 4096 + 0x3B4, 4096 + 0x800, 8192]);
         let at = start + choices.below(64) * usize::from(choices.of(&[1u8, 1, 16, 64]));

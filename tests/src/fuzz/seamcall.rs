@@ -5,8 +5,10 @@
 //! call. At the end the machine is switched off and on, and the host brings it up.
 
 pub(super) mod bench;
+mod guest;
 mod install;
 
+pub use guest::{boot_image, guest_memory, guest_platform};
 pub use install::{handoff_data, seamldr_install};
 
 use tdx_abi::addr::SIZE_1G;

@@ -110,6 +110,8 @@ pub enum SpecIssue {
     SeamrrAlignment { base: u64, size: u64 },
     #[error("SEAMRR {seamrr} overlaps {what} {range}")]
     SeamrrOverlap { seamrr: PhysRange, what: &'static str, range: PhysRange },
+    #[error("RAM has no whole page from 1 MiB up, which is where convertible memory begins")]
+    NothingConvertible,
     #[error("RAM leaves no room for the SEAM range, or none below 4 GiB for 32 MiB of SMRAM")]
     NoRoomForFirmware,
     #[error("`{key}` names package {package}, the machine has {packages}")]

@@ -46,7 +46,13 @@ impl PlatformSpec {
         }
         let has_tdx = self.cpu.kind.has_tdx();
         self.cmrs = ram.iter().filter(|_| has_tdx).filter_map(convertible).map(RangeSpec::from).collect();
-        if let Err(issue) = self.find_seamrr(&ram) {
+        // An empty list would have one generated.
+        let fits = if has_tdx && !ram.is_empty() && self.cmrs.is_empty() {
+            Err(SpecIssue::NothingConvertible)
+        } else {
+            self.find_seamrr(&ram)
+        };
+        if let Err(issue) = fits {
             return Err(SpecError::Invalid { platform: self.name, issue });
         }
         self.validate()?;
@@ -201,6 +207,9 @@ mod tests {
         };
         let ram = [range(0, GIB)];
         assert_eq!(refused(&[], 1, 1), Some(SpecIssue::NoMemory));
+        for nothing in [range(0, MIB + 4095), range(GIB - 1, GIB + 4095)] {
+            assert_eq!(refused(&[nothing], 1, 1), Some(SpecIssue::NothingConvertible));
+        }
         assert_eq!(refused(&ram, 0, 1), Some(SpecIssue::PackageCount { packages: 0 }));
         assert_eq!(refused(&ram, u32::MAX, 1), Some(SpecIssue::PackageCount { packages: u32::MAX }));
         assert_eq!(refused(&ram, 1, 513), Some(SpecIssue::CoreCount { cores: 513 }));

@@ -94,14 +94,24 @@ pub(crate) struct Bench {
 impl Bench {
     /// A machine that was just switched on, every LP in VMX operation, TDMR tables in memory.
     pub(crate) fn on(spec: PlatformSpec, seed: u64) -> Self {
-        let machine = Arc::new(Machine::power_on(spec, seed).expect("a valid machine"));
-        let platform = Arc::new(Platform::new(machine, CpuMode::Sequential));
+        Self::of(Machine::power_on(spec, seed).expect("a valid machine"))
+    }
+
+    /// The same for a machine that is there.
+    pub(crate) fn of(machine: Machine) -> Self {
+        let bench = Self::without_tdmrs(machine);
+        for (index, (base, size)) in (0..).zip(TDMRS) {
+            bench.put_tdmr(index, base, size);
+        }
+        bench
+    }
+
+    /// The same for one whose memory may lie elsewhere.
+    pub(crate) fn without_tdmrs(machine: Machine) -> Self {
+        let platform = Arc::new(Platform::new(Arc::new(machine), CpuMode::Sequential));
         let bench = Self { platform, shut_down: RefCell::default(), was_ready: Cell::new(true) };
         for lp in bench.machine().lps() {
             bench.enter_vmx(lp.index);
-        }
-        for (index, (base, size)) in (0..).zip(TDMRS) {
-            bench.put_tdmr(index, base, size);
         }
         bench
     }
