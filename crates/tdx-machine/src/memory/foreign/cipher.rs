@@ -18,6 +18,10 @@ const BATCH: usize = 8;
 const BLOCKS_PER_LINE: usize = LINE / 16;
 
 /// XTS-AES-128 with the number of a line as its tweak.
+///
+/// The ciphers are those of the crate `aes`; only the mode is written out here. `xts-mode`, with
+/// which a test compares it, goes block by block and needs four times as long for a page, and a
+/// guest that boots waits for 4 MiB per GiB of its memory.
 pub(super) struct LineCipher {
     data: Aes128,
     tweak: Aes128,

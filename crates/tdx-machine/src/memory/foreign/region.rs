@@ -219,7 +219,8 @@ impl Region {
         let tag = LineTag::written(writer.stamp, writer.private);
         let mut first = start;
         while first < end {
-            let last = end.min(first + LINES_PER_PAGE);
+            // Not across pages: where RAM ends, every line before its end is written.
+            let last = end.min((first / LINES_PER_PAGE + 1) * LINES_PER_PAGE);
             let mut page = [0; PAGE];
             let Some(bytes) = page.get_mut(..(last - first) as usize * LINE) else { return };
             ctx.encrypt(writer.stamp, first, bytes);

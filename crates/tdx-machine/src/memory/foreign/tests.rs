@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -242,6 +243,10 @@ fn memory_that_does_not_answer_reads_as_ones_and_loses_writes() {
     }
     assert_eq!(memory.footprint().runs, 0);
     ram.gone.store(false, Ordering::Relaxed);
+    let last = PhysAddr::new(SIZE as u64 - 64);
+    memory.initialise(lines(last, 64), PRIVATE);
+    assert_eq!(memory.footprint().runs, 1, "up to where it ends");
+    assert_eq!(read(&memory, last, PRIVATE), Ok([0; 64]));
     assert_eq!(read(&memory, PhysAddr::new(1 << 53), SHARED), Ok([0xFF; 64]), "no such address");
 }
 
@@ -290,6 +295,38 @@ fn a_store_with_keyid_0_leaves_bytes_beside_it_to_those_who_may_be_writing_them(
     memory.write(PhysAddr::new(0x1038), SHARED, &[1; 80], Store::Cached);
     let lines = [(0x1008, 300), (0x1040, 64), (0x1038, 8), (0x1040, 64), (0x1080, 8)];
     assert_eq!(*notes.lock(), lines);
+}
+
+#[test]
+fn lps_and_the_host_at_the_same_time_give_whole_lines_or_poison() {
+    let (memory, ram) = memory(true, false);
+    let next = PhysAddr::new(LINE.as_u64() + 64);
+    memory.write(LINE, PRIVATE, &ONES, Store::Cached);
+    thread::scope(|scope| {
+        for content in [ONES, TWOS] {
+            let memory = &memory;
+            scope.spawn(move || {
+                for _ in 0..1000 {
+                    memory.write(LINE, PRIVATE, &content, Store::Cached);
+                    let seen = read(memory, LINE, PRIVATE).expect("no host");
+                    assert!(seen == ONES || seen == TWOS);
+                }
+            });
+        }
+        // The host stores word by word, into a line that the module goes on using.
+        scope.spawn(|| {
+            for number in 0..8000u64 {
+                let word = PhysAddr::new(next.as_u64() + number % 8 * 8);
+                assert!(Ram::write(&ram, word, &number.to_le_bytes()));
+            }
+        });
+        for _ in 0..1000 {
+            memory.write(next, PRIVATE, &ONES, Store::Cached);
+            let seen = read(&memory, next, PRIVATE);
+            assert!(seen == Ok(ONES) || seen == Err(next), "{seen:?}");
+        }
+    });
+    assert_eq!(cause(&memory), None);
 }
 
 /// What somebody does to memory.
