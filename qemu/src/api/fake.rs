@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use super::types::{
     Array, Block, BlockCallback, ByteArray, Descriptor, HWADDR_OK, Handle, Insn, PlainCallback, PluginId,
-    VcpuCallback,
+    RW_REGS_PC, VcpuCallback,
 };
 use super::{Api, OnVcpu};
 use crate::vcpu::Registers;
@@ -27,6 +27,10 @@ struct Machine {
     memory: BTreeMap<u64, u8>,
     /// Reads of a register since the start.
     reads: usize,
+    /// Instructions of the block that is being translated.
+    block: Vec<(u64, Vec<u8>)>,
+    /// Callbacks, by the address of the instruction.
+    registered: Vec<(u64, VcpuCallback)>,
 }
 
 thread_local! {
@@ -97,6 +101,19 @@ pub(crate) fn poke(address: u64, bytes: &[u8]) {
     });
 }
 
+/// Makes this the block that is being translated.
+pub(crate) fn translate(block: &[(u64, &[u8])]) {
+    MACHINE.with_borrow_mut(|machine| {
+        machine.block = block.iter().map(|(address, bytes)| (*address, bytes.to_vec())).collect();
+        machine.registered.clear();
+    });
+}
+
+/// The callbacks that were registered for its instructions.
+pub(crate) fn registered() -> Vec<(u64, VcpuCallback)> {
+    MACHINE.with_borrow(|machine| machine.registered.clone())
+}
+
 /// How often a register was read.
 pub(crate) fn register_reads() -> usize {
     MACHINE.with_borrow(|machine| machine.reads)
@@ -104,19 +121,32 @@ pub(crate) fn register_reads() -> usize {
 
 unsafe extern "C" fn register_vcpu_init(_: PluginId, _: VcpuCallback, _: *mut c_void) {}
 unsafe extern "C" fn register_translation(_: PluginId, _: BlockCallback, _: *mut c_void) {}
-unsafe extern "C" fn register_execution(_: *mut Insn, _: VcpuCallback, _: c_int, _: *mut c_void) {}
+unsafe extern "C" fn register_execution(insn: *mut Insn, called: VcpuCallback, flags: c_int, _: *mut c_void) {
+    assert_eq!(flags, RW_REGS_PC, "set_pc asserts on any other");
+    MACHINE.with_borrow_mut(|machine| {
+        let (address, _) = machine.block[insn.addr()];
+        machine.registered.push((address, called));
+    });
+}
 unsafe extern "C" fn register_exit(_: PluginId, _: PlainCallback, _: *mut c_void) {}
 unsafe extern "C" fn block_length(_: *const Block) -> usize {
-    0
+    MACHINE.with_borrow(|machine| machine.block.len())
 }
-unsafe extern "C" fn block_insn(_: *const Block, _: usize) -> *mut Insn {
-    std::ptr::null_mut()
+/// An instruction is its position.
+unsafe extern "C" fn block_insn(_: *const Block, position: usize) -> *mut Insn {
+    std::ptr::without_provenance_mut(position)
 }
-unsafe extern "C" fn insn_data(_: *const Insn, _: *mut c_void, _: usize) -> usize {
-    0
+unsafe extern "C" fn insn_data(insn: *const Insn, to: *mut c_void, room: usize) -> usize {
+    MACHINE.with_borrow(|machine| {
+        let (_, bytes) = &machine.block[insn.addr()];
+        let len = bytes.len().min(room);
+        // SAFETY: the caller has so much room.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.cast(), len) };
+        len
+    })
 }
-unsafe extern "C" fn insn_address(_: *const Insn) -> u64 {
-    0
+unsafe extern "C" fn insn_address(insn: *const Insn) -> u64 {
+    MACHINE.with_borrow(|machine| machine.block[insn.addr()].0)
 }
 
 unsafe extern "C" fn registers() -> *mut Array {

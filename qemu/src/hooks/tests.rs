@@ -2,6 +2,7 @@ use tdx_abi::PhysAddr;
 
 use super::*;
 use crate::api::fake;
+use crate::api::types::VcpuCallback;
 use crate::testing;
 
 /// Where the instruction of a test lies.
@@ -96,9 +97,11 @@ fn seamcall_goes_on_behind_the_jump_that_its_flags_decide() {
 #[test]
 fn the_empty_callback_answers_without_a_machine() {
     let rig = Rig::new(true);
-    fake::set("rax", 33);
+    fake::set("rax", EMPTY_CALL);
     assert_eq!(rig.run(&SEAMCALL, 4), Some(AT + 4));
     assert_eq!(fake::get("rax"), 0);
+    fake::set("rax", 33);
+    assert_eq!(rig.run(&SEAMCALL, 4), None, "outside VMX operation, as without it");
 }
 
 #[test]
@@ -163,6 +166,36 @@ fn a_cpuid_that_nothing_followed_up_does_not_take_the_answer_of_the_next_one() {
     fake::set("rax", 2);
     rig.run(&[0x0F, 0xA2], 2);
     assert_eq!(*rig.plugin.vcpus[0].after.lock(), None);
+}
+
+/// The callbacks of a block of instructions, each by the address that it is called at.
+fn translated(rig: &Rig, block: &[(u64, &[u8])]) -> Vec<(u64, &'static str)> {
+    fake::translate(block);
+    // SAFETY: the functions of the fake need no block.
+    unsafe { translate(rig.plugin, OnVcpu::new(fake::api()), std::ptr::null_mut()) }
+    let names: [(VcpuCallback, _); 3] =
+        [(on_caught, "caught"), (on_behind, "behind"), (on_entrance, "entrance")];
+    let name = |called: VcpuCallback| {
+        names.iter().find(|(known, _)| *known as usize == called as usize).map_or("unknown", |(_, name)| name)
+    };
+    fake::registered().into_iter().map(|(address, called)| (address, name(called))).collect()
+}
+
+#[test]
+fn only_what_is_executed_here_is_caught_and_cpuid_is_followed_up_wherever_its_block_ends() {
+    let rig = Rig::new(false);
+    let (nop, cpuid) = ([0x90].as_slice(), [0x0F, 0xA2].as_slice());
+    assert_eq!(
+        translated(&rig, &[(0x40_1000, nop), (0x40_1001, &SEAMCALL), (0x40_1005, nop)]),
+        [(0x40_1001, "caught")]
+    );
+    let behind = [(0x40_2000, "caught"), (0x40_2002, "behind"), (0x40_2002, "caught"), (0x40_2004, "behind")];
+    assert_eq!(translated(&rig, &[(0x40_2000, cpuid), (0x40_2002, cpuid), (0x40_2004, nop)]), behind);
+    assert_eq!(translated(&rig, &[(0x40_2FFE, cpuid)]), [(0x40_2FFE, "caught")]);
+    assert_eq!(translated(&rig, &[(0x40_3000, nop)]), [(0x40_3000, "behind")]);
+    assert_eq!(translated(&rig, &[(0x40_2FFE, cpuid)]), [(0x40_2FFE, "caught")]);
+    assert_eq!(translated(&rig, &[(0x40_4000, nop), (0x40_3000, nop)]), [], "another block");
+    assert_eq!(translated(&rig, &[(0x9_A000, nop), (0x9_B000, nop)]), [(0x9_A000, "entrance")]);
 }
 
 #[test]
