@@ -1,10 +1,11 @@
 //! How memory is cut: into blocks of 1 GiB that lock independently, and into lines.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use parking_lot::Mutex;
-use tdx_abi::PhysRange;
 use tdx_abi::addr::{LINE_SIZE, SIZE_1G};
+use tdx_abi::{PhysAddr, PhysRange};
 
 pub(super) const LINE: usize = 64;
 
@@ -69,11 +70,37 @@ impl<R: Default> Blocks<R> {
     }
 }
 
-/// Block of an address, offset inside it, and how many of `len` bytes lie in that block.
-pub(super) fn split(address: u64, len: usize) -> (u64, u32, usize) {
+/// Block of an address, and offset inside it.
+pub(super) fn split(address: u64) -> (u64, u32) {
     let offset = address & (SIZE_1G - 1);
-    let here = usize::try_from(SIZE_1G - offset).map_or(len, |room| room.min(len));
-    (address - offset, u32::try_from(offset).unwrap_or(0), here)
+    (address - offset, u32::try_from(offset).unwrap_or(0))
+}
+
+/// Part of an access that lies in one block.
+pub(super) struct Span {
+    /// Address of the block.
+    pub(super) base: u64,
+    /// First byte inside the block.
+    pub(super) offset: u32,
+    /// Place in the caller's buffer.
+    pub(super) place: Range<usize>,
+}
+
+/// The blocks of an access of `len` bytes from `pa` on.
+pub(super) fn spans(pa: PhysAddr, len: usize) -> impl Iterator<Item = Span> {
+    let (mut at, mut from) = (pa.as_u64(), 0);
+    std::iter::from_fn(move || {
+        if from >= len {
+            return None;
+        }
+        let (base, offset) = split(at);
+        let room = usize::try_from(SIZE_1G - u64::from(offset)).unwrap_or(len);
+        let to = len.min(from.saturating_add(room));
+        let span = Span { base, offset, place: from..to };
+        at = at.wrapping_add((to - from) as u64);
+        from = to;
+        Some(span)
+    })
 }
 
 /// Part of a line that an access covers.

@@ -27,7 +27,7 @@ pub use line::{PoisonCause, PoisonRecord};
 pub(crate) use view::{Rules, Store};
 
 use crate::event::EventLog;
-use blocks::{Blocks, split};
+use blocks::{Blocks, spans, split};
 use region::{Context, Region};
 use view::Keys;
 
@@ -91,20 +91,15 @@ impl Memory {
     /// Reads memory. `Err`: the first poisoned line.
     pub(crate) fn read(&self, pa: PhysAddr, key: KeyId, bytes: &mut [u8]) -> Result<(), PhysAddr> {
         let reader = self.keys.accessor(key);
-        let mut rest = bytes;
-        let mut at = pa.as_u64();
-        while !rest.is_empty() {
-            let (block, offset, len) = split(at, rest.len());
-            let (now, later) = rest.split_at_mut(len);
-            match self.blocks.get(block) {
+        for span in spans(pa, bytes.len()) {
+            let Some(now) = bytes.get_mut(span.place) else { break };
+            match self.blocks.get(span.base) {
                 Some(region) => {
-                    let ctx = self.context(block);
-                    region.lock().read(&ctx, offset, reader, now)?;
+                    let ctx = self.context(span.base);
+                    region.lock().read(&ctx, span.offset, reader, now)?;
                 }
                 None => now.fill(0xFF),
             }
-            rest = later;
-            at += len as u64;
         }
         Ok(())
     }
@@ -112,22 +107,17 @@ impl Memory {
     /// Writes memory.
     pub(crate) fn write(&self, pa: PhysAddr, key: KeyId, bytes: &[u8], store: Store) {
         let writer = self.keys.accessor(key);
-        let mut rest = bytes;
-        let mut at = pa.as_u64();
-        while !rest.is_empty() {
-            let (block, offset, len) = split(at, rest.len());
-            let (now, later) = rest.split_at(len);
-            if let Some(region) = self.blocks.get(block) {
-                if store == Store::Cached {
-                    self.writes.fetch_add(1, Ordering::Relaxed);
-                }
-                let ctx = self.context(block);
-                let mut region = region.lock();
-                region.write(&ctx, offset, writer, now, store);
-                self.note_displaced(&region);
+        for span in spans(pa, bytes.len()) {
+            let (Some(now), Some(region)) = (bytes.get(span.place), self.blocks.get(span.base)) else {
+                continue;
+            };
+            if store == Store::Cached {
+                self.writes.fetch_add(1, Ordering::Relaxed);
             }
-            rest = later;
-            at += len as u64;
+            let ctx = self.context(span.base);
+            let mut region = region.lock();
+            region.write(&ctx, span.offset, writer, now, store);
+            self.note_displaced(&region);
         }
     }
 
@@ -172,7 +162,7 @@ impl Memory {
 
     /// Why the line of `pa` is poisoned.
     pub(crate) fn poisoned_by(&self, pa: PhysAddr) -> Option<PoisonRecord> {
-        let (block, offset, _) = split(pa.as_u64(), 1);
+        let (block, offset) = split(pa.as_u64());
         let cause = self.blocks.existing(block)?.lock().poisoned_by(offset / 64)?;
         Some(PoisonRecord { line: pa.align_down(LINE_SIZE), cause })
     }

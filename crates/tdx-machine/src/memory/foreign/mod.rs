@@ -24,7 +24,7 @@ use tdx_abi::{KeyId, KeyIdPartitioning, PhysAddr, PhysRange};
 
 use self::cipher::Ciphers;
 use self::region::{Context, Region};
-use super::blocks::{Blocks, split};
+use super::blocks::{Blocks, spans, split};
 use super::view::Keys;
 use super::{MemoryFootprint, PoisonRecord, Rules, Store};
 use crate::event::EventLog;
@@ -80,33 +80,23 @@ impl Foreign {
 
     pub(super) fn read(&self, pa: PhysAddr, key: KeyId, bytes: &mut [u8]) -> Result<(), PhysAddr> {
         let reader = self.keys.accessor(key);
-        let mut rest = bytes;
-        let mut at = pa.as_u64();
-        while !rest.is_empty() {
-            let (base, offset, len) = split(at, rest.len());
-            let (now, later) = rest.split_at_mut(len);
-            match self.blocks.get(base) {
-                Some(region) => region.lock().read(&self.context(base), offset, reader, now)?,
+        for span in spans(pa, bytes.len()) {
+            let Some(now) = bytes.get_mut(span.place) else { break };
+            match self.blocks.get(span.base) {
+                Some(region) => region.lock().read(&self.context(span.base), span.offset, reader, now)?,
                 None => now.fill(0xFF),
             }
-            rest = later;
-            at += len as u64;
         }
         Ok(())
     }
 
     pub(super) fn write(&self, pa: PhysAddr, key: KeyId, bytes: &[u8], store: Store) {
         let writer = self.keys.accessor(key);
-        let mut rest = bytes;
-        let mut at = pa.as_u64();
-        while !rest.is_empty() {
-            let (base, offset, len) = split(at, rest.len());
-            let (now, later) = rest.split_at(len);
-            if let Some(region) = self.blocks.get(base) {
-                region.lock().write(&self.context(base), offset, writer, now, store);
-            }
-            rest = later;
-            at += len as u64;
+        for span in spans(pa, bytes.len()) {
+            let (Some(now), Some(region)) = (bytes.get(span.place), self.blocks.get(span.base)) else {
+                continue;
+            };
+            region.lock().write(&self.context(span.base), span.offset, writer, now, store);
         }
     }
 
@@ -118,7 +108,7 @@ impl Foreign {
     }
 
     pub(super) fn poisoned_by(&self, pa: PhysAddr) -> Option<PoisonRecord> {
-        let (base, offset, _) = split(pa.as_u64(), 1);
+        let (base, offset) = split(pa.as_u64());
         let cause = self.blocks.existing(base)?.lock().poisoned_by(&self.context(base), offset / 64)?;
         Some(PoisonRecord { line: pa.align_down(LINE_SIZE), cause })
     }
