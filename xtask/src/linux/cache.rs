@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::stamp::Stamp;
 
 /// What a preparation from nothing needs of the disk: chroot, kernel sources and objects.
-const NEEDED_BYTES: u64 = 8 << 30;
+const NEEDED_BYTES: u64 = 5 << 30;
 
 /// The cache while this program has it for itself.
 #[derive(Debug)]
@@ -171,7 +171,7 @@ mod tests {
         let path = Path::new("/c");
         assert_eq!(too_small(NEEDED_BYTES, path), None);
         let reason = too_small(NEEDED_BYTES - 1, path).unwrap();
-        assert!(reason.starts_with("/c has 8191 MiB free and the parts take up to 8192 MiB"), "{reason}");
+        assert!(reason.starts_with("/c has 5119 MiB free and the parts take up to 5120 MiB"), "{reason}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -36,6 +37,15 @@ impl Chroot {
         Some(Path::new("/").join(outside.strip_prefix(&self.root).ok()?))
     }
 
+    /// Waits until the programs of a run that was broken off have gone: killed as they are, they may still be at
+    /// the end of a write. Not for ever: somebody may be at work there by hand.
+    pub(super) fn settle(&self) {
+        let end = Instant::now() + SETTLE;
+        while Instant::now() < end && has_programs(&self.root) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// A program of the chroot, in mount and process namespaces of its own: its mounts and whatever it starts
     /// are gone when it ends, and it ends when this program does.
     pub(super) fn command(&self, folder: &str, program: impl AsRef<OsStr>) -> Command {
@@ -49,6 +59,17 @@ impl Chroot {
         clean_environment(&mut command);
         command
     }
+}
+
+/// How long programs of an earlier run are waited for.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Whether a program has its root there.
+fn has_programs(root: &Path) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .into_iter()
+        .any(|process| fs::read_link(process.path().join("root")).is_ok_and(|path| path == root))
 }
 
 /// What programs of a chroot get of the environment: the way to the network and nothing else.
@@ -140,6 +161,12 @@ mod tests {
         ] {
             assert_eq!(telling_line(log), line, "{log:?}");
         }
+    }
+
+    #[test]
+    fn programs_are_found_by_their_root() {
+        assert!(has_programs(Path::new("/")), "this one, at least");
+        assert!(!has_programs(Path::new("/no/such/root")));
     }
 
     #[test]

@@ -60,6 +60,7 @@ impl Debian {
     pub(super) fn prepare(cache: &Cache, mirror: &str, wanted: Wanted) -> Result<Self> {
         let root = cache.folder().join(FOLDER);
         let chroot = Chroot::new(root.clone());
+        chroot.settle();
         let missing: Vec<Group> =
             wanted.groups().into_iter().filter(|group| !group.is_installed(cache.folder(), mirror)).collect();
         let ready = missing.is_empty();
