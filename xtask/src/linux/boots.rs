@@ -215,9 +215,6 @@ fn update(cpus: u32) -> Result<Boot> {
     steps.push(Step::GiveUpUpdate { image: "/images/first".into() });
     steps.push(update_to("/images/first", Outcome::Done, attributes(&first, PLACES - 1)));
     steps.extend(off_and_on(last));
-    // The CPUs that are online at the time are those that take part.
-    steps.push(Step::CpuOffline { cpu: last, expect: Outcome::Done });
-    steps.push(Step::CpuOnline { cpu: last, expect: Outcome::Done });
     steps.push(update_to("/images/second", Outcome::Done, attributes(&second, PLACES - 2)));
     steps.push(Step::Healthy { expect: attributes(&second, PLACES - 2), offline: 0 });
     steps.push(Step::Taint { allow: 0 });

@@ -13,6 +13,9 @@ use super::stamp::Stamp;
 /// What a preparation from nothing needs of the disk: chroot, kernel sources and objects.
 const NEEDED_BYTES: u64 = 5 << 30;
 
+/// The file that is there as long as the folder, and shows that it is a cache.
+const LOCK: &str = "lock";
+
 /// The cache while this program has it for itself.
 #[derive(Debug)]
 pub(super) struct Cache {
@@ -39,7 +42,15 @@ impl Cache {
             || format!("{} cannot be used as a cache: name another folder with --cache", folder.display());
         fs::create_dir_all(folder).with_context(cannot)?;
         let folder = folder.canonicalize().with_context(cannot)?;
-        let lock = File::create(folder.join("lock")).with_context(cannot)?;
+        let lock = folder.join(LOCK);
+        // What is in a cache gets removed.
+        if !lock.exists() && fs::read_dir(&folder).with_context(cannot)?.next().is_some() {
+            bail!(
+                "{} has files that are none of this cache: name an empty folder or a new one with --cache",
+                folder.display()
+            );
+        }
+        let lock = File::create(lock).with_context(cannot)?;
         match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { folder, _lock: lock }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
@@ -68,7 +79,7 @@ impl Cache {
     pub(super) fn clean(&self) -> Result<()> {
         for entry in fs::read_dir(&self.folder).with_context(|| format!("read {}", self.folder.display()))? {
             let path = entry?.path();
-            if path.file_name().is_some_and(|name| name == "lock") {
+            if path.file_name().is_some_and(|name| name == LOCK) {
                 continue;
             }
             remove(&path)?;
@@ -151,6 +162,16 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Cache::open(&file.path().join("x")).unwrap_err().to_string();
         assert!(error.contains("cannot be used as a cache"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_of_other_files_is_no_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("letter"), "x").unwrap();
+        let error = Cache::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("none of this cache"), "{error}");
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["letter"]);
     }
 
     #[test]

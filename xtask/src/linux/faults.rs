@@ -20,6 +20,14 @@ enum Place {
     Cpu(&'static str),
 }
 
+/// The SEAMCALLs that Linux makes before it gives up.
+enum Calls {
+    None,
+    Accepted,
+    /// The last of them gets this answer.
+    Refused(Refusal),
+}
+
 /// A fault that keeps Linux from bringing the module up.
 struct BringUp {
     /// Its name in the catalogue.
@@ -29,8 +37,7 @@ struct BringUp {
     says: &'static str,
     /// What else is in the kernel's log.
     logs: &'static str,
-    /// The answer that SEAMCALLs get. None: Linux makes none.
-    refusal: Option<Refusal>,
+    calls: Calls,
 }
 
 /// What every failed step of a bring-up ends with.
@@ -45,141 +52,141 @@ const BRING_UP: &[BringUp] = &[
         place: Place::Platform,
         says: "TDX not supported by the host platform",
         logs: "",
-        refusal: None,
+        calls: Calls::None,
     },
     BringUp {
         name: "keyids-zero",
         place: Place::Platform,
         says: "TDX not supported by the host platform",
         logs: "",
-        refusal: None,
+        calls: Calls::None,
     },
     BringUp {
         name: "keyids-one",
         place: Place::Platform,
         says: "initialization failed: too few private KeyIDs available.",
         logs: "virt/tdx: BIOS enabled: private KeyID range [32, 33)",
-        refusal: None,
+        calls: Calls::None,
     },
-    BringUp { name: "no-vmx", place: Place::Cpu(",-vmx"), says: BEGUN, logs: "", refusal: None },
+    BringUp { name: "no-vmx", place: Place::Cpu(",-vmx"), says: BEGUN, logs: "", calls: Calls::None },
     BringUp {
         name: "no-xsave",
         place: Place::Cpu(",-xsave"),
         says: "XSAVE is required for TDX",
         logs: "",
-        refusal: None,
+        calls: Calls::None,
     },
     BringUp {
         name: "seamrr-disabled",
         place: Place::Platform,
         says: BEGUN,
         logs: "",
-        refusal: Some(Refusal::of("TDH.SYS.INIT", "#GP")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.INIT", "#GP")),
     },
     BringUp {
         name: "seamrr-unlocked",
         place: Place::Platform,
         says: BEGUN,
         logs: "",
-        refusal: Some(Refusal::of("TDH.SYS.INIT", "#GP")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.INIT", "#GP")),
     },
     BringUp {
         name: "module-missing",
         place: Place::Platform,
         says: "module not loaded",
         logs: "",
-        refusal: Some(Refusal::of("TDH.SYS.INIT", "VMfailInvalid")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.INIT", "VMfailInvalid")),
     },
     BringUp {
         name: "module-1.0",
         place: Place::Platform,
         says: FAILED,
         logs: "virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc0000505",
-        refusal: Some(Refusal::of("TDH.SYS.RD", "SYS_NOT_READY")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.RD", "SYS_NOT_READY")),
     },
     BringUp {
         name: "tsx-ctrl-disabled",
         place: Place::With("module-1.0"),
         says: "SEAMCALL (0x0000000000000021) failed: 0xc000092100000122",
         logs: "",
-        refusal: Some(Refusal::of("TDH.SYS.INIT", "INCORRECT_MSR_VALUE")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.INIT", "INCORRECT_MSR_VALUE")),
     },
     BringUp {
         name: "no-rbp-mod-missing",
         place: Place::Platform,
         says: "frame pointer (RBP) clobber bug present, upgrade TDX module",
         logs: "virt/tdx: TDX-Module initialization failed (-22)",
-        refusal: None,
+        calls: Calls::Accepted,
     },
     BringUp {
         name: "lp-missing",
         place: Place::Platform,
         says: FAILED,
         logs: "virt/tdx: SEAMCALL (0x000000000000002d) failed: 0xc0000",
-        refusal: Some(Refusal::of("TDH.SYS.CONFIG", "SYS_CONFIG_NOT_PENDING")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.CONFIG", "SYS_CONFIG_NOT_PENDING")),
     },
     BringUp {
         name: "ram-outside-cmrs",
         place: Place::Platform,
         says: FAILED,
         logs: "virt/tdx: SEAMCALL (0x000000000000002d) failed: 0xc0000",
-        refusal: Some(Refusal::of("TDH.SYS.CONFIG", "TDMR_OUTSIDE_CMRS")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.CONFIG", "TDMR_OUTSIDE_CMRS")),
     },
     BringUp {
         name: "key-config-entropy",
         place: Place::Platform,
         says: FAILED,
         logs: "virt/tdx: SEAMCALL (0x000000000000001f) failed: 0x8000080",
-        refusal: Some(Refusal::of("TDH.SYS.KEY.CONFIG", "KEY_GENERATION_FAILED")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.KEY.CONFIG", "KEY_GENERATION_FAILED")),
     },
     BringUp {
         name: "key-config-entropy-forever",
         place: Place::Platform,
         says: FAILED,
         logs: "virt/tdx: SEAMCALL (0x000000000000001f) failed: 0x8000080",
-        refusal: Some(Refusal::of("TDH.SYS.KEY.CONFIG", "KEY_GENERATION_FAILED")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.KEY.CONFIG", "KEY_GENERATION_FAILED")),
     },
     BringUp {
         name: "tdmr-init-fails",
         place: Place::Platform,
         says: FAILED,
         logs: "virt/tdx: SEAMCALL (0x0000000000000024) failed: 0x8000020",
-        refusal: Some(Refusal::of("TDH.SYS.TDMR.INIT", "OPERAND_BUSY")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.TDMR.INIT", "OPERAND_BUSY")),
     },
     BringUp {
         name: "cpuid-mismatch",
         place: Place::SecondPackage,
         says: "SEAMCALL (0x0000000000000023) failed: 0xc0000",
         logs: "",
-        refusal: Some(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_CPUID_FIELD")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_CPUID_FIELD")),
     },
     BringUp {
         name: "cpuid-incorrect",
         place: Place::SecondPackage,
         says: "SEAMCALL (0x0000000000000023) failed: 0xc0000",
         logs: "",
-        refusal: Some(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_CPUID_FIELD")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_CPUID_FIELD")),
     },
     BringUp {
         name: "msr-mismatch",
         place: Place::SecondPackage,
         says: "SEAMCALL (0x0000000000000023) failed: 0xc0000",
         logs: "",
-        refusal: Some(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_MSR")),
+        calls: Calls::Refused(Refusal::of("TDH.SYS.LP.INIT", "INCONSISTENT_MSR")),
     },
     BringUp {
         name: "no-movdir64b",
         place: Place::Cpu(",-movdir64b"),
         says: "MOVDIR64B is required for TDX",
         logs: "",
-        refusal: None,
+        calls: Calls::None,
     },
     BringUp {
         name: "no-selfsnoop",
         place: Place::Cpu(",-ss"),
         says: "Self-snoop is required for TDX",
         logs: "",
-        refusal: None,
+        calls: Calls::None,
     },
 ];
 
@@ -227,8 +234,11 @@ fn bring_up(fault: &BringUp) -> Result<Boot> {
             boot
         }
     };
-    boot.calls = fault.refusal.is_some();
-    boot.refusals.extend(fault.refusal);
+    match fault.calls {
+        Calls::None => boot.calls = false,
+        Calls::Accepted => {}
+        Calls::Refused(refusal) => boot.refusals.push(refusal),
+    }
     Ok(boot)
 }
 

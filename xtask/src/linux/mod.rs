@@ -88,17 +88,21 @@ pub(crate) struct Arguments {
 /// Runs the chore.
 pub(crate) fn run(repository: &Path, arguments: &Arguments) -> Result<ExitCode> {
     if arguments.list {
-        for boot in chosen(arguments)? {
-            println!("{:<28}{}", boot.name, boot.about);
+        let boots = chosen(arguments)?;
+        let width = boots.iter().map(|boot| boot.name.len()).max().unwrap_or(0);
+        for boot in &boots {
+            println!("{:<width$}  {}", boot.name, boot.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let folder = match &arguments.cache {
-        Some(folder) => folder.clone(),
-        None => Cache::default_folder()?,
-    };
+    let folder = arguments.cache.clone().map_or_else(Cache::default_folder, Ok);
     if arguments.can_run {
-        return Ok(match can_run::obstacle(&folder, arguments) {
+        // Whoever asks reads the reason on standard output, whichever it is.
+        let obstacle = match &folder {
+            Ok(folder) => can_run::obstacle(folder, arguments),
+            Err(reason) => Some(format!("{reason:#}")),
+        };
+        return Ok(match obstacle {
             None => ExitCode::SUCCESS,
             Some(reason) => {
                 println!("{reason}");
@@ -106,7 +110,7 @@ pub(crate) fn run(repository: &Path, arguments: &Arguments) -> Result<ExitCode> 
             }
         });
     }
-    let cache = Cache::open(&folder)?;
+    let cache = Cache::open(&folder?)?;
     if arguments.clean {
         cache.clean()?;
         println!("{} is empty", cache.folder().display());

@@ -1,6 +1,6 @@
 //! The plugin's trace: every SEAMCALL that Linux made, and whether its answer is one that the tables name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,12 @@ pub(super) struct Call {
     pub(super) leaf: String,
     /// Name of the status, `VMfailInvalid`, or the exception.
     pub(super) result: String,
+    /// The status as a number.
+    #[serde(default)]
+    pub(super) raw: Option<String>,
+    /// The rows of the table that answer so, operand included.
+    #[serde(default)]
+    pub(super) rows: Vec<String>,
 }
 
 impl Call {
@@ -99,30 +105,34 @@ impl Trace {
         }
         let mut refused: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for call in self.calls.iter().filter(|call| !call.is_accepted()) {
-            *refused.entry((&call.leaf, call.answer())).or_default() += 1;
-        }
-        for (leaf, answer) in refused.keys().copied() {
-            let is_expected = expected.iter().any(|refusal| refusal.is(leaf, answer));
-            // A call that reaches no software at all has no row: only the boot can expect it.
-            if !is_expected {
+            let (leaf, answer) = (call.leaf.as_str(), call.answer());
+            if !expected.iter().any(|refusal| refusal.is(leaf, answer)) {
                 return Err(format!("{leaf} was answered with {answer}, which this boot does not expect"));
             }
-            if !NO_SOFTWARE.contains(&answer) && !reasons.names(leaf, answer) {
-                return Err(format!("{leaf} was refused with {answer}, for which {CHECKS} has no row"));
+            // A call that reaches no software at all has no row: only the boot can expect it.
+            if !NO_SOFTWARE.contains(&answer) && !reasons.explain(call) {
+                let raw = call.raw.as_deref().unwrap_or("no number");
+                return Err(format!(
+                    "{leaf} was refused with {answer} ({raw}), for which {CHECKS} has no row"
+                ));
             }
+            *refused.entry((leaf, answer)).or_default() += 1;
         }
         for refusal in expected {
             if !refused.keys().any(|(leaf, answer)| refusal.is(leaf, answer)) {
                 return Err(format!("{} was never answered with {}", refusal.leaf, refusal.answer));
             }
         }
-        let count = self.calls.len();
+        let count = match self.calls.len() {
+            1 => "1 SEAMCALL".to_owned(),
+            count => format!("{count} SEAMCALLs"),
+        };
         let refused: Vec<String> =
             refused.iter().map(|((leaf, answer), times)| format!("{leaf} {answer} ({times}×)")).collect();
         Ok(if refused.is_empty() {
-            format!("{count} SEAMCALLs, all accepted")
+            format!("{count}, all accepted")
         } else {
-            format!("{count} SEAMCALLs, refused as expected: {}", refused.join(", "))
+            format!("{count}, refused as expected: {}", refused.join(", "))
         })
     }
 }
@@ -144,9 +154,9 @@ impl Refusal {
     }
 }
 
-/// The answers of the checks' rows, by leaf.
+/// The results of the checks' rows, by their names.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reasons(BTreeMap<String, BTreeSet<String>>);
+pub(super) struct Reasons(BTreeMap<String, String>);
 
 #[derive(Deserialize)]
 struct Checks {
@@ -161,6 +171,8 @@ struct Row {
 
 /// The rows that hold for all leaves of the module, and for all of the P-SEAMLDR.
 const COMMON: [(&str, &str); 2] = [("TDH.", "DISPATCH"), ("SEAMLDR.", "SEAMLDR")];
+/// The result of a row of TDX 1.0 that stands for rows of later releases.
+const BORROWED: &str = "as 1.5";
 
 impl Reasons {
     /// Reads the table of the repository.
@@ -172,26 +184,30 @@ impl Reasons {
 
     fn parse(text: &str) -> Result<Self> {
         let checks: Checks = toml::from_str(text)?;
-        let mut reasons = Self::default();
-        for row in checks.row {
-            // "1.0:TDH.SYS.LP.INIT-3": a release, a leaf, a number.
-            let leaf = row.id.rsplit_once('-').map_or(row.id.as_str(), |(leaf, _)| leaf);
-            let leaf = leaf.split_once(':').map_or(leaf, |(_, leaf)| leaf);
-            let words = row.result.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-            let words = words.filter(|word| word.len() > 3).map(ToOwned::to_owned);
-            reasons.0.entry(leaf.to_owned()).or_default().extend(words);
-        }
+        let reasons = Self(checks.row.into_iter().map(|row| (row.id, row.result)).collect());
         if reasons.0.is_empty() {
             bail!("it holds no rows");
         }
         Ok(reasons)
     }
 
-    /// Whether a row of the leaf has this answer.
-    fn names(&self, leaf: &str, answer: &str) -> bool {
-        let common = COMMON.iter().filter(|(start, _)| leaf.starts_with(start)).map(|(_, common)| *common);
-        common.chain([leaf]).any(|leaf| self.0.get(leaf).is_some_and(|answers| answers.contains(answer)))
+    /// Whether the call names rows, and each of them is one of its leaf that has its answer.
+    fn explain(&self, call: &Call) -> bool {
+        let has_answer = |result: &String| {
+            let mut words = result.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            result == BORROWED || words.any(|word| word == call.answer())
+        };
+        let explains = |row: &String| is_of(row, &call.leaf) && self.0.get(row).is_some_and(has_answer);
+        !call.rows.is_empty() && call.rows.iter().all(explains)
     }
+}
+
+/// Whether a row is about the leaf, or about all of its software.
+fn is_of(row: &str, leaf: &str) -> bool {
+    // "1.0:TDH.SYS.LP.INIT-3": a release, a leaf, a number.
+    let family = row.rsplit_once('-').map_or(row, |(family, _)| family);
+    let family = family.split_once(':').map_or(family, |(_, family)| family);
+    family == leaf || COMMON.iter().any(|(start, common)| leaf.starts_with(start) && family == *common)
 }
 
 #[cfg(test)]
@@ -199,7 +215,11 @@ mod tests {
     use super::*;
 
     fn call(leaf: &str, result: &str) -> Call {
-        Call { lp: 0, leaf: leaf.into(), result: result.into() }
+        Call { lp: 0, leaf: leaf.into(), result: result.into(), raw: None, rows: vec![] }
+    }
+
+    fn refused_by(rows: &[&str], leaf: &str, result: &str) -> Call {
+        Call { rows: rows.iter().map(|row| (*row).to_owned()).collect(), ..call(leaf, result) }
     }
 
     fn trace(calls: &[(&str, &str)]) -> Trace {
@@ -213,7 +233,7 @@ mod tests {
             "\n",
             r#"{"event":"note","text":"fault"}"#,
             "\n",
-            r#"{"n":1,"lp":0,"leaf":"TDH.SYS.INIT","version":0,"in":{},"result":"TDX_SUCCESS","raw":"0x0","out":{}}"#,
+            r#"{"n":1,"lp":0,"leaf":"TDH.SYS.INIT","version":0,"in":{},"result":"TDX_SUCCESS","out":{}}"#,
             "\n",
             r#"{"n":2,"lp":0,"le"#,
         );
@@ -236,30 +256,41 @@ mod tests {
         let error = good.check(&reasons, &[refused]).unwrap_err();
         assert_eq!(error, "TDH.SYS.INIT was never answered with SYS_INIT_NOT_PENDING");
 
-        let twice = trace(&[("TDH.SYS.INIT", "TDX_SUCCESS"), ("TDH.SYS.INIT", "TDX_SYS_INIT_NOT_PENDING")]);
+        let mut twice = good.clone();
+        twice.calls[1] = refused_by(&["TDH.SYS.INIT-4"], "TDH.SYS.INIT", "TDX_SYS_INIT_NOT_PENDING");
         let sentence = twice.check(&reasons, &[refused]).unwrap();
         assert_eq!(sentence, "2 SEAMCALLs, refused as expected: TDH.SYS.INIT SYS_INIT_NOT_PENDING (1×)");
         let error = twice.check(&reasons, &[]).unwrap_err();
         assert!(error.contains("which this boot does not expect"), "{error}");
+        let sentence = trace(&[("TDH.SYS.INIT", "TDX_SUCCESS")]).check(&reasons, &[]).unwrap();
+        assert_eq!(sentence, "1 SEAMCALL, all accepted");
         assert_eq!(trace(&[]).check(&reasons, &[]).unwrap_err(), "Linux made no SEAMCALL");
     }
 
     #[test]
-    fn an_answer_that_no_row_names_is_wrong_even_if_it_is_expected() {
+    fn a_refusal_that_no_row_explains_is_wrong_even_if_it_is_expected() {
         let reasons = Reasons::read(&crate::root()).unwrap();
-        let odd = trace(&[("TDH.SYS.INIT", "TDX_TD_FATAL")]);
-        let error = odd.check(&reasons, &[Refusal::of("TDH.SYS.INIT", "TD_FATAL")]).unwrap_err();
-        assert!(error.contains("has no row"), "{error}");
-        let absent = trace(&[("TDH.SYS.INIT", "VMfailInvalid")]);
-        assert!(absent.check(&reasons, &[Refusal::of("TDH.SYS.INIT", "VMfailInvalid")]).is_ok());
-    }
-
-    #[test]
-    fn rows_of_the_dispatcher_hold_for_every_leaf_of_the_module_only() {
-        let reasons = Reasons::read(&crate::root()).unwrap();
-        assert!(reasons.names("TDH.SYS.RD", "SYS_SHUTDOWN"));
-        assert!(!reasons.names("SEAMLDR.INFO", "SYS_SHUTDOWN"));
-        assert!(reasons.names("SEAMLDR.INSTALL", "EBADSIG"));
-        assert!(reasons.names("TDH.SYS.LP.INIT", "SYS_LP_INIT_DONE"));
+        let check = |call: Call, leaf, answer| {
+            let trace = Trace { calls: vec![call], ..Trace::default() };
+            trace.check(&reasons, &[Refusal::of(leaf, answer)])
+        };
+        for (leaf, answer, rows, good) in [
+            ("TDH.SYS.INIT", "SYS_INIT_NOT_PENDING", &["TDH.SYS.INIT-4"][..], true),
+            ("TDH.SYS.INIT", "SYS_INIT_NOT_PENDING", &[], false),
+            ("TDH.SYS.INIT", "SYS_INIT_NOT_PENDING", &["TDH.SYS.INIT-3"], false),
+            ("TDH.SYS.INIT", "SYS_INIT_NOT_PENDING", &["TDH.SYS.INIT-4", "TDH.SYS.INIT-999"], false),
+            ("TDH.SYS.INIT", "TD_FATAL", &["TDH.SYS.INIT-4"], false),
+            ("TDH.SYS.RD", "SYS_INIT_NOT_PENDING", &["TDH.SYS.INIT-4"], false),
+            ("TDH.SYS.RD", "SYS_SHUTDOWN", &["DISPATCH-4"], true),
+            ("SEAMLDR.INFO", "SYS_SHUTDOWN", &["DISPATCH-4"], false),
+            ("TDH.SYS.INIT", "VMfailInvalid", &[], true),
+            ("TDH.SYS.INIT", "#GP", &[], true),
+        ] {
+            let result = check(refused_by(rows, leaf, answer), leaf, answer);
+            assert_eq!(result.is_ok(), good, "{leaf} {answer} {rows:?}");
+        }
+        let call = Call { raw: Some("0xc000".into()), ..call("TDH.SYS.INIT", "TDX_TD_FATAL") };
+        let error = check(call, "TDH.SYS.INIT", "TD_FATAL").unwrap_err();
+        assert!(error.starts_with("TDH.SYS.INIT was refused with TD_FATAL (0xc000), for which "), "{error}");
     }
 }

@@ -93,7 +93,7 @@ pub(super) fn kaslr(expect: bool) -> Result<Finding> {
     let path = "/sys/kernel/boot_params/data";
     let params = std::fs::read(path).with_context(|| format!("{path} cannot be read"))?;
     let displacement = kaslr_displacement(&params, text, expect).map_err(anyhow::Error::msg)?;
-    let how = if expect { "at random" } else { "where it was linked, without KASLR" };
+    let how = if expect { "at a random address" } else { "where it was linked, without KASLR" };
     Ok(Finding::new(format!("the kernel runs {how}, _text is at {text:#x}"))
         .with("displacement", displacement))
 }
