@@ -1,6 +1,6 @@
 //! What a boot showed, check by check.
 
-use tdx_linux_guest::plan::{Answer, Line};
+use tdx_linux_guest::plan::{Answer, Line, Step};
 
 use super::boots::Boot;
 use super::cache::duration;
@@ -59,7 +59,7 @@ pub(super) fn checks(boot: &Boot, outcome: &Outcome, reasons: &Reasons) -> Vec<C
 /// A check for every step of the plan.
 fn steps(boot: &Boot, outcome: &Outcome) -> Vec<Check> {
     let answers = answers(&outcome.answers);
-    let of_step = |(number, step): (usize, &tdx_linux_guest::plan::Step)| {
+    let of_step = |(number, step): (usize, &Step)| {
         let result = match answers.iter().find(|answer| answer.step == number) {
             Some(answer) if answer.name != step.name() => {
                 Err(format!("the guest answered to {} instead", answer.name))
@@ -114,12 +114,10 @@ fn console(boot: &Boot, outcome: &Outcome) -> Result<String, String> {
 
 fn of_trace(boot: &Boot, trace: &Trace, reasons: &Reasons) -> Vec<Check> {
     let mut checks = Vec::new();
-    if let Some(expected) = &boot.platform {
-        let result = match trace.power.first() {
-            None => Err("the trace has no line for power-on".to_owned()),
-            Some(power) => platform(power, expected),
-        };
-        checks.push(Check::new("platform", result));
+    match (power(boot, trace), &boot.platform) {
+        (Err(error), _) => checks.push(Check::new("platform", Err(error))),
+        (Ok(()), None) => {}
+        (Ok(()), Some(expected)) => checks.push(Check::new("platform", platform(&trace.power, expected))),
     }
     let calls = match (boot.calls, trace.calls.len()) {
         (true, _) => trace.check(reasons, &boot.refusals),
@@ -136,18 +134,29 @@ fn of_trace(boot: &Boot, trace: &Trace, reasons: &Reasons) -> Vec<Check> {
     checks
 }
 
-fn platform(power: &Power, expected: &super::boots::Platform) -> Result<String, String> {
-    let version = power.module.as_ref().map(|module| module.version.as_str());
-    let says = (version, power.seamldr.as_deref(), power.remaining_updates);
+/// That power came on once, and that the machine was reset where the plan says so and nowhere else.
+fn power(boot: &Boot, trace: &Trace) -> Result<(), String> {
+    let resets = boot.plan.steps.iter().filter(|step| matches!(step, Step::Reboot {})).map(|_| "reset");
+    let expected: Vec<&str> = std::iter::once("power-on").chain(resets).collect();
+    let found: Vec<&str> = trace.power.iter().map(|power| power.event.as_str()).collect();
+    if found == expected { Ok(()) } else { Err(format!("the trace has {found:?}, not {expected:?}")) }
+}
+
+/// That the platform says each time what Linux is asked to show.
+fn platform(power: &[Power], expected: &super::boots::Platform) -> Result<String, String> {
     let wanted =
         (Some(expected.version.as_str()), Some(expected.seamldr.as_str()), Some(expected.remaining_updates));
-    if says == wanted {
-        return Ok(format!(
-            "module {}, P-SEAMLDR {}, {} updates left, as Linux shows them",
-            expected.version, expected.seamldr, expected.remaining_updates
-        ));
+    for power in power {
+        let version = power.module.as_ref().map(|module| module.version.as_str());
+        let says = (version, power.seamldr.as_deref(), power.remaining_updates);
+        if says != wanted {
+            return Err(format!("it has module, P-SEAMLDR and updates {says:?}, not {wanted:?}"));
+        }
     }
-    Err(format!("it has module, P-SEAMLDR and updates {says:?}, not {wanted:?}"))
+    Ok(format!(
+        "module {}, P-SEAMLDR {}, {} updates left, as the guest is asked to find them",
+        expected.version, expected.seamldr, expected.remaining_updates
+    ))
 }
 
 #[cfg(test)]
@@ -157,15 +166,14 @@ mod tests {
     use std::process::ExitStatus;
     use std::time::Duration;
 
-    use tdx_linux_guest::plan::Step;
-
     const CONSOLE: &str = "[    0.0] Linux version 7.3.4\r\n[    0.6] virt/tdx: TDX-Module initialized\r\n";
     const ANSWERS: &str = concat!(
         "{\"step\":0,\"name\":\"initialised\",\"ok\":true,\"detail\":\"it is\"}\r\n",
         "{\"step\":1,\"name\":\"taint\",\"ok\":true,\"detail\":\"none\"}\r\n",
         "{\"done\":true}\r\n",
     );
-    const TRACE: &str = "{\"n\":1,\"lp\":0,\"leaf\":\"TDH.SYS.INIT\",\"result\":\"TDX_SUCCESS\"}\n";
+    const POWER: &str = "{\"event\":\"power-on\",\"module\":{\"version\":\"2.1.00\"},\"seamldr\":\"2.0.00\",\"remaining_updates\":15}\n";
+    const CALL: &str = "{\"n\":1,\"lp\":0,\"leaf\":\"TDH.SYS.INIT\",\"result\":\"TDX_SUCCESS\"}\n";
 
     fn boot() -> Boot {
         let steps = vec![Step::Initialised {}, Step::Taint { allow: 0 }];
@@ -176,7 +184,7 @@ mod tests {
         Outcome {
             console: CONSOLE.into(),
             answers: ANSWERS.into(),
-            trace: TRACE.into(),
+            trace: format!("{POWER}{CALL}"),
             said: String::new(),
             end: End::Exited(ExitStatus::from_raw(0)),
             reached: None,
@@ -226,10 +234,15 @@ mod tests {
             (with(|o| o.console.push_str("WARNING: CPU: 0\n")), "console: the kernel complains: WARNING"),
             (with(|o| o.console.clear()), "console: the kernel said nothing"),
             (with(|o| o.trace = "{\n".into()), "trace: line 1 of the trace is no JSON"),
+            (with(|o| o.trace.clear()), "platform: the trace has [], not [\"power-on\"]"),
+            (
+                with(|o| o.trace.push_str(&POWER.replace("power-on", "reset"))),
+                "platform: the trace has [\"power-on\", \"reset\"], not [\"power-on\"]",
+            ),
             (with(|o| o.trace.clear()), "seamcalls: Linux made no SEAMCALL"),
             (with(|o| o.trace.clear()), "TDH.SYS.INIT: went well 0×, not 1×"),
             (
-                with(|o| o.trace = TRACE.replace("SUCCESS", "SYS_BUSY")),
+                with(|o| o.trace = o.trace.replace("SUCCESS", "SYS_BUSY")),
                 "seamcalls: TDH.SYS.INIT was answered with SYS_BUSY, which this boot does not expect",
             ),
         ] {
@@ -245,15 +258,22 @@ mod tests {
             seamldr: "2.0.00".into(),
             remaining_updates: 15,
         });
-        let power = "{\"event\":\"power-on\",\"module\":{\"version\":\"2.1.00\"},\"seamldr\":\"2.0.00\",\"remaining_updates\":15}\n";
-        let with = |power: &str| {
-            let outcome = Outcome { trace: format!("{power}{TRACE}"), ..outcome() };
-            failures(&boot, &outcome).join("\n")
+        let reset = POWER.replace("power-on", "reset");
+        boot.plan.steps.push(Step::Reboot {});
+        let answers = ANSWERS.replace(
+            "{\"done\"",
+            "{\"step\":2,\"name\":\"reboot\",\"ok\":true,\"detail\":\"up\"}\r\n{\"done\"",
+        );
+        let with = |power: &str, reset: &str| {
+            let trace = format!("{power}{CALL}{reset}");
+            failures(&boot, &Outcome { trace, answers: answers.clone(), ..outcome() }).join("\n")
         };
-        assert_eq!(with(power), "");
-        assert!(with(&power.replace("15", "14")).contains("platform: it has module"));
-        assert!(with(&power.replace("2.1.00", "2.1.01")).contains("platform: it has module"));
-        assert!(with("").contains("platform: the trace has no line for power-on"));
+        assert_eq!(with(POWER, &reset), "");
+        for (is, other) in [("15", "14"), ("2.1.00", "2.1.01"), ("2.0.00", "2.0.01")] {
+            assert!(with(&POWER.replace(is, other), &reset).contains("platform: it has module"), "{is}");
+            assert!(with(POWER, &reset.replace(is, other)).contains("platform: it has module"), "{is}");
+        }
+        assert!(with(POWER, "").contains("platform: the trace has"));
     }
 
     #[test]
@@ -261,8 +281,8 @@ mod tests {
         let mut boot = boot();
         boot.accepted.clear();
         boot.calls = false;
-        let outcome = |trace: &str| Outcome { trace: trace.into(), ..outcome() };
+        let outcome = |trace: &str| Outcome { trace: format!("{POWER}{trace}"), ..outcome() };
         assert_eq!(failures(&boot, &outcome("")), [""; 0]);
-        assert_eq!(failures(&boot, &outcome(TRACE)), ["seamcalls: Linux made 1, and should have made none"]);
+        assert_eq!(failures(&boot, &outcome(CALL)), ["seamcalls: Linux made 1, and should have made none"]);
     }
 }
