@@ -61,7 +61,10 @@ impl PlatformSpec {
 
     /// Moves the SEAM range out of RAM, so that SMRAM has a place below 4 GiB too.
     fn find_seamrr(&mut self, ram: &[PhysRange]) -> Result<(), SpecIssue> {
-        let size = self.seamrr.size.0.max(validate::SEAMRR_GRANULE);
+        let size = self.seamrr.size.0;
+        if !size.is_power_of_two() || size < validate::SEAMRR_GRANULE {
+            return Err(SpecIssue::SeamrrSize { size });
+        }
         let top = ram.last().map_or(0, |range| range.end().as_u64()).max(FOUR_GIB);
         let low = (FIRST.div_ceil(size)..FOUR_GIB / size).map(|window| window * size);
         let above = top.checked_next_multiple_of(size);
@@ -182,13 +185,19 @@ mod tests {
 
     #[test]
     fn processors_follow_the_guest_and_the_rest_of_the_platform_stays() {
-        let before = platform("gnr-2s-connect");
+        let mut before = platform("gnr-2s-connect");
+        before.cpu.x2apic = X2apicSpec { package_stride: Some(512), package_bases: vec![512, 0] };
+        before.packages =
+            [0, 1].map(|index| crate::spec::PackageSpec { index, ..Default::default() }).to_vec();
         let spec = before.clone().with_guest(&[range(0, GIB)], 2, 3, 2).expect("valid");
         let layout = layout(&spec);
         assert_eq!((layout.lps.len(), layout.mcheck.packages), (12, 2));
+        let ids: Vec<_> = layout.lps.iter().map(|lp| lp.x2apic_id).collect();
+        assert_eq!(ids, [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13], "as a virtual machine numbers them");
         assert_eq!(layout.numa.len(), 1, "all memory is of the first node");
         assert_eq!((&spec.keyids, &spec.module), (&before.keyids, &before.module));
         let one = before.with_guest(&[range(0, GIB)], 1, 1, 1).expect("valid");
+        assert_eq!(one.packages.len(), 1);
         assert!(one.host_bridges.iter().all(|bridge| bridge.package == 0));
     }
 
@@ -214,6 +223,12 @@ mod tests {
         assert_eq!(refused(&ram, u32::MAX, 1), Some(SpecIssue::PackageCount { packages: u32::MAX }));
         assert_eq!(refused(&ram, 1, 513), Some(SpecIssue::CoreCount { cores: 513 }));
         assert_eq!(refused(&[range(0, 4 * GIB)], 1, 1), Some(SpecIssue::NoRoomForFirmware));
+        for size in [0, 16 * MIB, 33 * MIB, u64::MAX] {
+            let mut spec = platform("default");
+            spec.seamrr.size = crate::spec::Size(size);
+            let error = spec.with_guest(&ram, 1, 1, 1).expect_err("refused");
+            assert_eq!(error.issue(), Some(&SpecIssue::SeamrrSize { size }));
+        }
         let islands: Vec<_> =
             (1..40).map(|number| range(number * 64 * MIB, number * 64 * MIB + MIB)).collect();
         assert_eq!(refused(&islands, 1, 1), Some(SpecIssue::TooManyCmrs { count: 39 }));

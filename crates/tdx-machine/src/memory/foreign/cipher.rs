@@ -161,6 +161,7 @@ mod tests {
             ciphertext(&Ciphers::new(2), stamp(32, 0)),
         ];
         assert_eq!(ciphertext(&ciphers, stamp(32, 0)), all[0], "an older one can still be had");
+        assert_eq!(ciphers.made.read().len(), 2, "one of each KeyID is kept");
         assert!(ciphers.of(stamp(0, 0)).is_none());
         ciphers.reset();
         all.push(ciphertext(&ciphers, stamp(32, 0)));
