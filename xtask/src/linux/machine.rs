@@ -16,8 +16,10 @@ use super::qemu::Qemu;
 /// are once KeyIDs are taken off.
 const CPU: &str = "max,vendor=GenuineIntel,family=6,model=173,stepping=1,phys-bits=46,+vmx,+ss,+movdir64b,-svm,\
                    x-force-features=on";
-/// The kernel's arguments. A panic ends the machine.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1";
+/// The kernel's arguments. A panic ends the machine. The watchdog of the TSC can stop Linux 7.3 for good early in a
+/// boot: its timer waits for another CPU, which waits in `stop_machine` for the change of the clock source, and the
+/// clock that limits the wait is jiffies, which then stand still.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 tsc=nowatchdog";
 /// How often a running machine is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -270,7 +272,7 @@ mod tests {
         for part in [
             "-smp 2",
             "-m 1024",
-            "-append console=ttyS0 panic=-1",
+            "-append console=ttyS0 panic=-1 tsc=nowatchdog",
             "-no-reboot",
             "-plugin file=./libtdx_qemu.so,profile=connect,fault=module-missing",
         ] {
@@ -286,7 +288,7 @@ mod tests {
         let line = other.arguments().join(" ");
         assert!(!line.contains("-plugin") && !line.contains("-no-reboot"), "{line}");
         assert!(
-            line.contains("x-force-features=on,-movdir64b") && line.contains("panic=-1 nokaslr"),
+            line.contains("x-force-features=on,-movdir64b") && line.contains("tsc=nowatchdog nokaslr"),
             "{line}"
         );
     }
