@@ -235,6 +235,7 @@ fn memory_that_does_not_answer_reads_as_ones_and_loses_writes() {
             memory.write(pa, key, &TWOS, Store::Cached);
             memory.write(pa, key, &[2; 3], Store::Direct);
         }
+        assert_eq!(memory.footprint().pages, 1, "that of the line before");
         memory.initialise(lines(pa, 65), OTHER);
         let lost = |event: &Event| matches!(event, Event::DroppedWrite { .. });
         let events = memory.events.snapshot();
