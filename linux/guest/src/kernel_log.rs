@@ -27,7 +27,7 @@ impl Record {
 
 /// What a kernel prints when something is wrong with it. Firmware bugs that it reports about the machine
 /// (`[Firmware Bug]`, `ACPI BIOS Warning`) are not among them.
-const ALARMS: [&str; 13] = [
+const ALARMS: [&str; 17] = [
     "WARNING:",
     "BUG:",
     "kernel BUG at",
@@ -35,12 +35,16 @@ const ALARMS: [&str; 13] = [
     "Oops:",
     "general protection fault",
     "invalid opcode:",
+    "unchecked MSR access error",
+    "unable to handle",
     "Kernel panic",
-    "self-detected stall",
-    "detected stalls on CPUs",
+    "detected stall",
     "soft lockup",
     "hung_task:",
+    "INFO: task",
+    "blocked for more than",
     "Machine check",
+    "mce: [Hardware Error]",
 ];
 
 /// Whether a line of the log says that the kernel itself is in trouble.
@@ -83,7 +87,16 @@ mod tests {
             "BUG: kernel NULL pointer dereference, address: 0000000000000008",
             "Call Trace:",
             "Oops: invalid opcode: 0000 [#1] SMP",
+            "Oops: general protection fault, probably for non-canonical address",
+            "kernel BUG at mm/slub.c:553!",
+            "Kernel panic - not syncing: Attempted to kill init!",
+            "unchecked MSR access error: RDMSR from 0x1401 at rIP: 0xffffffff81000000",
+            "unable to handle page fault for address: ffffc90000000000",
+            "mce: [Hardware Error]: Machine check events logged",
             "rcu: INFO: rcu_preempt self-detected stall on CPU",
+            "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "watchdog: BUG: soft lockup - CPU#1 stuck for 22s!",
+            "INFO: task init:1 blocked for more than 60 seconds.",
         ] {
             assert!(is_alarm(line), "{line}");
         }

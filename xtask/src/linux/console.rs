@@ -1,23 +1,6 @@
 //! What Linux writes to its console: complaints that no boot may have, and the last words of one that hangs.
 
-/// Texts that begin a complaint of the kernel about itself. Lines of the drivers' own (`virt/tdx: ... failed`) are
-/// none: boots with a fault are there to see them.
-const COMPLAINTS: [&str; 14] = [
-    "WARNING:",
-    "BUG:",
-    "kernel BUG at",
-    "Oops",
-    "Call Trace:",
-    "Kernel panic",
-    "general protection fault",
-    "unchecked MSR access error",
-    "unable to handle",
-    "Machine check",
-    "mce: [Hardware Error]",
-    "detected stall",
-    "blocked for more than",
-    "INFO: task",
-];
+use tdx_linux_guest::kernel_log::is_alarm;
 
 /// Lines that say how the kernel is tainted.
 const TAINTS: [&str; 2] = ["Tainted:", "taints kernel"];
@@ -27,12 +10,11 @@ pub(super) fn lines(console: &str) -> impl Iterator<Item = &str> {
     console.lines().map(|line| line.trim_end_matches('\r'))
 }
 
-/// Lines in which the kernel complains. `tainted` says that a taint is expected.
+/// Lines in which the kernel complains. `tainted` says that a taint is expected. What a driver says in its own words
+/// (`virt/tdx: ... failed`) is no complaint: boots with a fault are there to see it.
 pub(super) fn complaints(console: &str, tainted: bool) -> Vec<&str> {
-    let is_complaint = |line: &&str| {
-        COMPLAINTS.iter().any(|text| line.contains(text))
-            || (!tainted && TAINTS.iter().any(|text| line.contains(text)))
-    };
+    let is_complaint =
+        |line: &&str| is_alarm(line) || (!tainted && TAINTS.iter().any(|text| line.contains(text)));
     lines(console).filter(is_complaint).collect()
 }
 
