@@ -323,7 +323,8 @@ fn caught(plugin: &'static Plugin, slot: &'static Slot, index: c_uint, mark: Mar
         return Exit::GoOn { api: &plugin.api, at };
     }
     let host = plugin.host();
-    let vmxe = host.machine.cr4_vmxe(vcpu.index());
+    let writes_cr4 = matches!(insn.operation, Operation::WriteCr4(_));
+    let vmxe = writes_cr4 && host.machine.cr4_vmxe(vcpu.index());
     let outcome = exec::execute(host, &insn, &mut vcpu);
     if !matches!(outcome, Outcome::Native | Outcome::Then(After::Cpuid { .. })) {
         plugin.note_use(&vcpu, outcome);

@@ -25,8 +25,9 @@ pub(super) fn write(host: &Host, from: Gpr, vcpu: &mut dyn Vcpu) -> Outcome {
         if host.machine.cr4_vmxe(lp) != set {
             return Outcome::GeneralProtection;
         }
-    }
-    if !set {
+    } else if !set {
+        // Nothing of it is ours. Where VMXE changes, the caller writes the rest, so that it can take
+        // VMXE back if the CPU refuses it.
         return Outcome::Native;
     }
     vcpu.set_gpr(from, value & !VMXE);

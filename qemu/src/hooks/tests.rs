@@ -124,6 +124,16 @@ fn vmxe_is_kept_from_qemu_and_every_other_bit_of_cr4_is_not() {
         assert_eq!((fake::get("cr4"), fake::get("rax")), (0x6F0, 1 << 31 | VMXE));
         assert_eq!(rig.host().machine.cr4_vmxe(LpIndex(0)), vmxe);
     }
+
+    // The same when VMXE would go.
+    rig.host().machine.set_cr4_vmxe(LpIndex(0), true);
+    fake::set("rax", 1 << 31);
+    assert_eq!(rig.run(&to_cr4, 3), None);
+    assert!(rig.host().machine.cr4_vmxe(LpIndex(0)));
+    fake::set("rax", 0x6B0);
+    assert_eq!(rig.run(&to_cr4, 3), Some(AT + 3));
+    assert_eq!(fake::get("cr4"), 0x6B0);
+    assert!(!rig.host().machine.cr4_vmxe(LpIndex(0)));
 }
 
 #[test]

@@ -320,8 +320,10 @@ fn qemu_never_sees_vmxe_and_the_guest_always_does() {
     assert!(!host.machine.cr4_vmxe(LpIndex(1)), "other vCPUs have their own");
 
     vcpu.set(Gpr::Rbx, 0x6A0);
-    assert_eq!(run(&host, &mut vcpu, Operation::WriteCr4(Gpr::Rbx)), Outcome::Native);
+    let restore = After::Restore { gpr: Gpr::Rbx, value: 0x6A0 };
+    assert_eq!(run(&host, &mut vcpu, Operation::WriteCr4(Gpr::Rbx)), Outcome::Then(restore));
     assert!(!host.machine.cr4_vmxe(LpIndex(0)));
+    assert_eq!(run(&host, &mut vcpu, Operation::WriteCr4(Gpr::Rbx)), Outcome::Native, "VMXE stays clear");
 }
 
 #[test]
