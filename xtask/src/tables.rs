@@ -42,7 +42,7 @@ fn open_enum(
 ) {
     rows.sort_by_key(|row| row.1);
     let _ =
-        writeln!(out, "crate::open_enum::open_enum! {{\n/// {documentation}\npub struct {name}({repr}) {{");
+        writeln!(out, "open_enum::open_enum! {{\n/// {documentation}\npub struct {name}({repr}) {{");
     for (constant, number, text, meaning) in rows {
         let _ = writeln!(out, "/// {meaning}\n{constant} = {number:#x} => {text:?},");
     }

@@ -26,7 +26,6 @@ pub mod keyid;
 pub mod leaf;
 pub mod metadata;
 pub mod msr;
-mod open_enum;
 pub mod pamt;
 pub mod regs;
 pub mod seamldr;

@@ -7,7 +7,7 @@ use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::addr::{PAGE_SIZE, PhysAddr};
-use crate::open_enum::open_enum;
+use open_enum::open_enum;
 
 open_enum! {
     /// What a physical page is used for (PAMT entry byte 2, bits 4:0).

@@ -2,7 +2,7 @@
 
 use crate::leaf::{Basis, LeafInfo};
 
-crate::open_enum::open_enum! {
+open_enum::open_enum! {
 /// Leaf of a host call to the TDX module (SEAMCALL).
 pub struct SeamcallLeaf(u16) {
 /// TDH.VP.ENTER: Enters a virtual processor of a TD and returns at its next exit.
@@ -1092,7 +1092,7 @@ pub(crate) static SEAMCALL: &[LeafInfo<SeamcallLeaf>] = &[
     },
 ];
 
-crate::open_enum::open_enum! {
+open_enum::open_enum! {
 /// Leaf of a host call to the P-SEAMLDR (SEAMCALL with bit 63 of RAX).
 pub struct SeamldrLeaf(u16) {
 /// SEAMLDR.INFO: Describes the P-SEAMLDR and the module that is loaded.
@@ -1147,7 +1147,7 @@ pub(crate) static SEAMLDR: &[LeafInfo<SeamldrLeaf>] = &[
     },
 ];
 
-crate::open_enum::open_enum! {
+open_enum::open_enum! {
 /// Leaf of a guest call to the TDX module (TDCALL).
 pub struct TdcallLeaf(u16) {
 /// TDG.VP.VMCALL: Calls the host.
@@ -1427,7 +1427,7 @@ pub(crate) static TDCALL: &[LeafInfo<TdcallLeaf>] = &[
     },
 ];
 
-crate::open_enum::open_enum! {
+open_enum::open_enum! {
 /// Sub-function of a guest call to its host (TDG.VP.VMCALL, R11 with R10 = 0).
 pub struct VmcallLeaf(u64) {
 /// Instruction.CPUID: Asks the host to emulate CPUID.

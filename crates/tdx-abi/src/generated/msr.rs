@@ -2,7 +2,7 @@
 
 use crate::msr::MsrInfo;
 
-crate::open_enum::open_enum! {
+open_enum::open_enum! {
 /// Index of a model specific register.
 pub struct MsrIndex(u32) {
 /// Time stamp counter.

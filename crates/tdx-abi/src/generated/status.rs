@@ -3,7 +3,7 @@
 use crate::leaf::Basis;
 use crate::status::{Blame, CodeInfo, DetailKind, StatusAlias, StatusInfo};
 
-crate::open_enum::open_enum! {
+open_enum::open_enum! {
 /// Completion status code: a status word without its detail (bits 31:0).
 pub struct StatusCode(u64) {
 /// The call did what it was asked for.
@@ -4021,7 +4021,7 @@ pub(crate) static CLASSES: &[(u8, &str)] = &[
     (0xFF, "software defined, never produced by the module"),
 ];
 
-crate::open_enum::open_enum! {
+open_enum::open_enum! {
 /// What a call to the P-SEAMLDR returns in RAX. There is no detail.
 pub struct SeamldrStatus(u64) {
 /// The call did what it was asked for.
@@ -4147,7 +4147,7 @@ pub(crate) static SEAMLDR: &[CodeInfo<SeamldrStatus>] = &[
     },
 ];
 
-crate::open_enum::open_enum! {
+open_enum::open_enum! {
 /// What the host returns to a guest in R10 of TDG.VP.VMCALL.
 pub struct VmcallStatus(u64) {
 /// The host did what the TD asked for.

@@ -1,4 +1,7 @@
 //! Wire codes as open enums: every number is a value, known numbers have names.
+//!
+//! One macro, shared by the crates of layouts. `no_std`, no `alloc`.
+#![no_std]
 
 /// Defines a transparent number type whose known values are associated constants.
 ///
@@ -14,6 +17,7 @@
 ///
 /// gives `Code::FIRST`, `Code::ALL`, `name()`, and `Debug`/`Display` that print the name, or the
 /// number in hexadecimal for a value that has none.
+#[macro_export]
 macro_rules! open_enum {
     (
         $(#[$meta:meta])*
@@ -56,35 +60,4 @@ macro_rules! open_enum {
             }
         }
     };
-}
-pub(crate) use open_enum;
-
-#[cfg(test)]
-mod tests {
-    extern crate std;
-
-    use crate::leaf::SeamldrLeaf;
-    use std::format;
-
-    #[test]
-    fn a_known_value_prints_its_name() {
-        let leaf = SeamldrLeaf(1);
-        assert_eq!(leaf, SeamldrLeaf::INSTALL);
-        assert_eq!(format!("{leaf} {leaf:?}"), "SEAMLDR.INSTALL SEAMLDR.INSTALL");
-        assert_eq!(format!("{:>13}", SeamldrLeaf::INFO), " SEAMLDR.INFO");
-    }
-
-    #[test]
-    fn an_unknown_value_is_kept_and_prints_its_number() {
-        let leaf = SeamldrLeaf(0xabc);
-        assert_eq!(leaf.name(), None);
-        assert_eq!(format!("{leaf} {leaf:?}"), "0xabc 0xabc");
-    }
-
-    #[test]
-    fn all_lists_every_known_value_in_order() {
-        assert!(SeamldrLeaf::ALL.is_sorted());
-        assert_eq!(SeamldrLeaf::ALL.first(), Some(&SeamldrLeaf::INFO));
-        assert_eq!(SeamldrLeaf::ALL.last(), Some(&SeamldrLeaf::CLEANUP));
-    }
 }

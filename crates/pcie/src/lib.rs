@@ -1,0 +1,5 @@
+//! PCI Express as a TEE-IO host and device see it: addresses of functions, configuration space,
+//! DOE mailboxes and IDE register blocks.
+//!
+//! `no_std`, no `alloc`.
+#![no_std]

@@ -1,0 +1,21 @@
+//! SPDM 1.2 and 1.3 as PCI Express devices speak it: codec, requester and responder.
+//!
+//! Sans-IO: the state machines take the messages of the other side and give theirs; who moves the
+//! bytes (a DOE mailbox, a socket, a SEAMCALL) and who tells the time is the caller.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`wire`] | reading and writing of bytes, and why bytes are refused |
+//! | [`msg`] | every message, one file each |
+//! | [`algo`] | algorithms and what a connection has agreed on |
+//! | [`crypto`] | the cryptography that is needed, as traits; a back end on aws-lc |
+//!
+//! `no_std`; the codec does not allocate, the state machines do.
+#![no_std]
+
+extern crate alloc;
+
+pub mod algo;
+pub mod crypto;
+pub mod ids;
+pub mod wire;
