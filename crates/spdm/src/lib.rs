@@ -9,6 +9,7 @@
 //! | [`msg`] | every message, one file each |
 //! | [`algo`] | algorithms and what a connection has agreed on |
 //! | [`crypto`] | the cryptography that is needed, as traits; a back end on aws-lc |
+//! | [`transcript`], [`signing`] | what MACs and signatures stand on |
 //!
 //! `no_std`; the codec does not allocate, the state machines do.
 #![no_std]
@@ -18,4 +19,6 @@ extern crate alloc;
 pub mod algo;
 pub mod crypto;
 pub mod ids;
+pub mod signing;
+pub mod transcript;
 pub mod wire;
