@@ -3,3 +3,8 @@
 //!
 //! `no_std`, no `alloc`.
 #![no_std]
+
+pub mod address;
+pub mod doe;
+
+pub use address::{Bdf, FuncId, FunctionId, Segment};
