@@ -9,6 +9,10 @@
 //! | [`msg`] | every message, one file each |
 //! | [`algo`] | algorithms and what a connection has agreed on |
 //! | [`crypto`] | the cryptography that is needed, as traits; a back end on aws-lc |
+//! | [`key_schedule`] | from a key agreement to the keys of a session |
+//! | [`secured`] | sessions: secured messages, sequence numbers, key updates |
+//! | [`observe`] | looking on, for traces and key logs |
+//! | [`x509`] | certificate chains and whether they are believed |
 //! | [`transcript`], [`signing`] | what MACs and signatures stand on |
 //!
 //! `no_std`; the codec does not allocate, the state machines do.
@@ -19,6 +23,13 @@ extern crate alloc;
 pub mod algo;
 pub mod crypto;
 pub mod ids;
+pub mod key_schedule;
+mod kind;
+pub mod observe;
+pub mod secured;
 pub mod signing;
 pub mod transcript;
 pub mod wire;
+pub mod x509;
+
+pub use kind::Kind;

@@ -3,6 +3,9 @@
 //! Objects, not generics: a requester with one back end and a responder with another are the same
 //! type. Secrets are zeroised when they are dropped.
 
+#[cfg(feature = "aws-lc")]
+pub mod aws_lc;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -131,8 +134,10 @@ pub trait Crypto: Send + Sync {
     fn random(&self, out: &mut [u8]) -> Result<(), CryptoError>;
     /// An empty hash.
     fn hasher(&self, algo: HashAlgo) -> Box<dyn Hasher>;
-    /// HMAC of `data`; also HKDF-Extract, with `key` as salt.
+    /// HMAC of `data`.
     fn hmac(&self, algo: HashAlgo, key: &[u8], data: &[u8]) -> Digest;
+    /// HKDF-Extract (RFC 5869). Its result is a secret, which a [`Digest`] is not.
+    fn hkdf_extract(&self, algo: HashAlgo, salt: &[u8], ikm: &[u8]) -> Result<Secret, CryptoError>;
     /// HKDF-Expand (RFC 5869).
     fn hkdf_expand(&self, algo: HashAlgo, prk: &[u8], info: &[u8], out: &mut [u8])
     -> Result<(), CryptoError>;
