@@ -25,6 +25,7 @@ pub mod crypto;
 pub mod ids;
 pub mod key_schedule;
 mod kind;
+pub mod msg;
 pub mod observe;
 pub mod secured;
 pub mod signing;

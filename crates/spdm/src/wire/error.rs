@@ -62,4 +62,7 @@ pub enum DecodeError {
     /// The code belongs to no message that is known.
     #[error("message code {0:#x} is not known")]
     UnknownCode(u8),
+    /// The size of the message depends on algorithms that are not agreed on yet.
+    #[error("message code {0:#x} before algorithms are agreed on")]
+    NoAlgorithms(u8),
 }
