@@ -14,6 +14,7 @@
 //! | [`observe`] | looking on, for traces and key logs |
 //! | [`x509`] | certificate chains and whether they are believed |
 //! | [`transcript`], [`signing`] | what MACs and signatures stand on |
+//! | [`ide_km`] | key management of IDE streams: codec, device, requester |
 //!
 //! `no_std`; the codec does not allocate, the state machines do.
 #![no_std]
@@ -22,6 +23,7 @@ extern crate alloc;
 
 pub mod algo;
 pub mod crypto;
+pub mod ide_km;
 pub mod ids;
 pub mod key_schedule;
 mod kind;
