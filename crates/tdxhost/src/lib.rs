@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod cmd;
 pub mod doctor;
+pub mod dsm;
 pub mod explain;
 pub mod fuse;
 pub mod scenario;

@@ -1,0 +1,14 @@
+//! Device security managers on a socket: a modelled one that others talk to, and a requester that
+//! talks to any.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`socket`] | frames of the emulators' protocol |
+//! | [`listen`] | the server: commands, one client after another |
+//! | [`record`], [`pcap`], [`keylog`] | what is kept of what passes |
+
+pub mod keylog;
+pub mod listen;
+pub mod pcap;
+pub mod record;
+pub mod socket;

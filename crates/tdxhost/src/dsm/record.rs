@@ -1,0 +1,123 @@
+//! What is kept of the messages that pass: a capture, a trace and a key log.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use spdm::Kind;
+use spdm::ids::SessionId;
+use spdm::key_schedule::Direction;
+use spdm::observe::{Observer, SessionSecrets};
+
+use super::keylog::KeyLog;
+use super::pcap::Pcap;
+
+/// Whose message it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// The requester's.
+    Requester,
+    /// The responder's.
+    Responder,
+}
+
+/// Why a file cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {what} {}: {source}", path.display())]
+pub struct RecordError {
+    /// What the file is.
+    pub what: &'static str,
+    /// Its name.
+    pub path: PathBuf,
+    /// The operating system's reason.
+    #[source]
+    pub source: io::Error,
+}
+
+struct Kept<T> {
+    path: PathBuf,
+    file: T,
+}
+
+/// Keeps what it was asked to keep; by default nothing.
+///
+/// The first file that cannot be written ends all keeping, and [`finish`](Self::finish) tells.
+#[derive(Default)]
+pub struct Recorder {
+    pcap: Option<Kept<Pcap<File>>>,
+    keylog: Option<Kept<KeyLog<File>>>,
+    failed: Option<RecordError>,
+}
+
+impl Recorder {
+    /// Keeps every data object in a capture.
+    pub fn keep_pcap(&mut self, path: &Path) -> Result<(), RecordError> {
+        let file = create("the capture", path, 0o644, Pcap::new)?;
+        self.pcap = Some(Kept { path: path.to_owned(), file });
+        Ok(())
+    }
+
+    /// Keeps the secrets of sessions; only its owner may read the file.
+    pub fn keep_keylog(&mut self, path: &Path) -> Result<(), RecordError> {
+        let file = create("the key log", path, 0o600, KeyLog::new)?;
+        self.keylog = Some(Kept { path: path.to_owned(), file });
+        Ok(())
+    }
+
+    /// A whole data object passed.
+    pub fn object(&mut self, _sender: Sender, object: &[u8]) {
+        if let Some(Kept { path, file }) = &mut self.pcap {
+            let written = file.object(now(), object);
+            self.failed = failure("the capture", path, written);
+        }
+        self.give_up_after_a_failure();
+    }
+
+    /// The payload of a data object with an SPDM message passed.
+    pub fn message(&mut self, _sender: Sender, _kind: Kind, _payload: &[u8]) {}
+
+    /// Whether everything was kept.
+    pub fn finish(&mut self) -> Result<(), RecordError> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    fn give_up_after_a_failure(&mut self) {
+        if self.failed.is_some() {
+            self.pcap = None;
+            self.keylog = None;
+        }
+    }
+}
+
+impl Observer for Recorder {
+    fn secured(&mut self, _direction: Direction, _session: SessionId, _sequence: u64, _plaintext: &[u8]) {}
+
+    fn secrets(&mut self, secrets: &SessionSecrets<'_>) {
+        if let Some(Kept { path, file }) = &mut self.keylog {
+            let written = file.secrets(secrets);
+            self.failed = failure("the key log", path, written);
+        }
+        self.give_up_after_a_failure();
+    }
+}
+
+fn create<T>(
+    what: &'static str,
+    path: &Path,
+    mode: u32,
+    begin: impl FnOnce(File) -> io::Result<T>,
+) -> Result<T, RecordError> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
+    file.and_then(begin).map_err(|source| RecordError { what, path: path.to_owned(), source })
+}
+
+fn failure(what: &'static str, path: &Path, written: io::Result<()>) -> Option<RecordError> {
+    written.err().map(|source| RecordError { what, path: path.to_owned(), source })
+}
+
+/// Time since 1970.
+pub fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
