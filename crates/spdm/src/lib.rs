@@ -14,6 +14,7 @@
 //! | [`observe`] | looking on, for traces and key logs |
 //! | [`x509`] | certificate chains and whether they are believed |
 //! | [`transcript`], [`signing`] | what MACs and signatures stand on |
+//! | [`requester`] | asks a device who it is and opens sessions with it |
 //! | [`ide_km`] | key management of IDE streams: codec, device, requester |
 //!
 //! `no_std`; the codec does not allocate, the state machines do.
@@ -29,6 +30,7 @@ pub mod key_schedule;
 mod kind;
 pub mod msg;
 pub mod observe;
+pub mod requester;
 pub mod secured;
 pub mod signing;
 pub mod transcript;
