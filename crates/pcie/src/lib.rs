@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod address;
+pub mod config;
 pub mod doe;
 
 pub use address::{Bdf, FuncId, FunctionId, Segment};

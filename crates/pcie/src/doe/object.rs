@@ -145,6 +145,11 @@ impl ObjectLength {
         self.0
     }
 
+    /// Dwords as a count of elements.
+    pub(super) const fn count(self) -> usize {
+        self.0 as usize
+    }
+
     /// Bytes, header included.
     pub const fn bytes(self) -> usize {
         self.0 as usize * 4
