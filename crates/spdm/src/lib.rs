@@ -16,6 +16,7 @@
 //! | [`transcript`], [`signing`] | what MACs and signatures stand on |
 //! | [`requester`] | asks a device who it is and opens sessions with it |
 //! | [`ide_km`] | key management of IDE streams: codec, device, requester |
+//! | [`tdisp`] | locking and starting interfaces: codec, device, requester |
 //!
 //! `no_std`; the codec does not allocate, the state machines do.
 #![no_std]
@@ -33,6 +34,7 @@ pub mod observe;
 pub mod requester;
 pub mod secured;
 pub mod signing;
+pub mod tdisp;
 pub mod transcript;
 pub mod wire;
 pub mod x509;

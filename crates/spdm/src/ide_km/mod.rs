@@ -78,7 +78,7 @@ open_enum! {
 }
 
 /// Stream ID of an IDE stream, as in the stream's control register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u8);
 
 impl fmt::Display for StreamId {
