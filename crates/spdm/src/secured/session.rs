@@ -338,6 +338,12 @@ impl Session {
         self.channel(direction).updates
     }
 
+    /// As if that many messages had gone before, for tests of the end of the numbers.
+    #[cfg(test)]
+    pub(super) fn skip_to(&mut self, direction: Direction, next: u64) {
+        self.channel_mut(direction).key.next = next;
+    }
+
     const fn channel(&self, direction: Direction) -> &Channel {
         match direction {
             Direction::Request => &self.request,
