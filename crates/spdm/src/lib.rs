@@ -15,6 +15,7 @@
 //! | [`x509`] | certificate chains and whether they are believed |
 //! | [`transcript`], [`signing`] | what MACs and signatures stand on |
 //! | [`requester`] | asks a device who it is and opens sessions with it |
+//! | [`responder`] | a device's side: answers, measures, holds sessions |
 //! | [`ide_km`] | key management of IDE streams: codec, device, requester |
 //! | [`tdisp`] | locking and starting interfaces: codec, device, requester |
 //!
@@ -32,6 +33,7 @@ mod kind;
 pub mod msg;
 pub mod observe;
 pub mod requester;
+pub mod responder;
 pub mod secured;
 pub mod signing;
 pub mod tdisp;
