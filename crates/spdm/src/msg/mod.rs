@@ -156,3 +156,6 @@ fn write_sized(writer: &mut Writer<'_>, bytes: &[u8]) -> Result<(), NoSpace> {
     writer.u16(u16::try_from(bytes.len()).map_err(|_| NoSpace(usize::from(u16::MAX)))?)?;
     writer.bytes(bytes)
 }
+
+#[cfg(test)]
+mod tests;
