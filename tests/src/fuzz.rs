@@ -9,6 +9,8 @@ mod image;
 mod mapping;
 mod memory;
 mod seamcall;
+mod secured;
+mod spdm;
 mod text;
 mod upload;
 
@@ -20,6 +22,8 @@ pub use seamcall::{
     any_leaf, boot_image, guest_memory, guest_platform, handoff_data, seamldr_install, seamldr_leaves,
     sys_config, sys_disable, sys_handoff, sys_init, sys_key_and_tdmr, sys_reads,
 };
+pub use secured::secured_message;
+pub use spdm::{spdm_opaque, spdm_request, spdm_response};
 pub use text::{dmesg_capture, dmesg_explain, explain_words, platform_file, scenario_file};
 pub use upload::upload_files;
 
@@ -53,4 +57,8 @@ pub const BODIES: &[(&str, Body)] = &[
     ("sigstruct_and_relocations", sigstruct_and_relocations),
     ("mapping_file", mapping_file),
     ("upload_files", upload_files),
+    ("secured_message", secured_message),
+    ("spdm_request", spdm_request),
+    ("spdm_response", spdm_response),
+    ("spdm_opaque", spdm_opaque),
 ];

@@ -343,3 +343,8 @@ fn mapping_files_are_refused_in_a_line_or_fit_to_choose_from() {
 fn what_is_committed_is_what_was_written() {
     on_numbers(fuzz::upload_files, 200, 600);
 }
+
+#[test]
+fn secured_messages_are_taken_in_their_order_or_not_at_all() {
+    on_numbers(fuzz::secured_message, 400, 900);
+}
