@@ -5,7 +5,10 @@
 #![no_std]
 
 pub mod address;
+pub mod cap;
 pub mod config;
 pub mod doe;
+pub mod functions;
+pub mod ide;
 
-pub use address::{Bdf, FuncId, FunctionId, Segment};
+pub use address::{Bdf, BusAddress, FuncId, FunctionId, Segment};
