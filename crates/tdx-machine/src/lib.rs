@@ -16,6 +16,7 @@ mod cpu;
 mod event;
 pub mod fault;
 mod firmware;
+pub mod ide;
 mod machine;
 mod memory;
 mod power;
