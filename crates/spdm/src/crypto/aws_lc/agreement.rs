@@ -11,7 +11,7 @@ use crate::crypto::{CryptoError, Ephemeral, Secret};
 
 /// Our half of one key agreement.
 pub(super) struct KeyPair {
-    group: DheGroup,
+    algorithm: &'static agreement::Algorithm,
     private: PrivateKey,
     public: Vec<u8>,
 }
@@ -37,7 +37,7 @@ impl KeyPair {
             [UNCOMPRESSED, point @ ..] if point.len() == group.exchange_size() => point.to_vec(),
             _ => return Err(FAILED),
         };
-        Ok(Self { group, private, public })
+        Ok(Self { algorithm: ecdh(group), private, public })
     }
 
     /// With a private key that is known, for vectors.
@@ -56,14 +56,11 @@ impl Ephemeral for KeyPair {
 
     fn agree(self: Box<Self>, peer: &[u8]) -> Result<Secret, CryptoError> {
         const REFUSED: CryptoError = CryptoError::Key("the public value of the other side");
-        if peer.len() != self.group.exchange_size() {
-            return Err(REFUSED);
-        }
         let mut point = Vec::with_capacity(1 + peer.len());
         point.push(UNCOMPRESSED);
         point.extend_from_slice(peer);
-        // The point is checked to lie on the curve before it is used.
-        let peer = UnparsedPublicKey::new(ecdh(self.group), point);
+        // Another length, or a point that is not of the curve, is refused when it is parsed.
+        let peer = UnparsedPublicKey::new(self.algorithm, point);
         agreement::agree(&self.private, peer, REFUSED, |secret| Ok(Secret::new(secret.to_vec())))
     }
 }

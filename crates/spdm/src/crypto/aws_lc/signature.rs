@@ -58,13 +58,10 @@ pub(super) fn verify(
 ) -> Result<(), CryptoError> {
     const BAD_KEY: CryptoError = CryptoError::Key("the public key of the signature");
     let algo = key.algo;
-    // Points and signatures have the same size: two numbers of the field, two of the order.
+    // Two numbers of the field take as many bytes as two of the order.
     let size = algo.signature_size();
     if key.point.len() != size {
         return Err(BAD_KEY);
-    }
-    if signature.len() != size {
-        return Err(CryptoError::Signature);
     }
     let mut point = [UNCOMPRESSED; 1 + MAX_SIGNATURE];
     point[1..=size].copy_from_slice(&key.point);
