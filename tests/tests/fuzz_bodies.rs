@@ -348,3 +348,99 @@ fn what_is_committed_is_what_was_written() {
 fn secured_messages_are_taken_in_their_order_or_not_at_all() {
     on_numbers(fuzz::secured_message, 400, 900);
 }
+
+/// `bytes` as they are, cut at every place, and with every byte changed.
+fn on_bent(body: Body, bytes: &[u8]) {
+    body(bytes);
+    for place in 0..bytes.len() {
+        body(&bytes[..place]);
+        for value in [0, 1, 0x7f, 0x80, 0xff, bytes[place] ^ 1, bytes[place].wrapping_add(4)] {
+            let mut bent = bytes.to_vec();
+            bent[place] = value;
+            body(&bent);
+        }
+    }
+}
+
+/// `start`, zeros up to `size`, and some bytes among them.
+fn sparse(start: &[u8], size: usize, some: &[(usize, u8)]) -> Vec<u8> {
+    let mut bytes = start.to_vec();
+    bytes.resize(size, 0);
+    for (place, value) in some {
+        bytes[*place] = *value;
+    }
+    bytes
+}
+
+#[test]
+fn requests_of_spdm_are_refused_in_a_line_or_written_as_they_were_read() {
+    on_numbers(fuzz::spdm_request, 2000, 300);
+    // Version 1.3, SHA-384 and P-384; a message of each layout.
+    let choice = 0x8f;
+    let tables = [2, 0x20, 0x18, 0, 3, 0x20, 2, 0, 5, 0x20, 1, 0];
+    let algorithms =
+        [&sparse(&[0x13, 0xe3, 3, 0, 44], 32, &[(7, 2), (8, 0x90), (12, 3)])[..], &tables].concat();
+    for message in [
+        vec![0x10, 0x84, 0, 0],
+        sparse(&[0x13, 0xe1], 20, &[(8, 0xc6), (9, 0x76), (10, 2), (13, 0x10), (17, 0x10)]),
+        algorithms,
+        sparse(&[0x13, 0x82, 1, 0], 8, &[(7, 4)]),
+        sparse(&[0x13, 0x83, 0, 0xff], 44, &[]),
+        sparse(&[0x13, 0xe0, 7, 0xff], 45, &[]),
+        sparse(&[0x13, 0xe0, 0, 1], 12, &[]),
+        sparse(&[0x13, 0xe4, 1, 0], 40 + 96 + 2 + 16, &[(136, 16)]),
+        sparse(&[0x13, 0xe5], 52, &[]),
+        vec![0x13, 0xe9, 2, 7],
+        vec![0x13, 0xec, 1, 0],
+        vec![0x13, 0xfe, 0, 0, 3, 0, 2, 1, 0, 3, 0, 1, 0x10, 0x81],
+        vec![0x13, 0xff, 0xe4, 9],
+        sparse(&[0x13, 0x85, 0, 1], 20, &[(8, 4), (12, 99)]),
+        vec![0x13, 0x86, 0, 1, 2, 0],
+    ] {
+        on_bent(fuzz::spdm_request, &[&[choice], &message[..]].concat());
+    }
+}
+
+#[test]
+fn responses_of_spdm_are_refused_in_a_line_or_written_as_they_were_read() {
+    on_numbers(fuzz::spdm_response, 2000, 600);
+    let tables = [2, 0x20, 0x10, 0, 3, 0x20, 2, 0, 5, 0x20, 1, 0];
+    let algorithms =
+        [&sparse(&[0x12, 0x63, 3, 0, 48], 36, &[(6, 1), (7, 2), (8, 2), (12, 0x80), (16, 2)])[..], &tables]
+            .concat();
+    // Version 1.2, SHA-384 and P-384, a summary and a signature.
+    for message in [
+        vec![0x10, 0x04, 0, 0, 0, 2, 0, 0x12, 0, 0x13],
+        sparse(&[0x12, 0x61], 20, &[(8, 0xd6), (9, 0x62), (13, 0x10), (17, 0x10)]),
+        algorithms,
+        sparse(&[0x12, 0x01, 0, 5], 4 + 96, &[]),
+        sparse(&[0x12, 0x02, 1, 0, 9, 0, 7, 1], 17, &[]),
+        sparse(&[0x12, 0x03, 0, 1], 4 + 48 + 32 + 48 + 2 + 96, &[]),
+        sparse(
+            &[0x12, 0x60, 0, 0x10, 1, 8],
+            8 + 8 + 32 + 2 + 96,
+            &[(8, 1), (9, 1), (10, 4), (12, 0x81), (13, 1)],
+        ),
+        sparse(&[0x12, 0x64, 9, 0], 40 + 96 + 48 + 2 + 96 + 48, &[]),
+        sparse(&[0x12, 0x65], 4, &[]),
+        vec![0x12, 0x69, 1, 7],
+        vec![0x12, 0x7e, 0, 0, 3, 0, 2, 1, 0, 3, 0, 1, 0x10, 0x81],
+        vec![0x12, 0x7f, 0x42, 0, 20, 0x83, 1, 2],
+        vec![0x12, 0x7f, 0xff, 3, 2, 1, 0, 9],
+        vec![0x12, 0x05, 1, 1, 0, 0, 0x12, 0x7f, 1, 0],
+        sparse(&[0x12, 0x06, 1, 1, 1], 16, &[(8, 4)]),
+    ] {
+        on_bent(fuzz::spdm_response, &[&[0x8e, 3], &message[..]].concat());
+    }
+}
+
+#[test]
+fn opaque_data_and_measurements_are_refused_in_a_line_or_written_as_they_were_read() {
+    on_numbers(fuzz::spdm_opaque, 2000, 200);
+    let supported = [1, 0, 0, 0, 0, 0, 7, 0, 1, 1, 2, 0, 0x11, 0, 0x12, 0];
+    let selected = [2, 0, 0, 0, 3, 2, 1, 0, 1, 0, 9, 0, 0, 0, 4, 0, 1, 0, 0, 0x12];
+    let record = [1, 1, 4, 0, 0x81, 1, 0, 9, 254, 1, 19, 0, 0x85, 16, 0];
+    on_bent(fuzz::spdm_opaque, &supported);
+    on_bent(fuzz::spdm_opaque, &selected);
+    on_bent(fuzz::spdm_opaque, &sparse(&record, 31, &[]));
+}
