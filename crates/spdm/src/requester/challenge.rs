@@ -78,6 +78,7 @@ impl Requester {
             response.signature,
         )
         .map_err(|error| super::bad_signature(code, error))?;
+        self.authenticated = true;
         let summary = self.take_summary(summary, response.summary)?;
         Ok(Next::Done(Outcome::Challenged(summary)))
     }

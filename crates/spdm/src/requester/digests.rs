@@ -38,10 +38,13 @@ impl Requester {
         if response.provisioned == 0 {
             return Err(RequesterError::Digests("no slot holds a chain"));
         }
-        if let (None, Some(log)) = (&self.session, self.transcript.authentication()) {
+        let clear = self.session.is_none();
+        if let Some(log) = self.transcript.authentication() {
             log.clear();
-            log.append(request);
-            log.append(exact);
+            if clear {
+                log.append(request);
+                log.append(exact);
+            }
         }
         self.slots = Some(slots);
         Ok(Next::Done(Outcome::Digests))

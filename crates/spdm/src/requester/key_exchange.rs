@@ -58,9 +58,7 @@ impl Requester {
         // 0 is no session's half.
         self.next_session = session.checked_add(1).unwrap_or(1);
         self.end_measuring();
-        if let Some(log) = self.transcript.authentication() {
-            log.clear();
-        }
+        self.end_authentication();
         Ok((Step::KeyExchange(Box::new(Asked { request: wanted, session, ephemeral })), request))
     }
 

@@ -52,9 +52,7 @@ impl Requester {
             }
         };
         let started = self.read_measurements(wanted, earlier)?;
-        if let (None, Some(log)) = (&self.session, self.transcript.authentication()) {
-            log.clear();
-        }
+        self.end_authentication();
         Ok(started)
     }
 

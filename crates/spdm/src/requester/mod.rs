@@ -41,6 +41,9 @@ mod transport;
 mod vendor;
 mod version;
 
+#[cfg(all(test, feature = "aws-lc"))]
+mod tests;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -55,9 +58,7 @@ pub use transport::{Transport, TransportFailure, drive};
 use crate::Kind;
 use crate::crypto::{Crypto, CryptoError};
 use crate::ids::{SlotId, Version};
-use crate::msg::{
-    Context, MeasurementOperation, RequestCode, ResponseCode, SessionPolicy, SummaryHash,
-};
+use crate::msg::{Context, MeasurementOperation, RequestCode, ResponseCode, SessionPolicy, SummaryHash};
 use crate::observe::Observer;
 use crate::secured::{Phase, Session};
 use crate::transcript::{Log, SessionTranscript, Transcript};
@@ -207,6 +208,8 @@ pub struct Requester {
     /// Read last; and the last of all blocks that were read, by which others are judged.
     measurements: Option<MeasurementRecord>,
     summary: Option<Summary>,
+    /// A challenge was met over this connection.
+    authenticated: bool,
     session: Option<Active>,
     flight: Option<Flight>,
     next_session: u16,
@@ -284,6 +287,7 @@ impl Requester {
             chains: Default::default(),
             measurements: None,
             summary: None,
+            authenticated: false,
             session: None,
             flight: None,
             next_session: 1,
@@ -323,7 +327,10 @@ impl Requester {
 
     /// The session, once its handshake is done.
     pub fn session(&self) -> Option<&SessionFacts> {
-        self.session.as_ref().filter(|active| active.session.phase() == Phase::Data).map(|active| &active.facts)
+        self.session
+            .as_ref()
+            .filter(|active| active.session.phase() == Phase::Data)
+            .map(|active| &active.facts)
     }
 
     /// `GET_VERSION` … `ALGORITHMS`, as they were.
@@ -395,12 +402,7 @@ impl Requester {
     /// # Errors
     /// [`RequesterError::Idle`] if no answer is waited for: nothing has changed then. After any other
     /// error the connection is forgotten.
-    pub fn receive(
-        &mut self,
-        kind: Kind,
-        payload: &[u8],
-        now: Duration,
-    ) -> Result<Progress, RequesterError> {
+    pub fn receive(&mut self, kind: Kind, payload: &[u8], now: Duration) -> Result<Progress, RequesterError> {
         let flight = self.flight.take_if(|flight| flight.waits()).ok_or(RequesterError::Idle)?;
         let taken = self.take_answer(flight, kind, payload, now);
         if taken.is_err() {
@@ -428,6 +430,7 @@ impl Requester {
         self.chains = Default::default();
         self.measurements = None;
         self.summary = None;
+        self.authenticated = false;
     }
 
     /// The answer to `step` is whole.
@@ -465,6 +468,14 @@ impl Requester {
             .as_mut()
             .filter(|active| active.session.phase() == Phase::Data)
             .ok_or(RequesterError::NoSession)
+    }
+
+    /// A request of a later phase goes out. What was read for a challenge is of no use any more; behind
+    /// a challenge that was met it stays for the next one.
+    fn end_authentication(&mut self) {
+        if let (false, Some(log)) = (self.authenticated, self.transcript.authentication()) {
+            log.clear();
+        }
     }
 
     /// Random bytes.

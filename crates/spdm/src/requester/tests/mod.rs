@@ -1,0 +1,11 @@
+//! The requester against the responder of this crate, whose device and line are bent.
+
+mod bench;
+mod bending;
+mod evidence;
+mod handshake;
+mod large;
+mod line;
+mod negotiation;
+mod patience;
+mod sessions;
