@@ -1,4 +1,5 @@
-//! The whole host side on bare metal: a platform of nothing, and the walk of a boot on it.
+//! The whole host side on bare metal: a platform of nothing, and the walk of a boot on it. Beside it
+//! both sides of a DOE mailbox, on the configuration space of a function.
 //!
 //! It is built, not run. A crate that needed `std` or an allocator would make the build fail.
 #![no_std]
@@ -9,7 +10,17 @@ extern crate alloc;
 extern crate std;
 
 use core::ops::ControlFlow;
+use core::time::Duration;
 
+use pcie::cap::{Aer, Device3, DoeCapability, Express, MaxPayload, Msix, PortType, SrIovRegisters, TableAt};
+use pcie::config::{Bar, BuildError, ConfigBuilder, ConfigSpace, FunctionIds, Width};
+use pcie::doe::{
+    Capability, Discovery, DoeRegisters, Driver, Mailbox, MailboxEvent, Object, ObjectType, Step,
+    SupportedTypes,
+};
+use pcie::functions::{DeviceFunctions, PhysicalFunction};
+use pcie::ide::{self, Ide, IdeCapability, StreamState};
+use pcie::{Bdf, FuncId, FunctionId};
 use tdx_abi::leaf::LeafWord;
 use tdx_abi::metadata::{self, FieldId, ListReader};
 use tdx_abi::msr::MsrIndex;
@@ -224,4 +235,92 @@ pub extern "C" fn image(raw: u64) -> bool {
         || elf::check_relocations(bytes).is_ok()
         || ModuleRecord::find(bytes).is_some()
         || sigstruct.check(SigstructRules::Loader2_0).is_ok()
+}
+
+/// A function with everything, its mailbox behind the capability at `doe`.
+struct Function {
+    config: ConfigSpace,
+    mailbox: Mailbox<[u32; 32]>,
+}
+
+impl Function {
+    fn new(at: FunctionId) -> Result<Self, BuildError> {
+        let ids = FunctionIds {
+            vendor: 0x8086,
+            device: 1,
+            revision: 0,
+            class: [2, 0, 0],
+            subsystem_vendor: 0,
+            subsystem: at.bdf.routing_id(),
+        };
+        let express = Express {
+            port_type: PortType::ENDPOINT,
+            max_payload: MaxPayload::MAX,
+            function_reset: true,
+            tee_io: true,
+            link_speed: 5,
+            link_width: 16,
+        };
+        let table = TableAt { bar: 0, offset: 0 };
+        let registers = Capability::new();
+        let streams = [1, 1];
+        let mut builder = ConfigBuilder::endpoint(ids);
+        builder.bar(0, Bar::memory64(1 << 20))?;
+        builder.capability(&express)?;
+        builder.capability(&Msix { messages: 1, table, pending: table })?;
+        builder.extended(&Aer)?;
+        builder.extended(&Device3::default())?;
+        builder.extended(&DoeCapability { version: 2, registers })?;
+        let features = ide::Capability::new().with_ide_km(true);
+        builder.extended(&IdeCapability { features, link_streams: 1, selective_streams: &streams })?;
+        let mailbox = Mailbox::new([0; 32], SupportedTypes::SPDM, registers);
+        Ok(Self { config: builder.build(), mailbox })
+    }
+}
+
+impl DoeRegisters for Function {
+    fn read32(&mut self, offset: u16) -> u32 {
+        self.mailbox.read(offset, Width::Dword).unwrap_or(u32::MAX)
+    }
+
+    fn write32(&mut self, offset: u16, value: u32) {
+        let written = self.mailbox.write(offset, Width::Dword, value).is_ok();
+        while written && let Some(event) = self.mailbox.take_event() {
+            if event == MailboxEvent::Request && self.mailbox.respond(&[]).is_err() {
+                self.mailbox.reset();
+            }
+        }
+    }
+}
+
+/// The parts of the PCI Express crate: a function, its streams, and a discovery of its mailbox.
+#[unsafe(no_mangle)]
+pub extern "C" fn pci_express(raw: u32) -> bool {
+    let at = FuncId(raw).function();
+    let Ok(mut function) = Function::new(at) else { return false };
+    let stream = Ide::find(&function.config).and_then(|ide| ide.selective(1));
+    let secure = stream
+        .is_some_and(|stream| ide::set_state(&mut function.config, &stream, StreamState::SECURE).is_ok());
+    let virtual_functions = SrIovRegisters::find(&function.config);
+    let physical =
+        [PhysicalFunction { bdf: Bdf::from_routing_id(at.bdf.routing_id() & !7), virtual_functions }];
+    let alone = DeviceFunctions::new(&physical, false).is_ok_and(|device| device.iter().count() == 1);
+    let (mut driver, mut discovery) = (Driver::new(), Discovery::new(2));
+    let mut now = Duration::ZERO;
+    while let Some(request) = discovery.request() {
+        let mut response = [0; 4];
+        let object = Object { object_type: ObjectType::DISCOVERY, payload: &request };
+        let mut exchange = driver.exchange(object, &mut response);
+        loop {
+            match exchange.step(&mut function, now) {
+                Ok(Step::Wait(time)) => now = now.saturating_add(time),
+                Ok(Step::Done(_)) => break,
+                Err(_) => return false,
+            }
+        }
+        if discovery.take(&response).is_err() {
+            return false;
+        }
+    }
+    secure && alone
 }
