@@ -198,14 +198,12 @@ fn a_failed_change_of_keys_leaves_the_session_as_it_was() {
 }
 
 #[test]
-fn no_plaintext_is_left_where_sealing_failed_and_no_number_is_used_twice() {
+fn where_sealing_failed_nothing_is_appended_and_no_number_is_used_twice() {
     let engine = Engine::new();
     let mut requester = on(&engine, Role::Requester);
     let mut out = vec![0xee; 4];
     assert_eq!(requester.seal(&[0x55; POISON], &mut out), Err(BROKEN.into()));
     assert_eq!(out, [0xee; 4]);
-    out.resize(out.capacity().min(40), 0);
-    assert!(!out.contains(&0x55));
     assert_eq!(requester.next_sequence(Direction::Request), 1, "the engine may have used number 0");
     assert_eq!(requester.last_sequence(Direction::Request), None);
 }
