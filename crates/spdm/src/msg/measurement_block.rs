@@ -132,13 +132,13 @@ impl<'a> MeasurementBlocks<'a> {
         Self { reader: Reader::new(record) }
     }
 
-    /// Checks a whole record: sound blocks, no index twice, digests of the right size, and `count`
-    /// blocks.
+    /// Checks a whole record: sound blocks, no index twice, digests of the right size (of any if the
+    /// hash is not one of this stack), and `count` blocks.
     pub fn check(record: &'a [u8], count: u8, hash: Option<MeasurementHash>) -> Result<(), DecodeError> {
-        let digest = match hash {
-            Some(MeasurementHash::Hash(hash)) => hash.size(),
-            Some(MeasurementHash::RawOnly) | None => 0,
-        };
+        let digest = hash.map(|hash| match hash {
+            MeasurementHash::Hash(hash) => hash.size(),
+            MeasurementHash::RawOnly => 0,
+        });
         let mut seen = [false; 256];
         let mut found = 0;
         for block in Self::new(record) {
@@ -150,10 +150,10 @@ impl<'a> MeasurementBlocks<'a> {
                 });
             }
             if let MeasurementValue::Digest(bytes) = block.value
-                && bytes.len() != digest
+                && let Some(limit) = digest.filter(|size| *size != bytes.len())
             {
                 let field = "the digest of a measurement";
-                return Err(DecodeError::Length { field, value: bytes.len(), limit: digest });
+                return Err(DecodeError::Length { field, value: bytes.len(), limit });
             }
             found += 1;
         }

@@ -6,8 +6,10 @@ use alloc::vec::Vec;
 
 use super::bench::{Bench, until_session};
 use super::bending::{check, is_decode, refused, sealed};
+use crate::ids::Version;
 use crate::msg::{ErrorCode, RequestCode, ResponseCode};
-use crate::requester::{Operation, RequesterError};
+use crate::requester::{Operation, RequesterConfig, RequesterError};
+use crate::responder::Config;
 
 #[test]
 fn versions_must_be_in_order_and_one_must_be_spoken() {
@@ -48,6 +50,26 @@ fn capabilities_must_agree_with_each_other() {
             ),
         ],
     );
+}
+
+#[test]
+fn capabilities_of_later_versions_are_ignored_but_signed_for() {
+    for (version, bits) in [(Version::V1_2, 0xf1), (Version::V1_3, 0xc0)] {
+        let ours = RequesterConfig { versions: vec![version], ..RequesterConfig::default() };
+        let mut bench = Bench::with(ours, Config::default());
+        bench.line.device.bend = Box::new(move |at, bytes| {
+            if at == sealed(ResponseCode::CAPABILITIES) {
+                bytes[11] |= bits;
+            }
+        });
+        bench.run_all(until_session().into_iter().take(3)).unwrap();
+        let theirs = bench.requester.connection().unwrap().peer.flags;
+        assert_eq!(theirs, Config::default().flags);
+        // The responder has not sent these bits in its own view.
+        let refused = bench.run(until_session()[3].clone());
+        assert_eq!(refused, Err(RequesterError::BadSignature(ResponseCode::KEY_EXCHANGE_RSP)));
+        bench.works_again();
+    }
 }
 
 fn is_selection(error: &RequesterError) -> bool {
