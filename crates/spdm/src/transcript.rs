@@ -64,16 +64,17 @@ impl Transcript {
 
     /// M1/M2. `None` before [`Self::agree`].
     ///
-    /// It is emptied by a signed `CHALLENGE_AUTH`, by `GET_DIGESTS` before that is appended, and by
-    /// every request of a later phase (measurements, sessions).
+    /// It is emptied by a signed `CHALLENGE_AUTH`, by `GET_DIGESTS` before that is appended, and, until
+    /// the first `CHALLENGE_AUTH` of the connection, by every request of a later phase (measurements,
+    /// sessions), refused ones included.
     pub fn authentication(&mut self) -> Option<&mut Log> {
         self.agreed.as_mut().map(|agreed| &mut agreed.authentication)
     }
 
     /// L1/L2 of messages in the clear. `None` before [`Self::agree`].
     ///
-    /// It is emptied by signed `MEASUREMENTS` and by every other request in the clear than
-    /// `GET_MEASUREMENTS`.
+    /// It is emptied by signed `MEASUREMENTS`, by a `GET_MEASUREMENTS` that is refused (except that its
+    /// response is not ready), and by every other request in the clear.
     pub fn measurements(&mut self) -> Option<&mut Log> {
         self.agreed.as_mut().map(|agreed| &mut agreed.measurements)
     }

@@ -1,12 +1,16 @@
+use alloc::boxed::Box;
+
 use super::config::Identity;
 use super::connection::{Negotiated, Slot, State};
 use super::dispatch::{Answer, Call, Incoming, encode};
 use super::refusal::Refusal;
 use super::{ConfigError, Responder};
-use crate::algo::{AsymAlgo, HashAlgo, MeasurementHash, Suite};
+use crate::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo, MeasurementHash, Suite};
 use crate::ids::SlotId;
 use crate::msg::algorithms::{KEY_SCHEDULE_SPDM, MEASUREMENT_SPEC_DMTF};
-use crate::msg::{AlgorithmTable, AlgorithmTables, Algorithms, Layout, NegotiateAlgorithms, OtherParams};
+use crate::msg::{
+    AlgorithmTable, AlgorithmTables, Algorithms, ErrorCode, Layout, NegotiateAlgorithms, OtherParams,
+};
 use crate::x509;
 
 /// The first of `ours` that `theirs` has.
@@ -57,8 +61,8 @@ impl Responder {
                 base_hash: hash.bit(),
                 mel_spec: 0,
                 tables: AlgorithmTables {
-                    dhe: answered(offer.tables.dhe, dhe.map_or(0, |dhe| dhe.bit())),
-                    aead: answered(offer.tables.aead, aead.map_or(0, |aead| aead.bit())),
+                    dhe: answered(offer.tables.dhe, dhe.map_or(0, DheGroup::bit)),
+                    aead: answered(offer.tables.aead, aead.map_or(0, AeadAlgo::bit)),
                     requester_asym: answered(offer.tables.requester_asym, 0),
                     key_schedule: answered(offer.tables.key_schedule, key_schedule),
                 },
@@ -66,12 +70,13 @@ impl Responder {
             .write(writer)
         })?;
         self.check_size(call, response.len())?;
-        let slots = self.slots(hash, asym).map_err(|_| Refusal::new(crate::msg::ErrorCode::UNSPECIFIED))?;
+        let slots = self.slots(hash, asym).map_err(|_| Refusal::new(ErrorCode::UNSPECIFIED))?;
 
         self.remember(request, &response);
         self.transcript.agree(&*self.crypto, hash);
         let layout = Layout::new(version, Suite { hash, asym, dhe, aead, measurement_hash });
-        self.state = State::Negotiated(Negotiated { peer, layout, opaque, slots, authenticated: false });
+        let negotiated = Negotiated { peer, layout, opaque, slots, authenticated: false };
+        self.state = State::Negotiated(Box::new(negotiated));
         Ok(response.into())
     }
 

@@ -20,7 +20,7 @@ impl Responder {
         let layout = negotiated.layout;
         let (asked, request) = incoming.read(|reader| Challenge::read(reader, layout.version))?;
         let slot = negotiated.slot(asked.slot)?;
-        let summary = self.summary(&layout, call, asked.summary)?;
+        let summary = self.summary(layout, call, asked.summary)?;
 
         let nonce = self.nonce()?;
         let mut response = encode(256, |writer| {

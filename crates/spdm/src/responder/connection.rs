@@ -1,3 +1,4 @@
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::Responder;
@@ -17,7 +18,7 @@ pub(super) enum State {
     /// After `CAPABILITIES`.
     Capabilities(Peer),
     /// After `ALGORITHMS`.
-    Negotiated(Negotiated),
+    Negotiated(Box<Negotiated>),
 }
 
 /// What the requester has said of itself.
@@ -66,21 +67,19 @@ impl Negotiated {
 
 impl Responder {
     /// The version that was agreed on.
-    pub(super) const fn version(&self) -> Option<Version> {
-        match self.peer() {
-            Some(peer) => Some(peer.version),
-            None => None,
-        }
+    pub(super) fn version(&self) -> Option<Version> {
+        self.peer().map(|peer| peer.version)
     }
 
-    pub(super) const fn peer(&self) -> Option<&Peer> {
+    pub(super) fn peer(&self) -> Option<&Peer> {
         match &self.state {
             State::Start | State::Version => None,
-            State::Capabilities(peer) | State::Negotiated(Negotiated { peer, .. }) => Some(peer),
+            State::Capabilities(peer) => Some(peer),
+            State::Negotiated(negotiated) => Some(&negotiated.peer),
         }
     }
 
-    pub(super) const fn negotiated(&self) -> Result<&Negotiated, Refusal> {
+    pub(super) fn negotiated(&self) -> Result<&Negotiated, Refusal> {
         match &self.state {
             State::Negotiated(negotiated) => Ok(negotiated),
             _ => Err(Refusal::unexpected()),

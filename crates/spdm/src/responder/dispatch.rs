@@ -7,11 +7,11 @@ use core::time::Duration;
 use super::channel::{Channel, Deferred, Transfer};
 use super::connection::State;
 use super::refusal::Refusal;
-use super::{Device, Reply, Responder, SessionEnd, Stage};
+use super::{Delay, Device, Reply, Responder, SessionEnd, Stage};
 use crate::Kind;
 use crate::crypto::Digest;
 use crate::ids::{SessionId, Version};
-use crate::msg::{self, ErrorCode, Header, RequestCode, ResponseCode};
+use crate::msg::{self, ErrorCode, Header, NotReady, RequestCode, ResponseCode};
 use crate::observe::Observer;
 use crate::secured::{Direction, MAX_APPLICATION, Phase, SecuredError, session_id_of};
 use crate::transcript::Log;
@@ -163,7 +163,9 @@ impl Responder {
         let updates = record.secured.updates(Direction::Request);
         let request = match record.secured.open(payload) {
             Ok(request) => request,
-            Err(error) => return self.not_opened(id, error, device),
+            // What is malformed around its ciphertext breaks nothing: nobody knows who sent it.
+            Err(error) if !error.ends_session() => return None,
+            Err(error) => return Some(self.broken(id, error, device)),
         };
         record.heard = now;
         if record.secured.updates(Direction::Request) != updates
@@ -181,23 +183,20 @@ impl Responder {
         self.seal(id, &answer, &mut call)
     }
 
-    /// A secured message that is not one. What is not even malformed in an authentic way is dropped:
-    /// nobody knows who sent it.
-    fn not_opened(&mut self, id: SessionId, error: SecuredError, device: &mut dyn Device) -> Option<Reply> {
-        if !error.ends_session() {
-            return None;
-        }
-        let why = match error {
-            SecuredError::SequenceExhausted { .. } => SessionEnd::SequenceExhausted,
-            SecuredError::Crypto(_) => SessionEnd::Failed,
-            _ => SessionEnd::NotAuthentic,
+    /// Ends a session that an error has broken. The reason goes out in the clear, as there are no keys
+    /// any more.
+    fn broken(&mut self, id: SessionId, error: SecuredError, device: &mut dyn Device) -> Reply {
+        let (why, code) = match error {
+            SecuredError::SequenceExhausted { .. } => (SessionEnd::SequenceExhausted, ErrorCode::UNSPECIFIED),
+            SecuredError::Tag { .. } | SecuredError::ApplicationLength { .. } => {
+                (SessionEnd::NotAuthentic, ErrorCode::DECRYPT_ERROR)
+            }
+            _ => (SessionEnd::Failed, ErrorCode::UNSPECIFIED),
         };
         self.end_session(id, why, device);
-        // The session's keys are gone, so the reason goes out in the clear.
-        let version = self.version().unwrap_or(Version::V1_0);
-        let mut message = Refusal::new(ErrorCode::DECRYPT_ERROR).message(version);
+        let mut message = Refusal::new(code).message(self.version().unwrap_or(Version::V1_0));
         device.shape(Stage::BeforeSeal(ResponseCode::ERROR), &mut message);
-        Some(Reply { kind: Kind::Clear, payload: message })
+        Reply { kind: Kind::Clear, payload: message }
     }
 
     /// Seals an answer, then lets it take effect.
@@ -205,12 +204,7 @@ impl Responder {
         let record = self.session_mut(id)?;
         let mut sealed = Vec::new();
         if let Err(error) = record.secured.seal(&answer.message, &mut sealed) {
-            let why = match error {
-                SecuredError::SequenceExhausted { .. } => SessionEnd::SequenceExhausted,
-                _ => SessionEnd::Failed,
-            };
-            self.end_session(id, why, call.device);
-            return None;
+            return Some(self.broken(id, error, call.device));
         }
         if let Some(sequence) = record.secured.last_sequence(Direction::Response) {
             call.observer.secured(Direction::Response, id, sequence, &answer.message);
@@ -268,12 +262,14 @@ impl Responder {
         if self.lost {
             return Err(Refusal::new(ErrorCode::REQUEST_RESYNCH));
         }
-        if let Some((request, response)) = &self.repeat {
-            if call.origin == Origin::Clear && incoming.repeats(request) {
-                return Ok(response.clone().into());
-            }
+        if call.origin == Origin::Clear
+            && let Some((request, response)) = &self.repeat
+            && incoming.repeats(request)
+        {
+            return Ok(response.clone().into());
         }
         self.check_version(header)?;
+        self.empty_transcripts(call.origin, code);
         if place(code).is_none() {
             return Err(Refusal::unsupported(code));
         }
@@ -296,6 +292,7 @@ impl Responder {
             return Err(Refusal::invalid());
         }
         self.check_version(header)?;
+        self.empty_transcripts(call.origin, code);
         self.channel_mut(call.origin)?.deferred = None;
         self.process(call, incoming)
     }
@@ -303,7 +300,6 @@ impl Responder {
     /// Answers a request that belongs into no transfer under way.
     pub(super) fn process(&mut self, call: &mut Call<'_>, incoming: Incoming<'_>) -> Result<Answer, Refusal> {
         let code = RequestCode(incoming.header()?.code);
-        self.empty_transcripts(call.origin, code);
         self.admit(call.origin, code)?;
         if !is_carrier(code)
             && !matches!(code, RequestCode::GET_CAPABILITIES | RequestCode::NEGOTIATE_ALGORITHMS)
@@ -314,7 +310,8 @@ impl Responder {
             let request = incoming.bytes.to_vec();
             self.channel_mut(call.origin)?.deferred =
                 Some(Deferred { code, token, request, padded: incoming.padded });
-            return Err(Refusal::not_ready(delay.exponent, code, token, delay.multiplier));
+            let Delay { exponent, multiplier } = delay;
+            return Err(Refusal::not_ready(NotReady { exponent, request: code, token, multiplier }));
         }
         let answer = match code {
             RequestCode::GET_CAPABILITIES => self.get_capabilities(call, incoming),
@@ -374,26 +371,26 @@ impl Responder {
         );
         // Behind a finished CHALLENGE, what is read for the next one stays.
         let authenticated = self.negotiated().is_ok_and(|negotiated| negotiated.authenticated);
-        if (later && !authenticated) || code == RequestCode::GET_DIGESTS {
-            if let Some(log) = self.transcript.authentication() {
-                log.clear();
-            }
+        if ((later && !authenticated) || code == RequestCode::GET_DIGESTS)
+            && let Some(log) = self.transcript.authentication()
+        {
+            log.clear();
         }
     }
 
     /// Whether a request is offered, and belongs where it comes from and to where the connection is.
     fn admit(&self, origin: Origin, code: RequestCode) -> Result<(), Refusal> {
         let place = place(code).ok_or(Refusal::unsupported(code))?;
-        let reached = match (&self.state, code) {
-            (State::Version, RequestCode::GET_CAPABILITIES) => true,
-            (
-                State::Capabilities(_),
-                RequestCode::NEGOTIATE_ALGORITHMS | RequestCode::CHUNK_SEND | RequestCode::CHUNK_GET,
-            ) => true,
-            (State::Negotiated(_), code) => {
-                code != RequestCode::GET_CAPABILITIES && code != RequestCode::NEGOTIATE_ALGORITHMS
+        let reached = match &self.state {
+            State::Start => false,
+            State::Version => code == RequestCode::GET_CAPABILITIES,
+            State::Capabilities(_) => matches!(
+                code,
+                RequestCode::NEGOTIATE_ALGORITHMS | RequestCode::CHUNK_SEND | RequestCode::CHUNK_GET
+            ),
+            State::Negotiated(_) => {
+                !matches!(code, RequestCode::GET_CAPABILITIES | RequestCode::NEGOTIATE_ALGORITHMS)
             }
-            _ => false,
         };
         if !reached {
             return Err(Refusal::unexpected());

@@ -33,7 +33,7 @@ impl Responder {
         }
         let chain = negotiated.slot(asked.slot)?.digest;
         let secured_version = self.secured_version(asked.opaque)?;
-        let summary = self.summary(&layout, call, asked.summary)?;
+        let summary = self.summary(layout, call, asked.summary)?;
         let (session, id) = self.free_session(asked.session)?;
 
         let heartbeat = if self.config.flags.hbeat() && negotiated.peer.flags.hbeat() {

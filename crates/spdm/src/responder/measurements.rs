@@ -56,7 +56,7 @@ impl Responder {
             }
             self.negotiated()?.slot(signature.slot)?;
         }
-        let all = self.measure(call)?;
+        let all = Self::measure(call)?;
         let total = u8::try_from(all.len()).unwrap_or(u8::MAX);
         let wanted: Vec<&Measurement> = match asked.operation {
             MeasurementOperation::Total => Vec::new(),
@@ -65,8 +65,8 @@ impl Responder {
                 alloc::vec![all.iter().find(|one| one.index == index).ok_or(Refusal::invalid())?]
             }
         };
-        let record = self.record(&layout, &wanted, asked.raw)?;
-        let everything = self.record(&layout, &all.iter().collect::<Vec<_>>(), false)?;
+        let record = self.record(layout, &wanted, asked.raw)?;
+        let everything = self.record(layout, &all.iter().collect::<Vec<_>>(), false)?;
         let everything = self.crypto.digest(layout.suite.hash, &everything);
         let nonce = self.nonce()?;
 
@@ -115,7 +115,7 @@ impl Responder {
     }
 
     /// The measurements of the device, which has to number them as it should.
-    fn measure(&self, call: &mut Call<'_>) -> Result<Vec<Measurement>, Refusal> {
+    fn measure(call: &mut Call<'_>) -> Result<Vec<Measurement>, Refusal> {
         let all = call.device.measurements();
         let numbered = all.iter().all(|one| one.index != 0 && one.index != u8::MAX)
             && all.windows(2).all(|two| matches!(two, [a, b] if a.index < b.index));
@@ -123,7 +123,7 @@ impl Responder {
     }
 
     /// The blocks of measurements.
-    fn record(&self, layout: &Layout, wanted: &[&Measurement], raw: bool) -> Result<Vec<u8>, Refusal> {
+    fn record(&self, layout: Layout, wanted: &[&Measurement], raw: bool) -> Result<Vec<u8>, Refusal> {
         let mut record = Vec::new();
         for one in wanted {
             let digest = |bytes| match layout.suite.measurement_hash {
@@ -151,7 +151,7 @@ impl Responder {
     /// The digest over measurements that `CHALLENGE` and `KEY_EXCHANGE` may ask for.
     pub(super) fn summary(
         &self,
-        layout: &Layout,
+        layout: Layout,
         call: &mut Call<'_>,
         which: SummaryHash,
     ) -> Result<Option<Digest>, Refusal> {
@@ -161,7 +161,7 @@ impl Responder {
         if layout.suite.measurement_hash.is_none() {
             return Err(Refusal::invalid());
         }
-        let all = self.measure(call)?;
+        let all = Self::measure(call)?;
         let wanted: Vec<&Measurement> =
             all.iter().filter(|one| which == SummaryHash::All || one.tcb).collect();
         let record = self.record(layout, &wanted, false)?;

@@ -1,10 +1,10 @@
 use alloc::vec::Vec;
 
 use super::SessionEnd;
-use super::dispatch::Then;
+use super::dispatch::{Then, encode};
 use crate::crypto::CryptoError;
 use crate::ids::Version;
-use crate::msg::{ErrorCode, RequestCode};
+use crate::msg::{ErrorCode, ErrorData, ErrorResponse, NotReady, RequestCode};
 use crate::secured::SecuredError;
 use crate::wire::{DecodeError, NoSpace};
 
@@ -12,16 +12,15 @@ use crate::wire::{DecodeError, NoSpace};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) code: ErrorCode,
-    pub(super) data: u8,
-    extended: [u8; 4],
-    extended_size: usize,
+    data: u8,
+    extended: ErrorData<'static>,
     /// Whether the session that the request came in is over.
     ends_session: bool,
 }
 
 impl Refusal {
     pub(super) const fn new(code: ErrorCode) -> Self {
-        Self { code, data: 0, extended: [0; 4], extended_size: 0, ends_session: false }
+        Self { code, data: 0, extended: ErrorData::None, ends_session: false }
     }
 
     pub(super) const fn unexpected() -> Self {
@@ -41,22 +40,20 @@ impl Refusal {
     /// The response has more bytes than the requester takes.
     pub(super) fn too_large(size: usize) -> Self {
         let size = u32::try_from(size).unwrap_or(u32::MAX);
-        Self { extended: size.to_le_bytes(), extended_size: 4, ..Self::new(ErrorCode::RESPONSE_TOO_LARGE) }
+        Self { extended: ErrorData::TooLarge(size), ..Self::new(ErrorCode::RESPONSE_TOO_LARGE) }
     }
 
     /// The response comes in chunks.
     pub(super) const fn large_response(handle: u8) -> Self {
         let mut refusal = Self::new(ErrorCode::LARGE_RESPONSE);
-        refusal.extended = [handle, 0, 0, 0];
-        refusal.extended_size = 1;
+        refusal.extended = ErrorData::LargeResponse(handle);
         refusal
     }
 
     /// The response is not ready.
-    pub(super) const fn not_ready(exponent: u8, request: RequestCode, token: u8, multiplier: u8) -> Self {
+    pub(super) const fn not_ready(not_ready: NotReady) -> Self {
         let mut refusal = Self::new(ErrorCode::RESPONSE_NOT_READY);
-        refusal.extended = [exponent, request.0, token, multiplier];
-        refusal.extended_size = 4;
+        refusal.extended = ErrorData::NotReady(not_ready);
         refusal
     }
 
@@ -74,10 +71,9 @@ impl Refusal {
 
     /// The `ERROR` message.
     pub(super) fn message(&self, version: Version) -> Vec<u8> {
-        let mut message = Vec::with_capacity(8);
-        message.extend([version.0, crate::msg::ResponseCode::ERROR.0, self.code.0, self.data]);
-        message.extend(self.extended.iter().take(self.extended_size));
-        message
+        let &Self { code, data, extended, .. } = self;
+        // Header and at most four bytes.
+        encode(8, |writer| ErrorResponse { version, code, data, extended }.write(writer)).unwrap_or_default()
     }
 }
 

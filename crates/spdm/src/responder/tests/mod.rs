@@ -5,6 +5,7 @@ mod connection;
 mod identity;
 mod measurements;
 mod model;
+
 mod session;
 
 use alloc::boxed::Box;
@@ -19,7 +20,7 @@ use crate::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo, MeasurementHash, Suite
 use crate::crypto::aws_lc::{AwsLc, EcdsaSigner};
 use crate::crypto::{Digest, PublicKey};
 use crate::ids::{SessionId, SlotId, Version};
-use crate::msg::algorithms::{KEY_SCHEDULE_SPDM, MEASUREMENT_SPEC_DMTF};
+use crate::msg::algorithms::{ExtendedAlgorithms, KEY_SCHEDULE_SPDM, MEASUREMENT_SPEC_DMTF};
 use crate::msg::opaque::write_supported_versions;
 use crate::msg::{self, *};
 use crate::secured::{Direction, Phase, Role, Session};
@@ -56,13 +57,8 @@ impl Device for TestDevice {
         request: &VendorDefined<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), VendorError> {
-        match self.vendor_error {
-            Some(error) => Err(error),
-            None => {
-                out.extend(request.payload.iter().rev());
-                Ok(())
-            }
-        }
+        out.extend(request.payload.iter().rev());
+        self.vendor_error.map_or(Ok(()), Err)
     }
 
     fn session_started(&mut self, session: SessionId) {
@@ -257,8 +253,8 @@ impl Bench {
             base_asym: AsymAlgo::EcdsaP256.bit() | AsymAlgo::EcdsaP384.bit(),
             base_hash: HashAlgo::Sha256.bit() | HashAlgo::Sha384.bit(),
             mel_spec: 0,
-            extended_asym: Default::default(),
-            extended_hash: Default::default(),
+            extended_asym: ExtendedAlgorithms::default(),
+            extended_hash: ExtendedAlgorithms::default(),
             tables: AlgorithmTables {
                 dhe: bits(&[DheGroup::Secp256r1.bit(), DheGroup::Secp384r1.bit()]),
                 aead: bits(&[AeadAlgo::Aes128Gcm.bit(), AeadAlgo::Aes256Gcm.bit()]),
