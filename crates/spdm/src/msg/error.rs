@@ -39,6 +39,8 @@ pub enum ErrorData<'a> {
     NotReady(NotReady),
     /// Of `LargeResponse`: the handle for `CHUNK_GET`.
     LargeResponse(u8),
+    /// Of `ResponseTooLarge`: the size of the response in bytes.
+    TooLarge(u32),
     /// Of `VendorDefined`: length of a vendor id, vendor id, and what the vendor defines.
     Vendor(&'a [u8]),
 }
@@ -89,6 +91,7 @@ impl<'a> ErrorResponse<'a> {
                 ErrorData::NotReady(NotReady { exponent, request: RequestCode(request), token, multiplier })
             }
             ErrorCode::LARGE_RESPONSE => ErrorData::LargeResponse(reader.u8("Handle")?),
+            ErrorCode::RESPONSE_TOO_LARGE => ErrorData::TooLarge(reader.u32("ActualSize")?),
             ErrorCode::VENDOR_DEFINED => {
                 let bytes = reader.rest();
                 if bytes.len() > MAX_EXTENDED {
@@ -111,6 +114,7 @@ impl<'a> ErrorResponse<'a> {
                 writer.bytes(&[exponent, request.0, token, multiplier])
             }
             ErrorData::LargeResponse(handle) => writer.u8(handle),
+            ErrorData::TooLarge(size) => writer.u32(size),
             ErrorData::Vendor(bytes) => writer.bytes(bytes),
         }
     }
