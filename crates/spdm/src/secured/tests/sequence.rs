@@ -46,10 +46,8 @@ fn the_last_number_of_64_bits_is_not_used() {
         let exhausted = SecuredError::SequenceExhausted { session: ID, direction, limit };
         assert_eq!(sender.seal(b"x", &mut vec![]), Err(exhausted));
         assert_eq!(sender.next_sequence(direction), u64::MAX);
-        assert_eq!(
-            receiver.open(&[2, 1, 0xfe, 0xff, 16, 0].iter().copied().chain([0; 16]).collect::<vec::Vec<_>>()),
-            Err(exhausted)
-        );
+        let one_more = [&[2, 1, 0xfe, 0xff, 16, 0][..], &[0; 16]].concat();
+        assert_eq!(receiver.open(&one_more), Err(exhausted));
         assert_eq!(receiver.next_sequence(direction), u64::MAX);
     }
 }
@@ -69,6 +67,23 @@ fn an_updated_key_has_numbers_of_its_own() {
         passes(sender, receiver, b"0");
         passes(sender, receiver, b"1");
         assert!(matches!(sender.seal(b"2", &mut vec![]), Err(SecuredError::SequenceExhausted { .. })));
+    }
+}
+
+#[test]
+fn the_old_key_has_its_limit_during_an_update_as_well() {
+    let direction = Direction::Request;
+    for (limit, taken) in [(1, false), (2, true)] {
+        let (mut requester, mut responder) = data();
+        passes(&mut requester, &mut responder, b"0");
+        responder.set_sequence_limit(limit);
+        responder.prepare_update(direction).unwrap();
+        let opened = responder.open(&sealed(&mut requester, b"1"));
+        if taken {
+            assert_eq!(opened.unwrap()[..], *b"1");
+        } else {
+            assert_eq!(opened, Err(SecuredError::Tag { session: ID, direction, sequence: 0 }));
+        }
     }
 }
 
