@@ -44,7 +44,7 @@ pub struct KeyRefused;
 /// What became of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamChange {
-    /// All six lanes have a key in use, of one set, for the first time or after a refresh.
+    /// All six lanes have a key in use: for the first time, or of the other set after a refresh.
     Keyed(KeyGeneration),
     /// A lane that had a key has none any more.
     Lost,
@@ -52,7 +52,7 @@ pub enum StreamChange {
     ForeignSession,
 }
 
-/// Counts how often streams came to have all keys of a set in use; never the same for two such
+/// Counts how often streams came to have a key in use in every lane; never the same for two such
 /// moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyGeneration(pub u64);
@@ -251,7 +251,7 @@ impl KeyManager {
         let target = raw.target;
         let status = if size == KeyProg::SIZE {
             let (key, ifv) = KeyProg::read_key(&mut reader)?;
-            self.program(session, raw, &key, ifv, port)
+            self.program(session, &raw, &key, ifv, port)
         } else {
             KpStatus::INCORRECT_LENGTH
         };
@@ -262,7 +262,7 @@ impl KeyManager {
     fn program(
         &mut self,
         session: SessionId,
-        raw: RawTarget,
+        raw: &RawTarget,
         key: &IdeKey,
         ifv: Ifv,
         port: &mut dyn IdePort,
@@ -303,13 +303,14 @@ impl KeyManager {
             tell(at, stream, &changes, port);
             return Err(IdeKmError::Refused { stream, slot });
         }
+        let was_keyed = keys.is_keyed();
         *keys.slot(slot) = SlotState::InUse;
         let other = keys.slot(KeySlot { set: slot.set.other(), ..slot });
         if *other == SlotState::InUse {
             *other = SlotState::Retired;
         }
-        let whole_set = keys.in_use(slot.set) == 6;
-        if whole_set {
+        let refreshed = keys.in_use(slot.set) == 6;
+        if refreshed || (!was_keyed && keys.is_keyed()) {
             self.generations += 1;
             let generation = KeyGeneration(self.generations);
             if let Some(keys) = self.streams.iter_mut().find(|keys| keys.id() == (at, stream)) {

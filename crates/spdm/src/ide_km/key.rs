@@ -54,7 +54,9 @@ impl IdeKey {
 
     fn swap_dwords(&mut self) {
         let (dwords, _) = self.0.as_chunks_mut::<4>();
-        dwords.iter_mut().for_each(|dword| dword.reverse());
+        for dword in dwords {
+            dword.reverse();
+        }
     }
 }
 

@@ -21,6 +21,8 @@ mod query_resp;
 mod requester;
 mod slot;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use device::{IdeKmError, IdePort, KeyGeneration, KeyManager, KeyRefused, StreamChange};
 pub use k_set::{KGoStopAck, KSetGo, KSetStop};

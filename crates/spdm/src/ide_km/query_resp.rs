@@ -29,7 +29,7 @@ pub struct Registers<'a>(&'a [u8]);
 impl<'a> Registers<'a> {
     /// Registers as they stand in a message: little endian; `None` if that is no whole number of dwords.
     pub const fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
-        if bytes.len() % 4 == 0 { Some(Self(bytes)) } else { None }
+        if bytes.len().is_multiple_of(4) { Some(Self(bytes)) } else { None }
     }
 
     /// The registers, lowest offset first.

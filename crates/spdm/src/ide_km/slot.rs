@@ -14,6 +14,7 @@ impl KeySet {
     pub const ALL: [Self; 2] = [Self::K0, Self::K1];
 
     /// The set that keys are refreshed into while this one is in use.
+    #[must_use]
     pub const fn other(self) -> Self {
         match self {
             Self::K0 => Self::K1,
@@ -36,6 +37,7 @@ impl Direction {
     pub const ALL: [Self; 2] = [Self::Rx, Self::Tx];
 
     /// The same direction as the other end of the link sees it.
+    #[must_use]
     pub const fn opposite(self) -> Self {
         match self {
             Self::Rx => Self::Tx,
@@ -100,6 +102,7 @@ impl KeySlot {
     }
 
     /// The slot as the other end of the link sees it: what the device receives is what that end sends.
+    #[must_use]
     pub const fn at_the_other_end(self) -> Self {
         Self { direction: self.direction.opposite(), ..self }
     }

@@ -30,6 +30,11 @@ impl GetCapabilities {
 pub struct RequestSet(pub u128);
 
 impl RequestSet {
+    /// No request.
+    pub const NONE: Self = Self(0);
+    /// The requests of peer-to-peer streams.
+    pub const P2P: Self =
+        Self::NONE.with(MessageType::BIND_P2P_STREAM_REQUEST).with(MessageType::UNBIND_P2P_STREAM_REQUEST);
     /// The seven requests that every device answers.
     pub const MANDATORY: Self = Self(0xfe);
 

@@ -65,6 +65,7 @@ impl MessageType {
     }
 
     /// The positive response to this request.
+    #[must_use]
     pub const fn response(self) -> Self {
         Self(self.0 & 0x7f)
     }

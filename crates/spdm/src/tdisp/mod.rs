@@ -31,6 +31,8 @@ mod report;
 mod requester;
 mod start;
 mod tdi;
+#[cfg(test)]
+mod tests;
 mod vdm;
 mod version;
 

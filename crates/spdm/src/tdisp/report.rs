@@ -101,10 +101,7 @@ impl MmioRange {
     /// Whether all pages of `other` are pages of this range of the same id. Addresses may wrap around.
     pub const fn covers(&self, other: &Self) -> bool {
         let start = other.first_page.wrapping_sub(self.first_page);
-        let end = match (other.pages as u64 * Self::PAGE).checked_add(start) {
-            Some(end) => end,
-            None => return false,
-        };
+        let Some(end) = (other.pages as u64 * Self::PAGE).checked_add(start) else { return false };
         self.id == other.id && end <= self.pages as u64 * Self::PAGE
     }
 }
@@ -182,7 +179,7 @@ impl Report {
                 let value = range.attributes.0.into();
                 return Err(DecodeError::Reserved { field: "range attributes", value });
             }
-            if range.first_page % MmioRange::PAGE != 0 {
+            if !range.first_page.is_multiple_of(MmioRange::PAGE) {
                 return Err(DecodeError::Value { field: "first page", value: range.first_page });
             }
             if range.pages == 0 {

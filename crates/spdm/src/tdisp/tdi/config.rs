@@ -1,4 +1,4 @@
-use super::super::{DsmCapabilities, LockFlags, MessageType, RequestSet};
+use super::super::{DsmCapabilities, LockFlags, RequestSet};
 
 /// What a device's interfaces can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,12 +11,8 @@ pub struct TdiConfig {
     pub requests_this: u8,
     /// Requests that may be outstanding for all interfaces, as it is reported.
     pub requests_all: u8,
-    /// `BIND_P2P_STREAM` and `UNBIND_P2P_STREAM` are answered.
-    pub p2p: bool,
-    /// `SET_MMIO_ATTRIBUTE` is answered.
-    pub mmio_attribute: bool,
-    /// `VDM` is answered.
-    pub vdm: bool,
+    /// Requests that are answered besides the mandatory ones.
+    pub optional: RequestSet,
     /// The longest portion of a report that is sent at once, in bytes.
     pub max_portion: u16,
     /// An interface is locked only to a stream that got new keys since an interface on it was stopped.
@@ -34,9 +30,7 @@ impl Default for TdiConfig {
             address_width: 52,
             requests_this: 1,
             requests_all: 1,
-            p2p: false,
-            mmio_attribute: false,
-            vdm: false,
+            optional: RequestSet::NONE,
             max_portion: 1024,
             fresh_keys: false,
         }
@@ -46,18 +40,7 @@ impl Default for TdiConfig {
 impl TdiConfig {
     /// The requests that are answered.
     pub const fn requests(&self) -> RequestSet {
-        let mut requests = RequestSet::MANDATORY;
-        if self.p2p {
-            requests = requests.with(MessageType::BIND_P2P_STREAM_REQUEST);
-            requests = requests.with(MessageType::UNBIND_P2P_STREAM_REQUEST);
-        }
-        if self.mmio_attribute {
-            requests = requests.with(MessageType::SET_MMIO_ATTRIBUTE_REQUEST);
-        }
-        if self.vdm {
-            requests = requests.with(MessageType::VDM_REQUEST);
-        }
-        requests
+        RequestSet(RequestSet::MANDATORY.0 | self.optional.0)
     }
 
     /// What `TDISP_CAPABILITIES` says.

@@ -164,7 +164,9 @@ impl TdiSet {
         let tdi = self.tdis.get_mut(index).ok_or(ErrorCode::INVALID_INTERFACE)?;
         let interface = tdi.interface;
         // Pages are reported by their addresses: an offset that is no multiple of a page would hide them.
-        if !self.config.lock_flags.contains(lock.flags) || lock.mmio_reporting_offset % MmioRange::PAGE != 0 {
+        if !self.config.lock_flags.contains(lock.flags)
+            || !lock.mmio_reporting_offset.is_multiple_of(MmioRange::PAGE)
+        {
             return Err(ErrorCode::INVALID_REQUEST.into());
         }
         let generation = platform.keyed(interface, lock.default_stream).ok_or(ErrorCode::INVALID_REQUEST)?;
@@ -246,7 +248,7 @@ impl Locked {
     fn real_range(&self, range: MmioRange) -> Result<MmioRange, Refusal> {
         // Of the attributes only the one that is set may be there.
         let only_non_tee = range.attributes.0 & !RangeAttributes::NON_TEE.0 == 0;
-        let aligned = range.first_page % MmioRange::PAGE == 0 && range.pages != 0;
+        let aligned = range.first_page.is_multiple_of(MmioRange::PAGE) && range.pages != 0;
         let updatable = self.ranges.iter().any(|reported| {
             reported.attributes.contains(RangeAttributes::UPDATABLE) && reported.covers(&range)
         });

@@ -5,8 +5,6 @@ mod event;
 mod handle;
 mod interface;
 mod platform;
-#[cfg(test)]
-mod tests;
 
 pub use config::TdiConfig;
 pub use event::TdiEvent;
