@@ -13,6 +13,7 @@ mod board;
 pub mod capture;
 mod chaos;
 mod cpu;
+pub mod endpoint;
 mod event;
 pub mod fault;
 mod firmware;

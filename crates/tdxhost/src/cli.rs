@@ -34,6 +34,8 @@ enum Command {
     Explain(crate::explain::ExplainArgs),
     /// Check a host for what TDX needs, without changing it
     Doctor(crate::doctor::DoctorArgs),
+    /// Be a TEE-IO device on a socket (SPDM, IDE_KM, TDISP), or try one out
+    Dsm(cmd::dsm::DsmArgs),
 }
 
 /// Runs the command that the process arguments name.
@@ -62,6 +64,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Module(args) => cmd::module::run(&args),
         Command::Explain(args) => crate::explain::run(&args),
         Command::Doctor(args) => crate::doctor::run(&args, &crate::api::hardware),
+        Command::Dsm(args) => cmd::dsm::run(&args),
     }
 }
 

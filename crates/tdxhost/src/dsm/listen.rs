@@ -374,12 +374,10 @@ fn answer_object(
         other => return Err(ConnectionEnd::ObjectType(other)),
     };
     tally.messages += 1;
-    recorder.message(Sender::Requester, kind, object.payload);
     let Some((kind, payload)) = dsm.exchange(kind, object.payload, recorder) else {
         tally.unanswered += 1;
         return Ok(false);
     };
-    recorder.message(Sender::Responder, kind, &payload);
     write_object(object_type(kind), &payload, answer).map_err(ConnectionEnd::Object)?;
     recorder.object(Sender::Responder, answer);
     Ok(true)

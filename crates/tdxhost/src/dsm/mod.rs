@@ -6,9 +6,13 @@
 //! | [`socket`] | frames of the emulators' protocol |
 //! | [`listen`] | the server: commands, one client after another |
 //! | [`record`], [`pcap`], [`keylog`] | what is kept of what passes |
+//! | [`trace`] | messages decoded, one line of JSON each |
 
+pub mod connect;
 pub mod keylog;
 pub mod listen;
+pub mod modelled;
 pub mod pcap;
 pub mod record;
 pub mod socket;
+pub mod trace;

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use pcie::doe::{Object, ObjectType};
 use spdm::Kind;
 use spdm::ids::SessionId;
 use spdm::key_schedule::Direction;
@@ -13,6 +14,7 @@ use spdm::observe::{Observer, SessionSecrets};
 
 use super::keylog::KeyLog;
 use super::pcap::Pcap;
+use super::trace::{Secrets, Trace};
 
 /// Whose message it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,7 @@ struct Kept<T> {
 #[derive(Default)]
 pub struct Recorder {
     pcap: Option<Kept<Pcap<File>>>,
+    trace: Option<Kept<Trace<File>>>,
     keylog: Option<Kept<KeyLog<File>>>,
     failed: Option<RecordError>,
 }
@@ -59,6 +62,15 @@ impl Recorder {
         Ok(())
     }
 
+    /// Keeps every message decoded, one line of JSON each; those of sessions in plaintext. With secrets
+    /// only the file's owner may read it.
+    pub fn keep_trace(&mut self, path: &Path, secrets: Secrets) -> Result<(), RecordError> {
+        let mode = if secrets == Secrets::Shown { 0o600 } else { 0o644 };
+        let file = create("the trace", path, mode, |file| Ok(Trace::new(file, secrets)))?;
+        self.trace = Some(Kept { path: path.to_owned(), file });
+        Ok(())
+    }
+
     /// Keeps the secrets of sessions; only its owner may read the file.
     pub fn keep_keylog(&mut self, path: &Path) -> Result<(), RecordError> {
         let file = create("the key log", path, 0o600, KeyLog::new)?;
@@ -67,16 +79,23 @@ impl Recorder {
     }
 
     /// A whole data object passed.
-    pub fn object(&mut self, _sender: Sender, object: &[u8]) {
+    pub fn object(&mut self, sender: Sender, object: &[u8]) {
+        let time = now();
         if let Some(Kept { path, file }) = &mut self.pcap {
-            let written = file.object(now(), object);
+            let written = file.object(time, object);
             self.failed = failure("the capture", path, written);
+        }
+        if let Some(Kept { path, file }) = &mut self.trace {
+            let parsed = Object::parse(object);
+            let written = match parsed.map(|object| (object.object_type, object.payload)) {
+                Ok((ObjectType::SPDM, payload)) => file.message(time, sender, Kind::Clear, payload),
+                Ok((ObjectType::SECURED_SPDM, payload)) => file.message(time, sender, Kind::Secured, payload),
+                _ => file.other(time, sender, object),
+            };
+            self.failed = self.failed.take().or_else(|| failure("the trace", path, written));
         }
         self.give_up_after_a_failure();
     }
-
-    /// The payload of a data object with an SPDM message passed.
-    pub fn message(&mut self, _sender: Sender, _kind: Kind, _payload: &[u8]) {}
 
     /// Whether everything was kept.
     pub fn finish(&mut self) -> Result<(), RecordError> {
@@ -86,13 +105,20 @@ impl Recorder {
     fn give_up_after_a_failure(&mut self) {
         if self.failed.is_some() {
             self.pcap = None;
+            self.trace = None;
             self.keylog = None;
         }
     }
 }
 
 impl Observer for Recorder {
-    fn secured(&mut self, _direction: Direction, _session: SessionId, _sequence: u64, _plaintext: &[u8]) {}
+    fn secured(&mut self, direction: Direction, session: SessionId, sequence: u64, plaintext: &[u8]) {
+        if let Some(Kept { path, file }) = &mut self.trace {
+            let written = file.secured(now(), direction, session, sequence, plaintext);
+            self.failed = failure("the trace", path, written);
+        }
+        self.give_up_after_a_failure();
+    }
 
     fn secrets(&mut self, secrets: &SessionSecrets<'_>) {
         if let Some(Kept { path, file }) = &mut self.keylog {

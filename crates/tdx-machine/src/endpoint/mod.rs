@@ -1,0 +1,331 @@
+//! A TEE-IO endpoint: a device with its own certification authority, a device security manager (DSM),
+//! memory-mapped registers, a DMA engine and virtual functions.
+//!
+//! An [`Endpoint`] is made from an [`EndpointSpec`], a TOML file that says everything in which one
+//! device differs from another. Its DSM is reached with whole SPDM messages
+//! ([`Endpoint::exchange`]) or through the DOE mailbox in the configuration space of function 0.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`spec`], [`devices`] | the device file, and those that are built in |
+//! | [`ca`] | the certification authority |
+//! | [`mmio`], [`dma`] | what is behind BAR 0 |
+
+pub mod ca;
+mod config;
+pub mod devices;
+pub mod dma;
+mod dsm;
+mod function;
+mod hardware;
+pub mod mmio;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+
+pub use ca::{Ca, CaError, Issued, Validity};
+pub use dma::{Dma, DmaAccess, DmaCommand, DmaFault, DmaStatus};
+pub use mmio::{MmioAccess, MmioFault};
+pub use spec::{EndpointSpec, EndpointSpecError, EndpointSpecIssue};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pcie::FunctionId;
+use pcie::cap::SrIovRegisters;
+use pcie::config::{BuildError, ExtendedId, find_extended};
+use pcie::doe::{Capability, Mailbox, SupportedTypes};
+use spdm::Kind as Travel;
+use spdm::algo::MeasurementHash;
+use spdm::crypto::aws_lc::{AwsLc, EcdsaSigner};
+use spdm::crypto::{Crypto, CryptoError};
+use spdm::ide_km::{KeyManager, PortIndex, StreamId};
+use spdm::ids::SlotId;
+use spdm::observe::Observer;
+use spdm::responder::{Config, ConfigError, Identity, Responder};
+use spdm::tdisp::{InterfaceId, TdiConfig, TdiSet, TdiState};
+
+use dsm::Dsm;
+use function::{Function, Kind, interface};
+use hardware::Hardware;
+
+/// Routing ids of the physical functions of a device without ARI.
+const PHYSICAL: u16 = 8;
+/// What a data object has beside the message that it carries: its header, and those of a secured message.
+const OBJECT_OVERHEAD: u32 = 8 + 64;
+
+/// Why a device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The device file is none.
+    #[error(transparent)]
+    Spec(#[from] EndpointSpecError),
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The key of a certificate is refused.
+    #[error("cannot use the key of the device: {0}")]
+    Key(#[from] CryptoError),
+    /// A configuration space is none that a function can have.
+    #[error("the configuration space of {function}: {source}")]
+    Config {
+        /// The function.
+        function: FunctionId,
+        /// What is wrong.
+        source: BuildError,
+    },
+    /// A function has no address.
+    #[error("function {0} of the device lies beyond the last bus, or its segment above 0xff")]
+    Address(u16),
+    /// The responder refuses what the file says.
+    #[error("the responder of the device: {0}")]
+    Responder(#[from] ConfigError),
+}
+
+/// What is known of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionFacts {
+    /// Where it is.
+    pub id: FunctionId,
+    /// Its interface.
+    pub interface: InterfaceId,
+    /// It is a virtual function.
+    pub is_virtual: bool,
+    /// State of the interface.
+    pub state: TdiState,
+    /// Where its window lies, if it answers accesses to memory.
+    pub window: Option<u64>,
+}
+
+/// A TEE-IO device.
+pub struct Endpoint {
+    spec: EndpointSpec,
+    responder: Responder,
+    dsm: Dsm,
+    mailbox: Mailbox<Vec<u32>>,
+    /// Offset of the mailbox' capability in function 0.
+    doe: Option<u16>,
+    root: Vec<u8>,
+}
+
+impl Endpoint {
+    /// A device that is powered on at `now`, the time since 1970. Its keys are fresh whatever the seed,
+    /// which only numbers the device.
+    pub fn new(spec: &EndpointSpec, seed: u64, now: Duration) -> Result<Self, EndpointError> {
+        spec.validate()?;
+        let crypto: Arc<dyn Crypto> = Arc::new(AwsLc);
+        let validity = Validity::around(now);
+        let ca = Ca::new(spec.spdm.signature.0, validity)?;
+        let mut identities = Vec::new();
+        for slot in spec.spdm.slots.iter().filter_map(|&slot| SlotId::new(slot)) {
+            let issued = ca.issue(&format!("{seed:016x}-{slot}"), validity)?;
+            let signer = EcdsaSigner::from_pkcs8(spec.spdm.signature.0, &issued.key)?;
+            identities.push(Identity { slot, certificates: issued.chain, signer: Box::new(signer) });
+        }
+        let responder = Responder::new(config_of(spec), identities, Arc::clone(&crypto))?;
+
+        let functions = functions(spec)?;
+        let doe = functions.first().and_then(|first| find_extended(&first.config, ExtendedId::DOE));
+        let doe = doe.map(|found| found.offset);
+        let tdis = TdiSet::new(TdiConfig {
+            address_width: spec.tdisp.address_width,
+            requests_this: spec.tdisp.requests_this,
+            requests_all: spec.tdisp.requests_all,
+            fresh_keys: spec.tdisp.fresh_keys,
+            ..TdiConfig::default()
+        });
+        let hardware = Hardware::new(functions, spec.tdisp.address_width, spec.ide.ports, crypto);
+        let measurements = dsm::measurements(&spec.measurements);
+        let dsm = Dsm { measurements, keys: KeyManager::new(), tdis, hardware };
+        let dwords = (spec.spdm.data_transfer_size + OBJECT_OVERHEAD).div_ceil(4);
+        let buffer = vec![0; usize::try_from(dwords).unwrap_or(usize::MAX)];
+        let mailbox = Mailbox::new(buffer, SupportedTypes::SPDM, Capability::new());
+        let mut endpoint =
+            Self { spec: spec.clone(), responder, dsm, mailbox, doe, root: ca.root().to_vec() };
+        endpoint.power_on();
+        Ok(endpoint)
+    }
+
+    /// The device file.
+    pub const fn spec(&self) -> &EndpointSpec {
+        &self.spec
+    }
+
+    /// The root certificate of the device's authority in DER: what a verifier has to trust.
+    pub fn root(&self) -> &[u8] {
+        &self.root
+    }
+
+    /// The functions that are there now, physical ones first.
+    pub fn functions(&self) -> impl Iterator<Item = FunctionFacts> + '_ {
+        let functions = self.dsm.hardware.functions.iter().enumerate();
+        functions.filter(|(_, function)| function.present).map(|(index, function)| FunctionFacts {
+            id: function.id,
+            interface: function.interface,
+            is_virtual: matches!(function.kind, Kind::Virtual { .. }),
+            state: function.state,
+            window: self.dsm.hardware.window(index),
+        })
+    }
+
+    /// The state of the function's interface, if the function is there.
+    pub fn state(&self, function: FunctionId) -> Option<TdiState> {
+        let index = self.dsm.hardware.find(function)?;
+        self.dsm.hardware.functions.get(index).map(|function| function.state)
+    }
+
+    /// Gives the payload of a data object to the DSM, and its answer back; `None`: silence. `now` is a
+    /// time that does not go backwards.
+    pub fn exchange(
+        &mut self,
+        kind: Travel,
+        payload: &[u8],
+        now: Duration,
+        observer: &mut dyn Observer,
+    ) -> Option<(Travel, Vec<u8>)> {
+        let reply = self.responder.handle(kind, payload, &mut self.dsm, now, observer)?;
+        Some((reply.kind, reply.payload))
+    }
+
+    /// Lets the time pass: sessions without a heartbeat end.
+    pub fn tick(&mut self, now: Duration) {
+        self.responder.tick(now, &mut self.dsm);
+    }
+
+    /// The requester is gone: sessions end.
+    pub fn disconnect(&mut self) {
+        self.responder.reset(&mut self.dsm);
+    }
+
+    /// A conventional reset, or the loss of the link: the device is as after power-on.
+    pub fn reset(&mut self) {
+        self.responder.reset(&mut self.dsm);
+        self.mailbox.reset();
+        self.power_on();
+    }
+
+    /// The integrity check of a stream failed, or the link partner said so: the stream is not secure any
+    /// more.
+    pub fn stream_failed(&mut self, port: PortIndex, stream: StreamId) {
+        self.dsm.stream_failed(port, stream);
+    }
+
+    /// Reads a register behind BAR 0 of a function; unused bytes are 0.
+    pub fn mmio_read(&self, function: FunctionId, access: MmioAccess) -> Result<u64, MmioFault> {
+        let index = self.decodes(function)?;
+        let function = self.dsm.hardware.functions.get(index).ok_or(MmioFault::NoFunction)?;
+        function.mmio.read(access, function.view())
+    }
+
+    /// Writes a register behind BAR 0 of a function. A command of the DMA engine has been carried out on
+    /// `dma` when this returns.
+    pub fn mmio_write(
+        &mut self,
+        function: FunctionId,
+        access: MmioAccess,
+        value: u64,
+        dma: &mut dyn Dma,
+    ) -> Result<(), MmioFault> {
+        let index = self.decodes(function)?;
+        let permit = self.dsm.hardware.permit(index);
+        let function = self.dsm.hardware.functions.get_mut(index).ok_or(MmioFault::NoFunction)?;
+        let view = function.view();
+        function.mmio.write(access, value, view, permit, dma)
+    }
+
+    /// How the last command of a function's DMA engine ended.
+    pub fn dma_status(&self, function: FunctionId) -> Option<DmaStatus> {
+        let index = self.dsm.hardware.find(function)?;
+        self.dsm.hardware.functions.get(index).map(|function| function.mmio.dma_status())
+    }
+
+    fn decodes(&self, function: FunctionId) -> Result<usize, MmioFault> {
+        let index = self.dsm.hardware.find(function).ok_or(MmioFault::NoFunction)?;
+        self.dsm.hardware.window(index).map(|_| index).ok_or(MmioFault::Disabled)
+    }
+
+    fn power_on(&mut self) {
+        self.dsm.reset();
+        let mut next = self.spec.pci.window.0;
+        for index in 0..self.dsm.hardware.functions.len() {
+            let Some(function) = self.dsm.hardware.functions.get_mut(index) else { return };
+            let Kind::Physical { .. } = function.kind else { continue };
+            function.reset();
+            if self.spec.pci.configured {
+                next = function.configure(next);
+            }
+            let count = SrIovRegisters::find(&function.config).map_or(0, |registers| registers.count());
+            self.dsm.tdis.add(function.interface);
+            self.virtual_functions(index, 0);
+            self.virtual_functions(index, count);
+        }
+        if self.spec.pci.configured {
+            let of =
+                |function: &&mut Function| matches!(function.kind, Kind::Virtual { .. }) && function.present;
+            for function in self.dsm.hardware.functions.iter_mut().filter(of) {
+                function.configure(0);
+            }
+        }
+    }
+}
+
+fn config_of(spec: &EndpointSpec) -> Config {
+    let spdm = &spec.spdm;
+    let mut hashes: Vec<_> = spdm.hashes.iter().map(|hash| hash.0).collect();
+    let mut groups: Vec<_> = spdm.groups.iter().map(|group| group.0).collect();
+    let mut ciphers: Vec<_> = spdm.ciphers.iter().map(|cipher| cipher.0).collect();
+    // The strongest is preferred.
+    hashes.sort_by_key(|hash| std::cmp::Reverse(hash.size()));
+    groups.sort_by_key(|group| std::cmp::Reverse(group.exchange_size()));
+    ciphers.sort_by_key(|cipher| std::cmp::Reverse(cipher.key_size()));
+    Config {
+        versions: spdm.versions.iter().map(|version| version.0).collect(),
+        hashes,
+        asyms: vec![spdm.signature.0],
+        dhes: groups,
+        aeads: ciphers,
+        measurement_hash: MeasurementHash::Hash(spdm.measurement_hash.0),
+        ct_exponent: spdm.ct_exponent,
+        data_transfer_size: spdm.data_transfer_size,
+        max_message_size: spdm.max_message_size,
+        heartbeat_period: spdm.heartbeat,
+        max_sessions: spdm.sessions.into(),
+        ..Config::default()
+    }
+}
+
+/// All functions that the device can have, physical ones first.
+fn functions(spec: &EndpointSpec) -> Result<Vec<Function>, EndpointError> {
+    let first = spec.pci.address.0;
+    let at = |distance: u16| {
+        let bdf = first.bdf.checked_add(distance).ok_or(EndpointError::Address(distance))?;
+        let id = FunctionId::new(first.segment, bdf);
+        Ok::<_, EndpointError>((id, interface(id).ok_or(EndpointError::Address(distance))?))
+    };
+    let refused = |function| move |source| EndpointError::Config { function, source };
+    let mut physical: Vec<_> = spec.functions.clone();
+    physical.sort_by_key(|function| function.number);
+    let mut functions = Vec::new();
+    let mut next = PHYSICAL;
+    for (port, function) in (0..).zip(&physical) {
+        let number = u16::from(function.number);
+        let (id, interface) = at(number)?;
+        let port = (port < spec.ide.ports).then_some(port);
+        let made =
+            Function::physical(spec, function, id, interface, port, next - number).map_err(refused(id))?;
+        functions.push(made);
+        next += function.virtual_functions;
+    }
+    let mut next = PHYSICAL;
+    for (parent, function) in physical.iter().enumerate() {
+        for index in 0..function.virtual_functions {
+            let (id, interface) = at(next + index)?;
+            let memory = function.memory.0;
+            let made =
+                Function::virtual_of(spec, id, interface, parent, index, memory).map_err(refused(id))?;
+            functions.push(made);
+        }
+        next += function.virtual_functions;
+    }
+    Ok(functions)
+}

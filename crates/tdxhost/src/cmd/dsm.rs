@@ -1,0 +1,370 @@
+//! `tdxhost dsm`: a modelled device security manager on a socket, or a requester against any.
+
+use std::io::{self, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{ArgGroup, Args};
+use pcie::FunctionId;
+use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use spdm::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo};
+use spdm::ide_km::{PortIndex, StreamId};
+use spdm::ids::{SlotId, Version};
+use spdm::requester::RequesterConfig;
+use spdm::x509::TrustStore;
+use tdx_machine::endpoint::spec::Named;
+use tdx_machine::endpoint::{Endpoint, EndpointSpec, devices};
+
+use crate::dsm::connect::{self, Plan, SharedRecorder, Until};
+use crate::dsm::listen::{ConnectionReport, ServeEnd, Server};
+use crate::dsm::modelled::Modelled;
+use crate::dsm::record::{self, Recorder};
+use crate::dsm::socket::{Limits, Link, Tcp};
+use crate::dsm::trace::Secrets;
+use crate::text::{self, Paint, nearest};
+
+/// Arguments of `tdxhost dsm`.
+#[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("role").required(true).args(["listen", "connect"]))]
+pub struct DsmArgs {
+    /// Be a modelled device: listen on that address for requesters, such as 127.0.0.1:2323
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Be a requester: authenticate the responder there, key an IDE stream, lock and start an interface
+    #[arg(long, value_name = "ADDRESS")]
+    connect: Option<String>,
+    /// Longest silence of the other side, in seconds [default: 30 with --listen, 10 with --connect]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Write every data object to a packet capture (link type 292)
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Write every message decoded, as JSON lines, those of sessions in plaintext; the keys of IDE streams
+    /// are shown with --listen only
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write the secrets of sessions; a modelled device's only, which is what --listen is
+    #[arg(long, value_name = "FILE")]
+    keylog: Option<PathBuf>,
+    /// Print JSON: one line for each event with --listen, one document with --connect
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    requester: RequesterArgs,
+}
+
+/// Arguments of the modelled device.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "With --listen")]
+struct DeviceArgs {
+    /// Device: `default`, `validators`, or a file
+    #[arg(long, value_name = "NAME|FILE", default_value = "default", conflicts_with = "connect")]
+    device: String,
+    /// Serial number of the device
+    #[arg(long, value_name = "N", default_value = "0", value_parser = text::number, conflicts_with = "connect")]
+    seed: u64,
+    /// Write the root certificate of the device's own authority, which requesters have to trust
+    #[arg(long, value_name = "FILE.der", conflicts_with = "connect")]
+    write_root: Option<PathBuf>,
+}
+
+/// Arguments of the requester.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "With --connect")]
+struct RequesterArgs {
+    /// Root certificate in DER whose devices are trusted; may be given several times
+    #[arg(long, value_name = "FILE.der", conflicts_with = "listen")]
+    root: Vec<PathBuf>,
+    /// Go on with a device of any root, which proves nothing of it
+    #[arg(long, conflicts_with_all = ["root", "listen"])]
+    trust_any_root: bool,
+    /// Certificate slot, 0 to 7 [default: the lowest that holds a chain]
+    #[arg(long, value_name = "SLOT", value_parser = slot, conflicts_with = "listen")]
+    slot: Option<SlotId>,
+    /// Version to offer, 1.2 or 1.3; may be given several times [default: both]
+    #[arg(long, value_name = "VERSION", conflicts_with = "listen")]
+    spdm: Vec<Named<Version>>,
+    /// Hash to offer, sha-256 or sha-384 [default: both]
+    #[arg(long, value_name = "HASH", conflicts_with = "listen")]
+    hash: Vec<Named<HashAlgo>>,
+    /// Signature to offer, ecdsa-p256 or ecdsa-p384 [default: both]
+    #[arg(long, value_name = "ALGORITHM", conflicts_with = "listen")]
+    signature: Vec<Named<AsymAlgo>>,
+    /// Group to offer, secp256r1 or secp384r1 [default: both]
+    #[arg(long, value_name = "GROUP", conflicts_with = "listen")]
+    group: Vec<Named<DheGroup>>,
+    /// Cipher to offer, aes-128-gcm or aes-256-gcm [default: both]
+    #[arg(long, value_name = "CIPHER", conflicts_with = "listen")]
+    cipher: Vec<Named<AeadAlgo>>,
+    /// Function whose interface is locked, such as 0000:3b:00.0 [default: the one of the IDE port]
+    #[arg(long, value_name = "FUNCTION", value_parser = function, conflicts_with = "listen")]
+    function: Option<FunctionId>,
+    /// IDE port whose stream gets keys
+    #[arg(long, value_name = "PORT", default_value_t = 0, conflicts_with = "listen")]
+    port: u8,
+    /// Stream ID of the IDE stream
+    #[arg(long, value_name = "STREAM", default_value_t = 0, conflicts_with = "listen")]
+    stream: u8,
+    /// Added to the addresses in the report, a multiple of 4096
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = text::number, conflicts_with = "listen")]
+    reporting_offset: u64,
+    /// Give the session new keys before it is used
+    #[arg(long, conflicts_with = "listen")]
+    key_update: bool,
+    /// How far to go
+    #[arg(long, value_enum, value_name = "PHASE", default_value_t, conflicts_with = "listen")]
+    until: Until,
+    /// Ask the responder to end, instead of telling it that we go
+    #[arg(long, conflicts_with = "listen")]
+    shutdown: bool,
+}
+
+fn seconds(word: &str) -> Result<Duration, String> {
+    let parsed = word.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    parsed.filter(|time| !time.is_zero()).ok_or_else(|| "not a number of seconds above 0".to_owned())
+}
+
+fn slot(word: &str) -> Result<SlotId, String> {
+    word.parse().ok().and_then(SlotId::new).ok_or_else(|| "slots are 0 to 7".to_owned())
+}
+
+fn function(word: &str) -> Result<FunctionId, String> {
+    let function: FunctionId = word.parse().map_err(|error: pcie::address::ParseError| error.to_string())?;
+    match pcie::FuncId::new(function) {
+        Ok(_) => Ok(function),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &DsmArgs) -> anyhow::Result<ExitCode> {
+    match (&args.listen, &args.connect) {
+        (Some(address), _) => listen(address, args),
+        (None, Some(address)) => connect(address, args),
+        (None, None) => bail!("give --listen ADDRESS or --connect ADDRESS"),
+    }
+}
+
+/// The device of a built-in name or of a file.
+pub fn load(name: &str) -> anyhow::Result<EndpointSpec> {
+    if let Some(device) = devices::find(name) {
+        return device.spec().with_context(|| format!("device {name}"));
+    }
+    let path = Path::new(name);
+    if !name.contains(['/', '.']) && !path.exists() {
+        let names = || devices::ALL.iter().map(|device| device.name);
+        let hint = match nearest(name, names()) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("built in are {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        bail!("device {name:?}: neither built in nor a file; {hint}");
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("device file {name}"))?;
+    EndpointSpec::from_toml(&text).map_err(|error| anyhow::anyhow!("{name}: {error}"))
+}
+
+/// One line of `--listen --json`.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event<'a> {
+    Listening {
+        address: String,
+        device: &'a str,
+        simulated: bool,
+    },
+    Connection {
+        peer: String,
+        end: &'static str,
+        detail: String,
+        frames: u64,
+        messages: u64,
+        unanswered: u64,
+        received: u64,
+        sent: u64,
+        seconds: f64,
+    },
+    Ended {
+        why: &'static str,
+    },
+}
+
+fn tell(json: bool, event: &Event<'_>, line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, event)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
+}
+
+fn limits(args: &DsmArgs, idle: Duration) -> Limits {
+    Limits { idle: args.timeout.unwrap_or(idle), ..Limits::default() }
+}
+
+fn recorder(args: &DsmArgs) -> anyhow::Result<Recorder> {
+    let mut recorder = Recorder::default();
+    if let Some(path) = &args.pcap {
+        recorder.keep_pcap(path)?;
+    }
+    if let Some(path) = &args.trace {
+        let secrets = if args.listen.is_some() { Secrets::Shown } else { Secrets::Hidden };
+        recorder.keep_trace(path, secrets)?;
+    }
+    if let Some(path) = &args.keylog {
+        recorder.keep_keylog(path)?;
+    }
+    Ok(recorder)
+}
+
+fn listen(address: &str, args: &DsmArgs) -> anyhow::Result<ExitCode> {
+    let spec = load(&args.device.device)?;
+    let endpoint = Endpoint::new(&spec, args.device.seed, record::now())?;
+    if let Some(path) = &args.device.write_root {
+        std::fs::write(path, endpoint.root())
+            .with_context(|| format!("cannot write the root certificate {}", path.display()))?;
+    }
+    let mut recorder = recorder(args)?;
+    let server = Server::bind(address, limits(args, Duration::from_secs(30)))?;
+    stop_on_signals(&server)?;
+
+    let (address, json) = (server.address().to_string(), args.json);
+    let line = format!("device {}, simulated, listens on {address}", spec.name);
+    tell(json, &Event::Listening { address, device: &spec.name, simulated: true }, &line)?;
+    let mut told = Ok(());
+    let mut device = Modelled::new(endpoint);
+    let end = server.serve(&mut device, &mut recorder, &mut |report| {
+        if told.is_ok() {
+            told = tell_connection(json, report);
+        }
+    })?;
+    told?;
+    recorder.finish()?;
+    let (why, line) = match end {
+        ServeEnd::Shutdown => ("shutdown", "ended: a client asked for it"),
+        ServeEnd::Stopped => ("signal", "ended by a signal"),
+    };
+    tell(json, &Event::Ended { why }, line)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell_connection(json: bool, report: &ConnectionReport) -> io::Result<()> {
+    let ConnectionReport { peer, tally, elapsed, end } = report;
+    let line = format!(
+        "{peer}: {} messages, {} bytes in, {} bytes out, {:.1} ms; {end}",
+        tally.messages,
+        tally.received,
+        tally.sent,
+        elapsed.as_secs_f64() * 1e3
+    );
+    let event = Event::Connection {
+        peer: peer.to_string(),
+        end: end.name(),
+        detail: end.to_string(),
+        frames: tally.frames,
+        messages: tally.messages,
+        unanswered: tally.unanswered,
+        received: tally.received,
+        sent: tally.sent,
+        seconds: elapsed.as_secs_f64(),
+    };
+    tell(json, &event, &line)
+}
+
+fn stop_on_signals(server: &Server) -> anyhow::Result<()> {
+    let stop = server.stop_handle();
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot take over SIGINT and SIGTERM")?;
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _ in &mut signals {
+                stop.stop();
+            }
+        })
+        .context("cannot start the signal thread")?;
+    Ok(())
+}
+
+fn connect(address: &str, args: &DsmArgs) -> anyhow::Result<ExitCode> {
+    if args.keylog.is_some() {
+        bail!(
+            "--keylog: the device behind {address} may be a real one, whose secrets are not written; \
+             use it with --listen, where the device is modelled"
+        );
+    }
+    let plan = plan(&args.requester)?;
+    let recorder = SharedRecorder(std::sync::Arc::new(parking_lot::Mutex::new(recorder(args)?)));
+    let stream = TcpStream::connect(address).with_context(|| {
+        format!("cannot connect to {address}; start a responder there, for instance tdxhost dsm --listen {address}")
+    })?;
+    let link = Link::new(Tcp::new(stream)?, limits(args, Duration::from_secs(10)));
+    if args.requester.trust_any_root && !args.json {
+        eprintln!("tdxhost: --trust-any-root: whoever answers is taken for the device");
+    }
+    let report = connect::run(address.to_owned(), link, &plan, recorder.clone());
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        report.print(&mut out, Paint::for_stdout())?;
+    }
+    out.flush()?;
+    recorder.0.lock().finish()?;
+    match (&report.error, report.advice) {
+        (None, _) => Ok(ExitCode::SUCCESS),
+        (Some(_), _) if args.json => Ok(ExitCode::FAILURE),
+        (Some(error), Some(advice)) => bail!("{address}: {error}; {advice}"),
+        (Some(error), None) => bail!("{address}: {error}"),
+    }
+}
+
+fn plan(args: &RequesterArgs) -> anyhow::Result<Plan> {
+    let trust = if args.trust_any_root {
+        TrustStore::AnyRoot
+    } else {
+        let read = |path: &PathBuf| {
+            std::fs::read(path)
+                .with_context(|| format!("cannot read the root certificate {}", path.display()))
+        };
+        TrustStore::new(args.root.iter().map(read).collect::<Result<Vec<_>, _>>()?)
+    };
+    if !args.reporting_offset.is_multiple_of(4096) {
+        bail!("--reporting-offset {:#x} is no multiple of 4096", args.reporting_offset);
+    }
+    let mut config = RequesterConfig::default();
+    choose(&mut config.versions, &args.spdm);
+    choose(&mut config.hashes, &args.hash);
+    choose(&mut config.asyms, &args.signature);
+    choose(&mut config.dhes, &args.group);
+    choose(&mut config.aeads, &args.cipher);
+    Ok(Plan {
+        config,
+        trust,
+        slot: args.slot,
+        function: args.function,
+        port: PortIndex(args.port),
+        stream: StreamId(args.stream),
+        reporting_offset: args.reporting_offset,
+        key_update: args.key_update,
+        until: args.until,
+        shutdown: args.shutdown,
+    })
+}
+
+/// What the user names takes the place of the default.
+fn choose<T: Copy>(offered: &mut Vec<T>, named: &[Named<T>]) {
+    if !named.is_empty() {
+        *offered = named.iter().map(|Named(value)| *value).collect();
+    }
+}
