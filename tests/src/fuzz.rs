@@ -8,12 +8,14 @@ mod bytes;
 mod image;
 mod mapping;
 mod memory;
+mod pcie;
 mod seamcall;
 mod secured;
 mod spdm;
 mod text;
 mod upload;
 
+pub use self::pcie::{config_space, doe_mailbox, doe_object};
 pub use abi::{metadata_list, wire_words};
 pub use image::{image_file, sigstruct_and_relocations};
 pub use mapping::mapping_file;
@@ -61,4 +63,7 @@ pub const BODIES: &[(&str, Body)] = &[
     ("spdm_request", spdm_request),
     ("spdm_response", spdm_response),
     ("spdm_opaque", spdm_opaque),
+    ("doe_object", doe_object),
+    ("doe_mailbox", doe_mailbox),
+    ("config_space", config_space),
 ];

@@ -345,6 +345,38 @@ fn what_is_committed_is_what_was_written() {
 }
 
 #[test]
+fn data_objects_are_refused_in_a_line_or_written_as_they_were_read() {
+    on_numbers(fuzz::doe_object, 500, 60);
+    // An object of four dwords, cut and with each byte changed.
+    let object = [1, 0, 1, 0, 4, 0, 0, 0, 0x12, 0x84, 0, 0, 1, 2, 3, 4];
+    for end in 0..=object.len() {
+        fuzz::doe_object(&object[..end]);
+    }
+    for place in 0..object.len() {
+        let mut changed = object;
+        changed[place] ^= 1;
+        fuzz::doe_object(&changed);
+    }
+}
+
+#[test]
+fn a_mailbox_and_its_driver_outlive_a_stranger() {
+    on_numbers(fuzz::doe_mailbox, 300, 2000);
+}
+
+#[test]
+fn configuration_spaces_are_walked_to_an_end() {
+    on_numbers(fuzz::config_space, 300, 4200);
+    // A chain of one DOE and one IDE capability among numbers.
+    for run in 0..200 {
+        let mut bytes = Numbers(run).bytes(4096);
+        bytes[0x100..0x104].copy_from_slice(&[0x2e, 0, 2, 0x20]);
+        bytes[0x200..0x204].copy_from_slice(&[0x30, 0, 1, 0]);
+        fuzz::config_space(&bytes);
+    }
+}
+
+#[test]
 fn secured_messages_are_taken_in_their_order_or_not_at_all() {
     on_numbers(fuzz::secured_message, 400, 900);
 }
