@@ -5,7 +5,7 @@ use bitfield_struct::bitfield;
 use crate::ids::Version;
 use crate::wire::{DecodeError, NoSpace, Reader, Writer};
 
-use super::{Header, RequestCode, ResponseCode, known_bits, zero};
+use super::{Header, RequestCode, ResponseCode, zero};
 
 /// Smallest `DataTransferSize`.
 pub const MIN_DATA_TRANSFER_SIZE: u32 = 42;
@@ -72,8 +72,13 @@ impl RequesterFlags {
         if version.0 >= Version::V1_3.0 { Self::KNOWN_1_3 } else { Self::KNOWN_1_2 }
     }
 
-    fn check(self, version: Version) -> Result<(), DecodeError> {
-        known_bits(self.into(), Self::known(version), "Flags")?;
+    /// The flags without those that the version does not know.
+    #[must_use]
+    pub fn of(self, version: Version) -> Self {
+        Self::from(u32::from(self) & Self::known(version))
+    }
+
+    fn check(self) -> Result<(), DecodeError> {
         let keys = self.key_ex() || self.psk() != 0;
         let session = self.mac() || self.encrypt();
         let needs_keys =
@@ -182,8 +187,13 @@ impl ResponderFlags {
         if version.0 >= Version::V1_3.0 { Self::KNOWN_1_3 } else { Self::KNOWN_1_2 }
     }
 
-    fn check(self, version: Version) -> Result<(), DecodeError> {
-        known_bits(self.into(), Self::known(version), "Flags")?;
+    /// The flags without those that the version does not know.
+    #[must_use]
+    pub fn of(self, version: Version) -> Self {
+        Self::from(u32::from(self) & Self::known(version))
+    }
+
+    fn check(self) -> Result<(), DecodeError> {
         let keys = self.key_ex() || self.psk() != 0;
         let session = self.mac() || self.encrypt();
         let needs_keys =
@@ -271,7 +281,8 @@ pub struct GetCapabilities {
     pub wants_algorithms: bool,
     /// Time for cryptography: 2^n µs.
     pub ct_exponent: u8,
-    /// What the requester can do.
+    /// What the requester can do. Bits that the version reserves are kept as they came: a requester may
+    /// tell of capabilities of later versions, which [`RequesterFlags::of`] leaves out.
     pub flags: RequesterFlags,
     /// Largest message that the requester takes in one piece, in bytes.
     pub data_transfer_size: u32,
@@ -290,7 +301,7 @@ impl GetCapabilities {
         let ct_exponent = read_ct_exponent(reader)?;
         reader.reserved(2, "bytes 6 and 7")?;
         let flags = RequesterFlags::from(reader.u32("Flags")?);
-        flags.check(version)?;
+        flags.of(version).check()?;
         let data_transfer_size = reader.u32("DataTransferSize")?;
         let max_message_size = reader.u32("MaxSPDMmsgSize")?;
         check_sizes(data_transfer_size, max_message_size, flags.chunk())?;
@@ -319,7 +330,8 @@ pub struct Capabilities {
     pub version: Version,
     /// Time for cryptography: 2^n µs.
     pub ct_exponent: u8,
-    /// What the responder can do.
+    /// What the responder can do. Bits that the version reserves are kept as they came: a responder may
+    /// tell of capabilities of later versions, which [`ResponderFlags::of`] leaves out.
     pub flags: ResponderFlags,
     /// Largest message that the responder takes in one piece, in bytes.
     pub data_transfer_size: u32,
@@ -335,7 +347,7 @@ impl Capabilities {
         let ct_exponent = read_ct_exponent(reader)?;
         reader.reserved(2, "bytes 6 and 7")?;
         let flags = ResponderFlags::from(reader.u32("Flags")?);
-        flags.check(version)?;
+        flags.of(version).check()?;
         let data_transfer_size = reader.u32("DataTransferSize")?;
         let max_message_size = reader.u32("MaxSPDMmsgSize")?;
         check_sizes(data_transfer_size, max_message_size, flags.chunk())?;

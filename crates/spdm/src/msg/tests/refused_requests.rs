@@ -52,8 +52,6 @@ fn get_capabilities_refuses_reserved_fields_and_impossible_sizes() {
             (code, &[(4, 1)], reserved("byte 4", 1)),
             (code, &[(5, 32)], value("CTExponent", 32)),
             (code, &[(7, 1)], reserved("bytes 6 and 7", 0x0100)),
-            (code, &[(8, 0xc7)], reserved("Flags", 1)),
-            (code, &[(11, 0x80)], reserved("Flags", 0x8000_0000)),
             (code, &[(12, 41), (13, 0)], value("DataTransferSize", 41)),
             (code, &[(16, 0), (17, 0), (18, 0)], value("MaxSPDMmsgSize", 0)),
         ],
@@ -329,4 +327,21 @@ fn chunks_are_not_empty_and_no_larger_than_their_message() {
             (RequestCode::CHUNK_GET, &[(2, 1)], reserved("Param1", 1)),
         ],
     );
+}
+
+#[test]
+fn capabilities_of_later_versions_are_kept_and_left_out() {
+    let later = RequesterFlags::from(0xf03c_0039);
+    assert_eq!(requester_flags(later, false), None);
+    assert_eq!(later.of(Version::V1_3), RequesterFlags::new());
+    // EP_INFO_CAP, EVENT_CAP and MULTI_KEY_CAP of 1.3 contradict themselves there only.
+    let flags = RequesterFlags::new().with_ep_info(3).with_event(true).with_multi_key(3);
+    assert!(requester_flags(flags, false).is_some());
+    let bytes = sample(Version::V1_2, RequestCode::GET_CAPABILITIES);
+    let bent = changed(&bytes, &[(11, u32::from(flags).to_le_bytes()[3])]);
+    let read = exact(&bent, |reader| GetCapabilities::read(reader, Version::V1_2)).unwrap();
+    let plain = exact(&bytes, |reader| GetCapabilities::read(reader, Version::V1_2)).unwrap();
+    assert_ne!(read.flags, plain.flags);
+    assert_eq!(read.flags.of(Version::V1_2), plain.flags);
+    assert_eq!(written(|writer| read.write(writer)), bent);
 }

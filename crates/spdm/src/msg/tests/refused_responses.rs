@@ -84,12 +84,16 @@ fn capabilities_refuse_reserved_fields_and_impossible_sizes() {
             (code, &[(4, 1)], reserved("byte 4", 1)),
             (code, &[(5, 0xff)], value("CTExponent", 0xff)),
             (code, &[(6, 1)], reserved("bytes 6 and 7", 1)),
-            (code, &[(11, 0x41)], reserved("Flags", 0x4000_0000)),
             (code, &[(12, 0), (13, 0)], value("DataTransferSize", 0)),
             (code, &[(16, 0), (17, 0), (18, 0)], value("MaxSPDMmsgSize", 0)),
         ],
     );
-    check(Version::V1_2, &[(code, &[(11, 0x01)], reserved("Flags", 0x0100_0000))]);
+    // Capabilities of later versions are kept and left out.
+    let bytes = changed(&sample(Version::V1_2, code), &[(11, 0xc1)]);
+    let read = exact(&bytes, |reader| Capabilities::read(reader, Version::V1_2)).unwrap();
+    assert_eq!(u32::from(read.flags) >> 24, 0xc1);
+    assert_eq!(u32::from(read.flags.of(Version::V1_2)) >> 24, 0);
+    assert_eq!(written(|writer| read.write(writer)), bytes);
 }
 
 #[test]
@@ -354,6 +358,8 @@ fn errors_have_the_extended_data_of_their_code() {
     assert_eq!(error(&[0x12, code, 0x42, 0, 1, 0x83, 2]), Some(truncated));
     let truncated = DecodeError::Truncated { field: "Handle", needed: 1, left: 0 };
     assert_eq!(error(&[0x12, code, 0x0f, 0]), Some(truncated));
+    let truncated = DecodeError::Truncated { field: "ActualSize", needed: 4, left: 2 };
+    assert_eq!(error(&[0x12, code, 0x0d, 0, 0, 0]), Some(truncated));
     let mut vendor = alloc::vec![0x12, code, 0xff, 3];
     vendor.resize(4 + 32, 0);
     assert_eq!(error(&vendor), None);

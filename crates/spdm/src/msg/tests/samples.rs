@@ -372,6 +372,12 @@ impl Seed {
             Response::Error(ErrorResponse::new(version, ErrorCode::UNSUPPORTED_REQUEST, self.choice[1])),
             Response::Error(ErrorResponse::new(Version::V1_0, ErrorCode::VERSION_MISMATCH, 0)),
             Response::Error(ErrorResponse::large_response(version, self.choice[1])),
+            Response::Error(ErrorResponse {
+                version,
+                code: ErrorCode::RESPONSE_TOO_LARGE,
+                data: 0,
+                extended: ErrorData::TooLarge(self.word),
+            }),
             Response::Error(ErrorResponse::not_ready(
                 version,
                 NotReady {
