@@ -201,6 +201,7 @@ fn what_somebody_else_left_in_the_mailbox_is_cleared_away_first() {
 fn an_exchange_that_was_left_does_not_disturb_the_next_one() {
     let mut device = Device::new(|_| {});
     let mut driver = Driver::new();
+    run(&mut driver.abort(), &mut device).0.unwrap();
     let mut response = [0; 4];
     let step = driver.exchange(GET_VERSION, &mut response).step(&mut device, Duration::ZERO);
     assert_eq!(step, Ok(Step::Wait(POLL_INTERVAL)));
