@@ -278,6 +278,16 @@ pub enum RequesterError {
     /// The responder speaks no version that this side may speak.
     #[error("the responder speaks none of the versions {0:?}")]
     NoCommonVersion(alloc::vec::Vec<Version>),
+    /// The responder takes less than the operation needs.
+    #[error("{request} has {size} bytes, the responder takes {limit}")]
+    PeerTooSmall {
+        /// The request.
+        request: RequestCode,
+        /// Of the request.
+        size: usize,
+        /// What the responder takes.
+        limit: usize,
+    },
     /// Capabilities that contradict each other or the rules.
     #[error("CAPABILITIES: {0}")]
     Capabilities(&'static str),

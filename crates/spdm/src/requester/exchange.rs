@@ -312,7 +312,14 @@ impl Requester {
     ) -> Result<Progress, RequesterError> {
         match self.complete(flight.step, &flight.request, message, now)? {
             Next::Send(step, request) => {
-                self.flight = Some(self.launch(step, request)?);
+                let code = step.code();
+                let launched = self.launch(step, request).map_err(|error| match error {
+                    RequesterError::RequestTooLarge { size, limit } => {
+                        RequesterError::PeerTooSmall { request: code, size, limit }
+                    }
+                    error => error,
+                });
+                self.flight = Some(launched?);
                 Ok(Progress::More)
             }
             Next::Done(outcome) => Ok(Progress::Done(outcome)),

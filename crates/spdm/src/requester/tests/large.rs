@@ -73,6 +73,22 @@ fn without_chunks_portions_fit_and_large_requests_are_refused_before_they_go() {
     assert_eq!(bench.run(Operation::Vendor(vec![4, 5])), Ok(Outcome::Vendor(vec![5, 4])));
 }
 
+#[test]
+fn a_responder_that_takes_too_little_is_named() {
+    let theirs = Config { flags: Config::default().flags.with_chunk(false), ..Config::default() };
+    let theirs = Config { data_transfer_size: 60, max_message_size: 60, ..theirs };
+    let mut bench = Bench::with(RequesterConfig::default(), theirs);
+    bench.run_all(until_session().into_iter().take(3)).unwrap();
+    let refused = bench.run(until_session()[3].clone()).unwrap_err();
+    assert!(matches!(refused, RequesterError::RequestTooLarge { limit: 60, .. }), "{refused:?}");
+    let theirs = Config { flags: Config::default().flags.with_chunk(false), ..Config::default() };
+    let theirs = Config { data_transfer_size: 42, max_message_size: 42, ..theirs };
+    let mut bench = Bench::with(RequesterConfig::default(), theirs);
+    let refused = bench.run(Operation::Connect);
+    let request = RequestCode::NEGOTIATE_ALGORITHMS;
+    assert_eq!(refused, Err(RequesterError::PeerTooSmall { request, size: 44, limit: 42 }));
+}
+
 /// The fault that a device makes which bends its chunks.
 fn fault(ours: u32, theirs: u32, code: ResponseCode, bend: fn(usize, &mut Vec<u8>)) -> RequesterError {
     let (ours, theirs) = small(ours, theirs);

@@ -6,6 +6,7 @@ mod evidence;
 mod handshake;
 mod large;
 mod line;
+mod model;
 mod negotiation;
 mod patience;
 mod sessions;
