@@ -9,6 +9,7 @@ mod image;
 mod mapping;
 mod memory;
 mod pcie;
+mod responder;
 mod seamcall;
 mod secured;
 mod spdm;
@@ -20,6 +21,7 @@ pub use abi::{metadata_list, wire_words};
 pub use image::{image_file, sigstruct_and_relocations};
 pub use mapping::mapping_file;
 pub use memory::memory_by_keyid;
+pub use responder::spdm_responder;
 pub use seamcall::{
     any_leaf, boot_image, guest_memory, guest_platform, handoff_data, seamldr_install, seamldr_leaves,
     sys_config, sys_disable, sys_handoff, sys_init, sys_key_and_tdmr, sys_reads,
@@ -66,4 +68,5 @@ pub const BODIES: &[(&str, Body)] = &[
     ("doe_object", doe_object),
     ("doe_mailbox", doe_mailbox),
     ("config_space", config_space),
+    ("spdm_responder", spdm_responder),
 ];

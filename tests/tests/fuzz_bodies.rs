@@ -476,3 +476,8 @@ fn opaque_data_and_measurements_are_refused_in_a_line_or_written_as_they_were_re
     on_bent(fuzz::spdm_opaque, &selected);
     on_bent(fuzz::spdm_opaque, &sparse(&record, 31, &[]));
 }
+
+#[test]
+fn a_responder_survives_any_stream_of_objects() {
+    on_numbers(fuzz::spdm_responder, 300, 1500);
+}
