@@ -23,11 +23,11 @@ pub enum Stage {
 }
 
 impl Stage {
-    fn version(&self, header: Header) -> Result<Version, DecodeError> {
+    fn version(self, header: Header) -> Result<Version, DecodeError> {
         match self {
             Self::Start if header.version.is_spoken() => Ok(header.version),
             Self::Start => Err(DecodeError::Version { found: header.version.0, expected: Version::V1_3.0 }),
-            Self::Version(version) => Ok(*version),
+            Self::Version(version) => Ok(version),
             Self::Agreed(layout) => Ok(layout.version),
         }
     }

@@ -294,8 +294,7 @@ impl GetCapabilities {
     /// Reads the message, which must be of that version.
     pub fn read(reader: &mut Reader<'_>, version: Version) -> Result<Self, DecodeError> {
         let header = Header::expect(reader, version, RequestCode::GET_CAPABILITIES.0)?;
-        let params = if version >= Version::V1_3 { 1 } else { 0 };
-        zero(header.param1 & !params, "Param1")?;
+        zero(header.param1 & !u8::from(version >= Version::V1_3), "Param1")?;
         header.param2_reserved()?;
         reader.reserved(1, "byte 4")?;
         let ct_exponent = read_ct_exponent(reader)?;

@@ -84,7 +84,7 @@ impl<'a> ChallengeAuth<'a> {
             slot_mask: header.param2,
             chain_hash: reader.take(layout.digest(), "CertChainHash")?,
             nonce: reader.array("Nonce")?,
-            summary: read_summary(reader, layout, summary)?,
+            summary: read_summary(reader, *layout, summary)?,
             opaque: read_opaque(reader)?,
             context: read_context(reader, layout.version)?,
             signature: reader.take(layout.signature(), "Signature")?,
@@ -107,7 +107,7 @@ impl<'a> ChallengeAuth<'a> {
 /// The summary of measurements, if one was asked for.
 pub(super) fn read_summary<'a>(
     reader: &mut Reader<'a>,
-    layout: &Layout,
+    layout: Layout,
     asked: bool,
 ) -> Result<Option<&'a [u8]>, DecodeError> {
     if asked { reader.take(layout.digest(), "MeasurementSummaryHash").map(Some) } else { Ok(None) }

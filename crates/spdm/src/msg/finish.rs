@@ -47,7 +47,7 @@ impl<'a> FinishRsp<'a> {
     /// Reads the message.
     pub fn read(reader: &mut Reader<'a>, layout: &Layout) -> Result<Self, DecodeError> {
         Header::expect_bare(reader, layout.version, ResponseCode::FINISH_RSP.0)?;
-        let verify_data = read_verify_data(reader, layout, layout.handshake_in_clear)?;
+        let verify_data = read_verify_data(reader, *layout, layout.handshake_in_clear)?;
         Ok(Self { version: layout.version, verify_data })
     }
 

@@ -54,11 +54,11 @@ impl Header {
         header.param2_reserved()
     }
 
-    pub(super) fn param1_reserved(&self) -> Result<(), DecodeError> {
+    pub(super) fn param1_reserved(self) -> Result<(), DecodeError> {
         zero(self.param1, "Param1")
     }
 
-    pub(super) fn param2_reserved(&self) -> Result<(), DecodeError> {
+    pub(super) fn param2_reserved(self) -> Result<(), DecodeError> {
         zero(self.param2, "Param2")
     }
 

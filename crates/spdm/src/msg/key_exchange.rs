@@ -161,10 +161,10 @@ impl<'a> KeyExchangeRsp<'a> {
             requester_slot,
             random: reader.array("RandomData")?,
             exchange: reader.take(layout.exchange(), "ExchangeData")?,
-            summary: read_summary(reader, layout, summary)?,
+            summary: read_summary(reader, *layout, summary)?,
             opaque: read_opaque(reader)?,
             signature: reader.take(layout.signature(), "Signature")?,
-            verify_data: read_verify_data(reader, layout, with_verify_data)?,
+            verify_data: read_verify_data(reader, *layout, with_verify_data)?,
         })
     }
 
@@ -190,7 +190,7 @@ impl<'a> KeyExchangeRsp<'a> {
 /// The verification data of the responder, in one of two messages.
 pub(super) fn read_verify_data<'a>(
     reader: &mut Reader<'a>,
-    layout: &Layout,
+    layout: Layout,
     here: bool,
 ) -> Result<Option<&'a [u8]>, DecodeError> {
     if here { reader.take(layout.digest(), "ResponderVerifyData").map(Some) } else { Ok(None) }

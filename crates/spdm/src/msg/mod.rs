@@ -120,10 +120,10 @@ pub fn padded<'a, T>(
 }
 
 /// A message that is written into `buffer`: the bytes that it takes.
-pub fn encode<'b>(
-    buffer: &'b mut [u8],
+pub fn encode(
+    buffer: &mut [u8],
     write: impl FnOnce(&mut Writer<'_>) -> Result<(), NoSpace>,
-) -> Result<&'b mut [u8], NoSpace> {
+) -> Result<&mut [u8], NoSpace> {
     let mut writer = Writer::new(buffer);
     write(&mut writer)?;
     Ok(writer.finish())

@@ -18,12 +18,12 @@ fn written(write: impl FnOnce(&mut Writer<'_>) -> Result<(), NoSpace>) -> Vec<u8
     super::encode(&mut buffer, write).expect("samples are small").to_vec()
 }
 
-fn request_error(stage: &Stage, bytes: &[u8]) -> Option<DecodeError> {
-    exact(bytes, |reader| Request::read(reader, stage)).err()
+fn request_error(stage: Stage, bytes: &[u8]) -> Option<DecodeError> {
+    exact(bytes, |reader| Request::read(reader, &stage)).err()
 }
 
-fn response_error(stage: &Stage, asked: Asked, bytes: &[u8]) -> Option<DecodeError> {
-    exact(bytes, |reader| Response::read(reader, stage, asked)).err()
+fn response_error(stage: Stage, asked: Asked, bytes: &[u8]) -> Option<DecodeError> {
+    exact(bytes, |reader| Response::read(reader, &stage, asked)).err()
 }
 
 /// `bytes` with others at some places.

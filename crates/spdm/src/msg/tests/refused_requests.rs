@@ -14,13 +14,16 @@ fn sample(version: Version, code: RequestCode) -> Vec<u8> {
     written(|writer| message.write(writer))
 }
 
-/// Each row: code, changes, the refusal.
-fn check(version: Version, rows: &[(RequestCode, &[(usize, u8)], DecodeError)]) {
+/// A sample, what is changed in it, and the refusal.
+type Row<'a> = (RequestCode, &'a [(usize, u8)], DecodeError);
+
+/// Every sample is read as it is, and refused when changed.
+fn check(version: Version, rows: &[Row<'_>]) {
     let stage = Stage::Agreed(layout(version));
     for (code, changes, expected) in rows {
         let bytes = sample(version, *code);
-        assert_eq!(request_error(&stage, &bytes), None, "{code} as it is");
-        let refused = request_error(&stage, &changed(&bytes, changes));
+        assert_eq!(request_error(stage, &bytes), None, "{code} as it is");
+        let refused = request_error(stage, &changed(&bytes, changes));
         assert_eq!(refused, Some(*expected), "{code} with {changes:?}");
     }
 }
@@ -69,7 +72,7 @@ fn requester_flags(flags: RequesterFlags, wants_algorithms: bool) -> Option<Deco
         data_transfer_size: 4096,
         max_message_size: 4096,
     };
-    request_error(&Stage::Start, &written(|writer| message.write(writer)))
+    request_error(Stage::Start, &written(|writer| message.write(writer)))
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn a_large_message_takes_chunks() {
         max_message_size: 43,
     };
     let error =
-        |message: GetCapabilities| request_error(&Stage::Start, &written(|writer| message.write(writer)));
+        |message: GetCapabilities| request_error(Stage::Start, &written(|writer| message.write(writer)));
     assert_eq!(error(message), Some(value("MaxSPDMmsgSize", 43)));
     assert_eq!(error(GetCapabilities { max_message_size: 42, ..message }), None);
     assert_eq!(error(GetCapabilities { flags: RequesterFlags::new().with_chunk(true), ..message }), None);
@@ -196,9 +199,9 @@ fn extended_algorithms_are_kept_and_limited_to_twenty() {
     assert_eq!(written(|writer| message.write(writer)), read);
 
     let stage = Stage::Version(Version::V1_2);
-    assert_eq!(request_error(&stage, &request(8, 8, 4)), None);
+    assert_eq!(request_error(stage, &request(8, 8, 4)), None);
     let refused = length("the list of extended algorithms", 84, 80);
-    assert_eq!(request_error(&stage, &request(8, 8, 5)), Some(refused));
+    assert_eq!(request_error(stage, &request(8, 8, 5)), Some(refused));
 }
 
 #[test]

@@ -16,14 +16,17 @@ fn sample(version: Version, code: ResponseCode) -> Vec<u8> {
     written(|writer| message.write(writer))
 }
 
-/// Each row: code, changes, the refusal.
-fn check(version: Version, rows: &[(ResponseCode, &[(usize, u8)], DecodeError)]) {
+/// A sample, what is changed in it, and the refusal.
+type Row<'a> = (ResponseCode, &'a [(usize, u8)], DecodeError);
+
+/// Every sample is read as it is, and refused when changed.
+fn check(version: Version, rows: &[Row<'_>]) {
     let stage = Stage::Agreed(layout(version));
     let asked = Seed::plain(version).asked();
     for (code, changes, expected) in rows {
         let bytes = sample(version, *code);
-        assert_eq!(response_error(&stage, asked, &bytes), None, "{code} as it is");
-        let refused = response_error(&stage, asked, &changed(&bytes, changes));
+        assert_eq!(response_error(stage, asked, &bytes), None, "{code} as it is");
+        let refused = response_error(stage, asked, &changed(&bytes, changes));
         assert_eq!(refused, Some(*expected), "{code} with {changes:?}");
     }
 }
@@ -56,7 +59,7 @@ fn versions_are_listed_once_each() {
     let list = |count: u8| {
         let mut bytes = alloc::vec![0x10, ResponseCode::VERSION.0, 0, 0, 0, count];
         bytes.extend((0..count).flat_map(|minor| [minor, 0x13]));
-        response_error(&Stage::Start, Asked::default(), &bytes)
+        response_error(Stage::Start, Asked::default(), &bytes)
     };
     assert_eq!(list(16), None);
     assert_eq!(list(17), Some(length("VersionNumberEntry list", 17, 16)));
@@ -106,7 +109,7 @@ fn flags_of_a_responder_do_not_contradict_each_other() {
             data_transfer_size: 4096,
             max_message_size: 4096,
         };
-        response_error(&Stage::Start, Asked::default(), &written(|writer| message.write(writer)))
+        response_error(Stage::Start, Asked::default(), &written(|writer| message.write(writer)))
     };
     let none = ResponderFlags::new();
     let cert = none.with_cert(true).with_chal(true);
@@ -264,11 +267,11 @@ fn fields_that_were_not_asked_for_are_not_there() {
             (ResponseCode::KEY_EXCHANGE_RSP, Asked { summary: true, signature: false }),
         ] {
             let bytes = sample(version, code);
-            assert_eq!(response_error(&stage, asked, &bytes), None, "{code}");
-            assert!(response_error(&stage, neither, &bytes).is_some(), "{code}");
+            assert_eq!(response_error(stage, asked, &bytes), None, "{code}");
+            assert!(response_error(stage, neither, &bytes).is_some(), "{code}");
         }
         let bytes = sample(version, ResponseCode::MEASUREMENTS);
-        assert_eq!(response_error(&stage, neither, &bytes), Some(reserved("Param2", bytes[3].into())));
+        assert_eq!(response_error(stage, neither, &bytes), Some(reserved("Param2", bytes[3].into())));
     }
 }
 
@@ -325,10 +328,10 @@ fn verification_data_of_the_responder_are_in_one_message_only() {
     let asked = Seed::plain(Version::V1_2).asked();
     let bytes = sample(Version::V1_2, ResponseCode::KEY_EXCHANGE_RSP);
     let refused = DecodeError::Trailing { extra: 48 };
-    assert_eq!(response_error(&Stage::Agreed(in_clear), asked, &bytes), Some(refused));
+    assert_eq!(response_error(Stage::Agreed(in_clear), asked, &bytes), Some(refused));
     let bytes = sample(Version::V1_2, ResponseCode::FINISH_RSP);
     let refused = DecodeError::Truncated { field: "ResponderVerifyData", needed: 48, left: 0 };
-    assert_eq!(response_error(&Stage::Agreed(in_clear), asked, &bytes), Some(refused));
+    assert_eq!(response_error(Stage::Agreed(in_clear), asked, &bytes), Some(refused));
 }
 
 #[test]
@@ -350,7 +353,7 @@ fn acknowledgements_know_what_they_acknowledge() {
 #[test]
 fn errors_have_the_extended_data_of_their_code() {
     let stage = Stage::Version(Version::V1_2);
-    let error = |bytes: &[u8]| response_error(&stage, Asked::default(), bytes);
+    let error = |bytes: &[u8]| response_error(stage, Asked::default(), bytes);
     let code = ResponseCode::ERROR.0;
     assert_eq!(error(&[0x12, code, 0x01, 0]), None);
     assert_eq!(error(&[0x12, code, 0x01, 0, 0]), Some(DecodeError::Trailing { extra: 1 }));
@@ -371,7 +374,7 @@ fn errors_have_the_extended_data_of_their_code() {
 fn an_error_is_of_the_version_of_the_connection_or_of_1_0() {
     let error = |version: u8| {
         let bytes = [version, ResponseCode::ERROR.0, 0x41, 0];
-        response_error(&Stage::Version(Version::V1_3), Asked::default(), &bytes)
+        response_error(Stage::Version(Version::V1_3), Asked::default(), &bytes)
     };
     assert_eq!(error(0x13), None);
     assert_eq!(error(0x10), None);

@@ -12,18 +12,18 @@ use crate::ids::Version;
 use crate::wire::Reader;
 
 /// Whatever `bytes` are: read or refused without a panic, and canonical.
-fn request_is_canonical(bytes: &[u8], stage: &Stage) {
+fn request_is_canonical(bytes: &[u8], stage: Stage) {
     let mut reader = Reader::new(bytes);
-    if let Ok(message) = Request::read(&mut reader, stage) {
+    if let Ok(message) = Request::read(&mut reader, &stage) {
         let read = &bytes[..bytes.len() - reader.left()];
         assert_eq!(written(|writer| message.write(writer)), read, "{message:?}");
         assert_eq!(message.code().0, bytes[1]);
     }
 }
 
-fn response_is_canonical(bytes: &[u8], stage: &Stage, asked: Asked) {
+fn response_is_canonical(bytes: &[u8], stage: Stage, asked: Asked) {
     let mut reader = Reader::new(bytes);
-    if let Ok(message) = Response::read(&mut reader, stage, asked) {
+    if let Ok(message) = Response::read(&mut reader, &stage, asked) {
         let read = &bytes[..bytes.len() - reader.left()];
         assert_eq!(written(|writer| message.write(writer)), read, "{message:?}");
         assert_eq!(message.code().0, bytes[1]);
@@ -48,9 +48,9 @@ fn the_samples_have_every_code_that_is_read() {
     for code in 0..=u8::MAX {
         let bytes = [Version::V1_3.0, code, 0, 0];
         let unknown = if RequestCode::is_request(code) {
-            request_error(&stage, &bytes)
+            request_error(stage, &bytes)
         } else {
-            response_error(&stage, Asked::default(), &bytes)
+            response_error(stage, Asked::default(), &bytes)
         } == Some(DecodeError::UnknownCode(code));
         assert_eq!(unknown, !samples.contains(&code), "{code:#x}");
     }
@@ -62,8 +62,8 @@ fn bytes_without_a_whole_header_are_refused() {
     for size in 0..Header::SIZE {
         let bytes = [0x13, 0x81, 0][..size].to_vec();
         let truncated = DecodeError::Truncated { field: "the message header", needed: 4, left: size };
-        assert_eq!(request_error(&stage, &bytes), Some(truncated));
-        assert_eq!(response_error(&stage, Asked::default(), &bytes), Some(truncated));
+        assert_eq!(request_error(stage, &bytes), Some(truncated));
+        assert_eq!(response_error(stage, Asked::default(), &bytes), Some(truncated));
         assert_eq!(Header::peek(&bytes), Err(truncated));
     }
 }
@@ -106,7 +106,7 @@ fn before_algorithms_are_agreed_on_their_sizes_are_not_guessed() {
             let bytes = written(|writer| message.write(writer));
             let needs = matches!(message, Request::KeyExchange(_) | Request::Finish(_));
             let expected = needs.then_some(DecodeError::NoAlgorithms(message.code().0));
-            assert_eq!(request_error(&stage, &bytes), expected, "{message:?}");
+            assert_eq!(request_error(stage, &bytes), expected, "{message:?}");
         }
         for message in seed.responses(&record) {
             let bytes = written(|writer| message.write(writer));
@@ -119,12 +119,12 @@ fn before_algorithms_are_agreed_on_their_sizes_are_not_guessed() {
                     | Response::FinishRsp(_)
             );
             let expected = needs.then_some(DecodeError::NoAlgorithms(message.code().0));
-            assert_eq!(response_error(&stage, seed.asked(), &bytes), expected, "{message:?}");
+            assert_eq!(response_error(stage, seed.asked(), &bytes), expected, "{message:?}");
         }
     }
     let other = [0x14, 0xe8, 0, 0];
     let refused = DecodeError::Version { found: 0x14, expected: 0x13 };
-    assert_eq!(request_error(&Stage::Start, &other), Some(refused));
+    assert_eq!(request_error(Stage::Start, &other), Some(refused));
 }
 
 proptest! {
@@ -139,9 +139,9 @@ proptest! {
             let read = padded(&more, |reader| Request::read(reader, &stage));
             prop_assert_eq!(read, Ok((message, bytes.len())));
             let trailing = Some(DecodeError::Trailing { extra: 1 });
-            prop_assert_eq!(request_error(&stage, &more), trailing);
+            prop_assert_eq!(request_error(stage, &more), trailing);
             for end in 0..bytes.len() {
-                prop_assert!(request_error(&stage, &bytes[..end]).is_some(), "{:?} up to {}", message, end);
+                prop_assert!(request_error(stage, &bytes[..end]).is_some(), "{:?} up to {}", message, end);
             }
         }
     }
@@ -158,9 +158,9 @@ proptest! {
             let read = padded(&more, |reader| Response::read(reader, &stage, asked));
             prop_assert_eq!(read, Ok((message, bytes.len())));
             let trailing = Some(DecodeError::Trailing { extra: 1 });
-            prop_assert_eq!(response_error(&stage, asked, &more), trailing);
+            prop_assert_eq!(response_error(stage, asked, &more), trailing);
             for end in 0..bytes.len() {
-                let refused = response_error(&stage, asked, &bytes[..end]).is_some();
+                let refused = response_error(stage, asked, &bytes[..end]).is_some();
                 prop_assert!(refused, "{:?} up to {}", message, end);
             }
         }
@@ -176,9 +176,9 @@ proptest! {
         let stage = Stage::Agreed(Layout { version: other, ..seed.layout });
         for bytes in all_bytes(&seed).iter().filter(|bytes| bytes[0] != Version::V1_0.0) {
             let refused = if RequestCode::is_request(bytes[1]) {
-                request_error(&stage, bytes)
+                request_error(stage, bytes)
             } else {
-                response_error(&stage, seed.asked(), bytes)
+                response_error(stage, seed.asked(), bytes)
             };
             let expected = DecodeError::Version { found: seed.layout.version.0, expected: other.0 };
             prop_assert_eq!(refused, Some(expected));
@@ -197,8 +197,8 @@ proptest! {
             let at = at.index(bytes.len());
             let bent = changed(&bytes, &[(at, bytes[at] ^ bits)]);
             for bent in [&bent[..], &bent[..end.index(bytes.len())]] {
-                request_is_canonical(bent, &stage);
-                response_is_canonical(bent, &stage, seed.asked());
+                request_is_canonical(bent, stage);
+                response_is_canonical(bent, stage, seed.asked());
             }
         }
     }
@@ -212,7 +212,7 @@ proptest! {
         let stage = Stage::Agreed(seed.layout);
         let mut message = alloc::vec![seed.layout.version.0, code];
         message.extend(bytes);
-        request_is_canonical(&message, &stage);
-        response_is_canonical(&message, &stage, seed.asked());
+        request_is_canonical(&message, stage);
+        response_is_canonical(&message, stage, seed.asked());
     }
 }
