@@ -187,3 +187,69 @@ fn digest_with(hasher: &dyn Hasher, messages: &[&[u8]]) -> Digest {
     }
     hasher.digest()
 }
+
+#[cfg(all(test, feature = "aws-lc"))]
+mod tests {
+    use super::*;
+    use crate::crypto::aws_lc::AwsLc;
+
+    fn agreed() -> Transcript {
+        let mut transcript = Transcript::new();
+        transcript.append_vca(b"GET_VERSION");
+        transcript.append_vca(b"ALGORITHMS");
+        transcript.agree(&AwsLc, HashAlgo::Sha384);
+        transcript
+    }
+
+    fn digest(bytes: &[u8]) -> Digest {
+        AwsLc.digest(HashAlgo::Sha384, bytes)
+    }
+
+    #[test]
+    fn there_is_nothing_behind_vca_before_a_hash_is_agreed_on() {
+        let mut transcript = Transcript::new();
+        transcript.append_vca(b"GET_VERSION");
+        assert_eq!(transcript.vca(), b"GET_VERSION");
+        assert!(transcript.authentication().is_none() && transcript.measurements().is_none());
+        assert!(transcript.session_measurements().is_none());
+        assert!(transcript.session(&digest(b"chain")).is_none());
+        let mut transcript = agreed();
+        assert!(transcript.authentication().is_some() && transcript.measurements().is_some());
+        transcript.reset();
+        assert!(transcript.authentication().is_none() && transcript.vca().is_empty());
+    }
+
+    #[test]
+    fn logs_begin_with_vca_and_do_not_mix() {
+        let mut transcript = agreed();
+        transcript.authentication().unwrap().append(b"DIGESTS");
+        assert_eq!(transcript.authentication().unwrap().digest(), digest(b"GET_VERSIONALGORITHMSDIGESTS"));
+        assert_eq!(transcript.measurements().unwrap().digest(), digest(b"GET_VERSIONALGORITHMS"));
+        assert_eq!(transcript.session_measurements().unwrap().digest(), digest(b"GET_VERSIONALGORITHMS"));
+    }
+
+    #[test]
+    fn a_look_ahead_appends_nothing_and_clearing_leaves_vca() {
+        let mut transcript = agreed();
+        let log = transcript.measurements().unwrap();
+        assert_eq!(log.digest_with(&[b"one", b"two"]), digest(b"GET_VERSIONALGORITHMSonetwo"));
+        assert!(log.is_empty());
+        log.append(b"one");
+        assert_eq!(log.digest_with(&[b"two"]), digest(b"GET_VERSIONALGORITHMSonetwo"));
+        assert!(!log.is_empty());
+        log.clear();
+        assert!(log.is_empty());
+        assert_eq!(log.digest(), digest(b"GET_VERSIONALGORITHMS"));
+    }
+
+    #[test]
+    fn the_transcript_of_a_session_has_the_digest_of_the_chain_behind_vca() {
+        let chain = digest(b"chain");
+        let mut th = agreed().session(&chain).unwrap();
+        th.append(b"KEY_EXCHANGE");
+        let so_far = [&b"GET_VERSIONALGORITHMS"[..], &chain, b"KEY_EXCHANGE"].concat();
+        assert_eq!(th.digest(), digest(&so_far));
+        assert_eq!(th.digest_with(&[b"FINISH"]), digest(&[&so_far[..], b"FINISH"].concat()));
+        assert_eq!(th.digest(), digest(&so_far));
+    }
+}

@@ -27,7 +27,7 @@ use super::bytes::Choices;
 
 /// Steps of one run at most.
 const STEPS: usize = 48;
-/// Bytes that either side takes at once: KEY_EXCHANGE and its response need chunks.
+/// Bytes that either side takes at once: `KEY_EXCHANGE` and its response need chunks.
 const TRANSFER: u32 = 100;
 const SUITE: Suite = Suite {
     hash: HashAlgo::Sha256,
