@@ -14,7 +14,7 @@ use spdm::ide_km::{PortIndex, StreamId};
 use spdm::observe::Observer;
 use spdm::tdisp::TdiEvent;
 
-use super::Endpoint;
+use super::{Answered, Endpoint};
 use super::function::Kind;
 
 /// Base address registers of a type 0 header, 6 dwords.
@@ -205,10 +205,15 @@ impl Endpoint {
             let kind =
                 if object.object_type == ObjectType::SECURED_SPDM { Travel::Secured } else { Travel::Clear };
             let payload = object.payload.to_vec();
-            let answered = match self.exchange(kind, &payload, now, observer) {
-                Some((Travel::Clear, answer)) => self.mailbox.respond_as(ObjectType::SPDM, &answer),
-                Some((Travel::Secured, answer)) => self.mailbox.respond_as(ObjectType::SECURED_SPDM, &answer),
-                None => self.mailbox.discard(),
+            let answered = match self.answer(kind, &payload, now, observer) {
+                Answered::Object(Travel::Clear, answer) => {
+                    self.mailbox.respond_as(ObjectType::SPDM, &answer)
+                }
+                Answered::Object(Travel::Secured, answer) => {
+                    self.mailbox.respond_as(ObjectType::SECURED_SPDM, &answer)
+                }
+                Answered::Silence => self.mailbox.discard(),
+                Answered::DoeError => self.mailbox.fail(),
             };
             if answered.is_err() {
                 // The request is open, so that only the room can be too small.

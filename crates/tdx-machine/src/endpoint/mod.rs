@@ -10,12 +10,14 @@
 //! | [`spec`], [`devices`] | the device file, and those that are built in |
 //! | [`ca`] | the certification authority |
 //! | [`mmio`], [`dma`] | what is behind BAR 0 |
+//! | [`fault`] | what may be wrong with a device |
 
 pub mod ca;
 mod config;
 pub mod devices;
 pub mod dma;
 mod dsm;
+pub mod fault;
 mod function;
 mod hardware;
 pub mod mmio;
@@ -25,6 +27,7 @@ mod tests;
 
 pub use ca::{Ca, CaError, Issued, Validity};
 pub use dma::{Dma, DmaAccess, DmaCommand, DmaFault, DmaStatus};
+pub use fault::{Answered, DeviceFault};
 pub use mmio::{MmioAccess, MmioFault};
 pub use spec::{EndpointSpec, EndpointSpecError, EndpointSpecIssue};
 
@@ -42,10 +45,11 @@ use spdm::crypto::{Crypto, CryptoError};
 use spdm::ide_km::{KeyManager, PortIndex, StreamId};
 use spdm::ids::SlotId;
 use spdm::observe::Observer;
-use spdm::responder::{Config, ConfigError, Identity, Responder};
+use spdm::responder::{Config, ConfigError, Identity, Responder, SessionInfo};
 use spdm::tdisp::{InterfaceId, TdiConfig, TdiSet, TdiState};
 
 use dsm::Dsm;
+use fault::{Faults, Shows, Spoilable};
 use function::{Function, Kind, interface};
 use hardware::Hardware;
 
@@ -105,7 +109,16 @@ pub struct Endpoint {
     mailbox: Mailbox<Vec<u32>>,
     /// Offset of the mailbox' capability in function 0.
     doe: Option<u16>,
-    root: Vec<u8>,
+    ca: Ca,
+    made: Made,
+    faults: Faults,
+}
+
+/// When a device was made, and as which one.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    validity: Validity,
+    seed: u64,
 }
 
 impl Endpoint {
@@ -114,15 +127,10 @@ impl Endpoint {
     pub fn new(spec: &EndpointSpec, seed: u64, now: Duration) -> Result<Self, EndpointError> {
         spec.validate()?;
         let crypto: Arc<dyn Crypto> = Arc::new(AwsLc);
-        let validity = Validity::around(now);
-        let ca = Ca::new(spec.spdm.signature.0, validity)?;
-        let mut identities = Vec::new();
-        for slot in spec.spdm.slots.iter().filter_map(|&slot| SlotId::new(slot)) {
-            let issued = ca.issue(&format!("{seed:016x}-{slot}"), validity)?;
-            let signer = EcdsaSigner::from_pkcs8(spec.spdm.signature.0, &issued.key)?;
-            identities.push(Identity { slot, certificates: issued.chain, signer: Box::new(signer) });
-        }
-        let responder = Responder::new(config_of(spec), identities, Arc::clone(&crypto))?;
+        let made = Made { validity: Validity::around(now), seed };
+        let ca = Ca::new(spec.spdm.signature.0, made.validity)?;
+        let faults = Faults::new(&spec.faults);
+        let responder = responder_of(spec, &ca, made, &faults, Arc::clone(&crypto))?;
 
         let functions = functions(spec)?;
         let doe = functions.first().and_then(|first| find_extended(&first.config, ExtendedId::DOE));
@@ -141,7 +149,7 @@ impl Endpoint {
         let buffer = vec![0; usize::try_from(dwords).unwrap_or(usize::MAX)];
         let mailbox = Mailbox::new(buffer, SupportedTypes::SPDM, Capability::new());
         let mut endpoint =
-            Self { spec: spec.clone(), responder, dsm, mailbox, doe, root: ca.root().to_vec() };
+            Self { spec: spec.clone(), responder, dsm, mailbox, doe, ca, made, faults };
         endpoint.power_on();
         Ok(endpoint)
     }
@@ -153,7 +161,28 @@ impl Endpoint {
 
     /// The root certificate of the device's authority in DER: what a verifier has to trust.
     pub fn root(&self) -> &[u8] {
-        &self.root
+        self.ca.root()
+    }
+
+    /// What is wrong with the device now.
+    pub fn faults(&self) -> &[DeviceFault] {
+        self.faults.list()
+    }
+
+    /// Other faults, or none, from now on. Where those differ that a device is made with
+    /// ([`Shows::FromPowerOn`]), it is reset and comes back with new keys of the same authority.
+    pub fn set_faults(&mut self, faults: &[DeviceFault]) -> Result<(), EndpointError> {
+        let made_with = |list: &[DeviceFault]| -> Vec<DeviceFault> {
+            list.iter().filter(|fault| fault.shows() == Shows::FromPowerOn).copied().collect()
+        };
+        let anew = made_with(faults) != made_with(self.faults.list());
+        self.faults.set(faults);
+        if anew {
+            self.reset();
+            self.responder =
+                responder_of(&self.spec, &self.ca, self.made, &self.faults, Arc::new(AwsLc))?;
+        }
+        Ok(())
     }
 
     /// The functions that are there now, physical ones first.
@@ -183,8 +212,26 @@ impl Endpoint {
         now: Duration,
         observer: &mut dyn Observer,
     ) -> Option<(Travel, Vec<u8>)> {
-        let reply = self.responder.handle(kind, payload, &mut self.dsm, now, observer)?;
-        Some((reply.kind, reply.payload))
+        self.answer(kind, payload, now, observer).object()
+    }
+
+    /// The same, where silence is not an error of the mailbox.
+    pub fn answer(
+        &mut self,
+        kind: Travel,
+        payload: &[u8],
+        now: Duration,
+        observer: &mut dyn Observer,
+    ) -> Answered {
+        let payload = self.faults.request(kind, payload);
+        let mut device = self.faults.device(&mut self.dsm);
+        let reply = self.responder.handle(kind, &payload, &mut device, now, observer);
+        self.faults.answer(reply.map(|reply| (reply.kind, reply.payload)))
+    }
+
+    /// The sessions of the device, handshakes included.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionInfo> + '_ {
+        self.responder.sessions()
     }
 
     /// Lets the time pass: sessions without a heartbeat end.
@@ -267,6 +314,28 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// The responder, with the identities that `ca` certifies.
+fn responder_of(
+    spec: &EndpointSpec,
+    ca: &Ca,
+    made: Made,
+    faults: &Faults,
+    crypto: Arc<dyn Crypto>,
+) -> Result<Responder, EndpointError> {
+    let asym = spec.spdm.signature.0;
+    let Made { validity, seed } = made;
+    let mut identities = Vec::new();
+    for slot in spec.spdm.slots.iter().filter_map(|&slot| SlotId::new(slot)) {
+        let serial = format!("{seed:016x}-{slot}");
+        let issued = fault::certify(ca, asym, &serial, validity, faults.list())?;
+        let signer = Box::new(EcdsaSigner::from_pkcs8(asym, &issued.key)?);
+        let signer = Box::new(Spoilable { signer, fault: faults.signatures() });
+        identities.push(Identity { slot, certificates: issued.chain, signer });
+    }
+    let sequence_limit = faults.sequence_limit();
+    Ok(Responder::new(Config { sequence_limit, ..config_of(spec) }, identities, crypto)?)
 }
 
 fn config_of(spec: &EndpointSpec) -> Config {

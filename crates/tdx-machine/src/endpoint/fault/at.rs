@@ -19,14 +19,19 @@ pub enum At {
 }
 
 /// Requests of `IDE_KM`.
-const IDE_KM: [ObjectId; 4] =
-    [ObjectId::QUERY, ObjectId::KEY_PROG, ObjectId::K_SET_GO, ObjectId::K_SET_STOP];
+const IDE_KM: [ObjectId; 4] = [ObjectId::QUERY, ObjectId::KEY_PROG, ObjectId::K_SET_GO, ObjectId::K_SET_STOP];
 
 impl At {
     /// `GET_VERSION`.
     pub const GET_VERSION: Self = Self::Spdm(RequestCode::GET_VERSION);
     /// `GET_DIGESTS`.
     pub const GET_DIGESTS: Self = Self::Spdm(RequestCode::GET_DIGESTS);
+    /// `GET_CERTIFICATE`.
+    pub const GET_CERTIFICATE: Self = Self::Spdm(RequestCode::GET_CERTIFICATE);
+    /// `NEGOTIATE_ALGORITHMS`.
+    pub const NEGOTIATE_ALGORITHMS: Self = Self::Spdm(RequestCode::NEGOTIATE_ALGORITHMS);
+    /// `K_SET_GO`.
+    pub const K_SET_GO: Self = Self::IdeKm(ObjectId::K_SET_GO);
     /// `HEARTBEAT`.
     pub const HEARTBEAT: Self = Self::Spdm(RequestCode::HEARTBEAT);
 
@@ -34,9 +39,9 @@ impl At {
     pub const CLEAR: [Self; 8] = [
         Self::GET_VERSION,
         Self::Spdm(RequestCode::GET_CAPABILITIES),
-        Self::Spdm(RequestCode::NEGOTIATE_ALGORITHMS),
+        Self::NEGOTIATE_ALGORITHMS,
         Self::GET_DIGESTS,
-        Self::Spdm(RequestCode::GET_CERTIFICATE),
+        Self::GET_CERTIFICATE,
         Self::Spdm(RequestCode::CHALLENGE),
         Self::Spdm(RequestCode::GET_MEASUREMENTS),
         Self::Spdm(RequestCode::KEY_EXCHANGE),
@@ -49,7 +54,7 @@ impl At {
         Self::Spdm(RequestCode::KEY_UPDATE),
         Self::IdeKm(ObjectId::QUERY),
         Self::IdeKm(ObjectId::KEY_PROG),
-        Self::IdeKm(ObjectId::K_SET_GO),
+        Self::K_SET_GO,
         Self::Tdisp(MessageType::GET_TDISP_VERSION),
         Self::Tdisp(MessageType::GET_TDISP_CAPABILITIES),
         Self::Tdisp(MessageType::LOCK_INTERFACE_REQUEST),
@@ -82,7 +87,8 @@ impl At {
 
     /// Whether a fault at this request shows at `request`.
     pub(super) fn covers(self, request: Self) -> bool {
-        self == request || self == Self::Spdm(request.carrier()) && self == Self::Spdm(RequestCode::VENDOR_DEFINED)
+        self == request
+            || self == Self::Spdm(request.carrier()) && self == Self::Spdm(RequestCode::VENDOR_DEFINED)
     }
 }
 
@@ -107,8 +113,10 @@ impl FromStr for At {
     fn from_str(text: &str) -> Result<Self, UnknownRequest> {
         let spdm = RequestCode::ALL.iter().map(|&code| Self::Spdm(code));
         let ide_km = IDE_KM.into_iter().map(Self::IdeKm);
-        let tdisp =
-            MessageType::ALL.iter().filter(|message| message.is_request()).map(|&message| Self::Tdisp(message));
+        let tdisp = MessageType::ALL
+            .iter()
+            .filter(|message| message.is_request())
+            .map(|&message| Self::Tdisp(message));
         let mut all = spdm.chain(ide_km).chain(tdisp);
         all.find(|at| at.to_string() == text).ok_or_else(|| UnknownRequest(text.to_owned()))
     }

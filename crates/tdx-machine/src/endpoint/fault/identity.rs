@@ -53,16 +53,19 @@ const ALL: [(Signed, Context); 3] = [
 impl SignatureFault {
     /// Takes over what `faults` say.
     pub(super) fn set(&self, faults: &[DeviceFault]) {
-        let bits = ALL.iter().zip(0..).filter(|((at, _), _)| faults.contains(&DeviceFault::BadSignature { at: *at }));
+        let bits = ALL
+            .iter()
+            .zip(0..)
+            .filter(|((at, _), _)| faults.contains(&DeviceFault::BadSignature { at: *at }));
         self.0.store(bits.fold(0, |bits, (_, bit)| bits | 1 << bit), Ordering::Relaxed);
     }
 
     fn spoils(&self, message: &[u8]) -> bool {
         let bits = self.0.load(Ordering::Relaxed);
         let prefix = message.get(..PREFIX_SIZE).unwrap_or_default();
-        ALL.iter().zip(0..).any(|((_, context), bit)| {
-            bits & 1 << bit != 0 && prefix.ends_with(context.text().as_bytes())
-        })
+        ALL.iter()
+            .zip(0..)
+            .any(|((_, context), bit)| bits & 1 << bit != 0 && prefix.ends_with(context.text().as_bytes()))
     }
 }
 

@@ -12,6 +12,7 @@ use spdm::ids::Version;
 pub use error::{EndpointSpecError, EndpointSpecIssue};
 pub use name::Named;
 
+use super::fault::DeviceFault;
 use crate::spec::{Hex, Size};
 
 /// A device as a TOML file describes it. Unknown keys are errors.
@@ -23,6 +24,9 @@ pub struct EndpointSpec {
     /// One line on what this device is good for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// What is wrong with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<DeviceFault>,
     /// Where it sits and what it says it is.
     #[serde(default)]
     pub pci: PciSpec,
@@ -110,7 +114,7 @@ pub struct SpdmSpec {
     pub data_transfer_size: u32,
     /// Largest message, in one data object or in chunks, in bytes.
     pub max_message_size: u32,
-    /// Seconds between heartbeats that a session must keep; 0: none.
+    /// Seconds within which a heartbeat is due in a session; 0: none. A session ends after twice as many.
     pub heartbeat: u8,
     /// Sessions at the same time.
     pub sessions: u8,
@@ -130,7 +134,7 @@ impl Default for SpdmSpec {
             slots: vec![0],
             data_transfer_size: 4096,
             max_message_size: 65536,
-            heartbeat: 0,
+            heartbeat: 32,
             sessions: 4,
             ct_exponent: 20,
         }
@@ -334,6 +338,7 @@ impl Default for EndpointSpec {
         Self {
             name: "default".to_owned(),
             description: String::new(),
+            faults: Vec::new(),
             pci: PciSpec::default(),
             spdm: SpdmSpec::default(),
             ide: IdeSpec::default(),
