@@ -14,8 +14,8 @@ use spdm::ide_km::{PortIndex, StreamId};
 use spdm::observe::Observer;
 use spdm::tdisp::TdiEvent;
 
-use super::{Answered, Endpoint};
 use super::function::Kind;
+use super::{Answered, Endpoint};
 
 /// Base address registers of a type 0 header, 6 dwords.
 const BARS: std::ops::Range<u16> = offset::BAR..offset::BAR + 24;
@@ -84,6 +84,7 @@ impl Endpoint {
     fn streams_off(&mut self, port: PortIndex) {
         for stream in self.dsm.hardware.streams(port) {
             self.dsm.stream_failed(port, stream);
+            self.dsm.hardware.forget_end_of(port, stream);
         }
     }
 
@@ -181,9 +182,16 @@ impl Endpoint {
         let same_stream = before.stream_id() == after.stream_id();
         if before.enable() && !(after.enable() && same_stream) {
             self.dsm.stream_failed(port, StreamId(before.stream_id()));
+            self.dsm.hardware.forget_end_of(port, StreamId(before.stream_id()));
         }
         let stream = StreamId(after.stream_id());
-        if after.enable() && self.dsm.keys.keyed(stream).is_some() {
+        if !after.enable() {
+            return;
+        }
+        if let Some(end) = self.dsm.hardware.end_of(port, stream) {
+            end.set_enabled(true);
+        }
+        if self.dsm.keys.keyed(stream).is_some() {
             self.dsm.hardware.set_stream(port, stream, true);
         }
     }
@@ -206,9 +214,7 @@ impl Endpoint {
                 if object.object_type == ObjectType::SECURED_SPDM { Travel::Secured } else { Travel::Clear };
             let payload = object.payload.to_vec();
             let answered = match self.answer(kind, &payload, now, observer) {
-                Answered::Object(Travel::Clear, answer) => {
-                    self.mailbox.respond_as(ObjectType::SPDM, &answer)
-                }
+                Answered::Object(Travel::Clear, answer) => self.mailbox.respond_as(ObjectType::SPDM, &answer),
                 Answered::Object(Travel::Secured, answer) => {
                     self.mailbox.respond_as(ObjectType::SECURED_SPDM, &answer)
                 }

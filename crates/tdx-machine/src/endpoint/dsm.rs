@@ -40,12 +40,12 @@ impl Dsm {
         self.keys.stream_failed(port, stream, &mut self.hardware);
         self.hardware.set_stream(port, stream, false);
         self.settle_streams();
-        self.event(TdiEvent::StreamLost(stream));
     }
 
     /// Everything is as after power-on, but for the configuration spaces.
     pub(super) fn reset(&mut self) {
         self.keys.reset(&mut self.hardware);
+        self.hardware.reset_links();
         // Nobody is left to be told.
         self.hardware.take_changes();
         self.event(TdiEvent::ConventionalReset);

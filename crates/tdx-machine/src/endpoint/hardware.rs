@@ -13,12 +13,14 @@ use spdm::tdisp::{InterfaceId, LockInterface, NotConfigured, Report, TdiPlatform
 
 use super::dma::Permit;
 use super::function::{Function, Kind};
+use crate::ide::{Association, MaxPayload, Port, Stream, StreamSettings};
 
 /// Functions and ports.
 pub(super) struct Hardware {
     pub(super) functions: Vec<Function>,
     pub(super) address_width: u8,
-    max_port: PortIndex,
+    /// The ports' ends of their links, by port index.
+    pub(super) links: Vec<Port>,
     crypto: Arc<dyn Crypto>,
     /// What became of streams and was not told the interfaces yet.
     changes: Vec<(StreamId, StreamChange)>,
@@ -31,8 +33,8 @@ impl Hardware {
         ports: u8,
         crypto: Arc<dyn Crypto>,
     ) -> Self {
-        let max_port = PortIndex(ports.saturating_sub(1));
-        Self { functions, address_width, max_port, crypto, changes: Vec::new() }
+        let links = (0..ports).map(|_| Port::new(MaxPayload::MAX)).collect();
+        Self { functions, address_width, links, crypto, changes: Vec::new() }
     }
 
     /// The function there, if it is present.
@@ -83,6 +85,37 @@ impl Hardware {
         self.functions.iter_mut().find(|function| function.kind == Kind::Physical { port: Some(port.0) })
     }
 
+    /// The device's end of a stream. It comes into being with its first key, as its registers are then.
+    pub(super) fn end_of(&mut self, port: PortIndex, stream: StreamId) -> Option<&mut Stream> {
+        let enabled = self.is_enabled(port, stream);
+        let link = self.links.get_mut(usize::from(port.0))?;
+        if link.stream(stream).is_none() {
+            let settings = StreamSettings { id: stream, association: Association::EVERYBODY };
+            link.add(settings).set_enabled(enabled);
+        }
+        link.stream_mut(stream)
+    }
+
+    /// The stream is switched off: its end and all that it knew is gone.
+    pub(super) fn forget_end_of(&mut self, port: PortIndex, stream: StreamId) {
+        if let Some(link) = self.links.get_mut(usize::from(port.0)) {
+            link.remove(stream);
+        }
+    }
+
+    /// No port knows a stream any more.
+    pub(super) fn reset_links(&mut self) {
+        for link in &mut self.links {
+            *link = Port::new(MaxPayload::MAX);
+        }
+    }
+
+    /// Whether a stream with that id is enabled in the registers of a port.
+    fn is_enabled(&self, port: PortIndex, stream: StreamId) -> bool {
+        let ide = self.port(port).and_then(|function| Ide::find(&function.config));
+        ide.is_some_and(|ide| ide.enabled(stream.0).is_some())
+    }
+
     /// Says in the registers of a stream what it is in. Only an enabled one can be secure.
     pub(super) fn set_stream(&mut self, port: PortIndex, stream: StreamId, secure: bool) {
         let Some(function) = self.port_mut(port) else { return };
@@ -111,7 +144,7 @@ impl Hardware {
 
 impl IdePort for Hardware {
     fn max_port(&self) -> PortIndex {
-        self.max_port
+        PortIndex(u8::try_from(self.links.len().saturating_sub(1)).unwrap_or(u8::MAX))
     }
 
     fn location(&self, port: PortIndex) -> PortLocation {
@@ -131,20 +164,24 @@ impl IdePort for Hardware {
 
     fn program(
         &mut self,
-        _port: PortIndex,
-        _stream: StreamId,
-        _slot: KeySlot,
-        _key: &IdeKey,
-        _ifv: Ifv,
+        port: PortIndex,
+        stream: StreamId,
+        slot: KeySlot,
+        key: &IdeKey,
+        ifv: Ifv,
     ) -> Result<(), KeyRefused> {
-        Ok(())
+        self.end_of(port, stream).ok_or(KeyRefused)?.program(slot, key, ifv)
     }
 
-    fn go(&mut self, _port: PortIndex, _stream: StreamId, _slot: KeySlot) -> Result<(), KeyRefused> {
-        Ok(())
+    fn go(&mut self, port: PortIndex, stream: StreamId, slot: KeySlot) -> Result<(), KeyRefused> {
+        self.end_of(port, stream).ok_or(KeyRefused)?.go(slot)
     }
 
-    fn stop(&mut self, _port: PortIndex, _stream: StreamId, _slot: KeySlot) {}
+    fn stop(&mut self, port: PortIndex, stream: StreamId, slot: KeySlot) {
+        if let Some(end) = self.end_of(port, stream) {
+            end.stop(slot);
+        }
+    }
 
     fn changed(&mut self, port: PortIndex, stream: StreamId, change: StreamChange) {
         match change {

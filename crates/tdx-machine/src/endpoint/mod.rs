@@ -48,6 +48,7 @@ use spdm::observe::Observer;
 use spdm::responder::{Config, ConfigError, Identity, Responder, SessionInfo};
 use spdm::tdisp::{InterfaceId, TdiConfig, TdiSet, TdiState};
 
+use crate::ide::{OpenError, SealError, Sealed, Tlp};
 use dsm::Dsm;
 use fault::{Faults, Shows, Spoilable};
 use function::{Function, Kind, interface};
@@ -148,8 +149,7 @@ impl Endpoint {
         let dwords = (spec.spdm.data_transfer_size + OBJECT_OVERHEAD).div_ceil(4);
         let buffer = vec![0; usize::try_from(dwords).unwrap_or(usize::MAX)];
         let mailbox = Mailbox::new(buffer, SupportedTypes::SPDM, Capability::new());
-        let mut endpoint =
-            Self { spec: spec.clone(), responder, dsm, mailbox, doe, ca, made, faults };
+        let mut endpoint = Self { spec: spec.clone(), responder, dsm, mailbox, doe, ca, made, faults };
         endpoint.power_on();
         Ok(endpoint)
     }
@@ -179,8 +179,7 @@ impl Endpoint {
         self.faults.set(faults);
         if anew {
             self.reset();
-            self.responder =
-                responder_of(&self.spec, &self.ca, self.made, &self.faults, Arc::new(AwsLc))?;
+            self.responder = responder_of(&self.spec, &self.ca, self.made, &self.faults, Arc::new(AwsLc))?;
         }
         Ok(())
     }
@@ -251,9 +250,29 @@ impl Endpoint {
         self.power_on();
     }
 
-    /// The integrity check of a stream failed, or the link partner said so: the stream is not secure any
-    /// more.
-    pub fn stream_failed(&mut self, port: PortIndex, stream: StreamId) {
+    /// Opens what arrived at a port over one of its streams. After an integrity failure the stream is
+    /// insecure, interfaces on it are in ERROR, and the other end is to be told.
+    pub fn receive(&mut self, port: PortIndex, sealed: Sealed) -> Result<Vec<Tlp>, OpenError> {
+        let stream = sealed.stream();
+        let link = self.dsm.hardware.links.get_mut(usize::from(port.0));
+        let opened = link.ok_or(OpenError::MisroutedStream(stream))?.open(sealed);
+        if let Err(OpenError::IntegrityFail { .. } | OpenError::NotKeyed { .. }) = opened {
+            self.dsm.stream_failed(port, stream);
+        }
+        opened
+    }
+
+    /// Seals what the device sends at a port over one of its streams.
+    pub fn send(&mut self, port: PortIndex, stream: StreamId, tlp: Tlp) -> Result<Sealed, SealError> {
+        let link = self.dsm.hardware.links.get_mut(usize::from(port.0));
+        link.ok_or(SealError::NoStream(stream))?.seal(stream, tlp)
+    }
+
+    /// The other end of a stream says that an integrity check failed there: it is insecure here too.
+    pub fn fail_message(&mut self, port: PortIndex, stream: StreamId) {
+        if let Some(link) = self.dsm.hardware.links.get_mut(usize::from(port.0)) {
+            link.fail_message(stream);
+        }
         self.dsm.stream_failed(port, stream);
     }
 

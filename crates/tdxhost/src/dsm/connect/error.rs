@@ -20,9 +20,6 @@ pub enum ConnectError {
     /// The mailbox does not take what is needed.
     #[error("the responder's mailbox does not take data objects of {0}")]
     NoType(ObjectType),
-    /// The answer to the test command is another one.
-    #[error("the responder answers the test command with {0} bytes that are not its greeting")]
-    Greeting(usize),
     /// SPDM failed; more is known of the socket, if that is why.
     #[error("{error}{}", .socket.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     Spdm {
