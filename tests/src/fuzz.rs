@@ -9,6 +9,7 @@ mod image;
 mod mapping;
 mod memory;
 mod pcie;
+mod requester;
 mod responder;
 mod seamcall;
 mod secured;
@@ -21,6 +22,7 @@ pub use abi::{metadata_list, wire_words};
 pub use image::{image_file, sigstruct_and_relocations};
 pub use mapping::mapping_file;
 pub use memory::memory_by_keyid;
+pub use requester::spdm_requester;
 pub use responder::spdm_responder;
 pub use seamcall::{
     any_leaf, boot_image, guest_memory, guest_platform, handoff_data, seamldr_install, seamldr_leaves,
@@ -65,6 +67,7 @@ pub const BODIES: &[(&str, Body)] = &[
     ("spdm_request", spdm_request),
     ("spdm_response", spdm_response),
     ("spdm_opaque", spdm_opaque),
+    ("spdm_requester", spdm_requester),
     ("doe_object", doe_object),
     ("doe_mailbox", doe_mailbox),
     ("config_space", config_space),

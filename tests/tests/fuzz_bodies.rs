@@ -467,6 +467,11 @@ fn responses_of_spdm_are_refused_in_a_line_or_written_as_they_were_read() {
 }
 
 #[test]
+fn a_requester_believes_nothing_that_was_changed() {
+    on_numbers(fuzz::spdm_requester, 600, 900);
+}
+
+#[test]
 fn opaque_data_and_measurements_are_refused_in_a_line_or_written_as_they_were_read() {
     on_numbers(fuzz::spdm_opaque, 2000, 200);
     let supported = [1, 0, 0, 0, 0, 0, 7, 0, 1, 1, 2, 0, 0x11, 0, 0x12, 0];
