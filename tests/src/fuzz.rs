@@ -14,6 +14,7 @@ mod responder;
 mod seamcall;
 mod secured;
 mod spdm;
+mod teeio;
 mod text;
 mod upload;
 
@@ -30,6 +31,7 @@ pub use seamcall::{
 };
 pub use secured::secured_message;
 pub use spdm::{spdm_opaque, spdm_request, spdm_response};
+pub use teeio::{ide_km, ide_tlp, tdisp};
 pub use text::{dmesg_capture, dmesg_explain, explain_words, platform_file, scenario_file};
 pub use upload::upload_files;
 
@@ -72,4 +74,7 @@ pub const BODIES: &[(&str, Body)] = &[
     ("doe_mailbox", doe_mailbox),
     ("config_space", config_space),
     ("spdm_responder", spdm_responder),
+    ("ide_km", ide_km),
+    ("tdisp", tdisp),
+    ("ide_tlp", ide_tlp),
 ];

@@ -486,3 +486,52 @@ fn opaque_data_and_measurements_are_refused_in_a_line_or_written_as_they_were_re
 fn a_responder_survives_any_stream_of_objects() {
     on_numbers(fuzz::spdm_responder, 300, 1500);
 }
+
+/// Messages with a length byte in front of each, as the bodies of protocols inside a session take them.
+fn behind_lengths(messages: &[Vec<u8>]) -> Vec<u8> {
+    messages
+        .iter()
+        .flat_map(|message| [&[u8::try_from(message.len()).unwrap()], &message[..]].concat())
+        .collect()
+}
+
+#[test]
+fn keys_of_streams_are_taken_or_refused() {
+    on_numbers(fuzz::ide_km, 500, 400);
+    let keys = [0x00, 0x10, 0x20, 0x02, 0x12, 0x22];
+    let ifv = [0, 0, 0, 0, 1, 0, 0, 0];
+    let programmed = keys.map(|key| [&[2, 0, 0, 0, 0, key, 0][..], &[0x5a; 32], &ifv].concat());
+    let used = keys.map(|key| vec![4, 0, 0, 0, 0, key, 0]);
+    let stopped = vec![5, 0, 0, 0, 0, 0x12, 0];
+    let messages = [&programmed[..], &used, &[vec![0, 0, 0], stopped]].concat();
+    on_bent(fuzz::ide_km, &behind_lengths(&messages));
+}
+
+#[test]
+fn interfaces_follow_their_states() {
+    on_numbers(fuzz::tdisp, 500, 400);
+    let message = |code: u8, body: &[u8]| [&[0x10, code], &[0; 14][..], body].concat();
+    let nonce = [0x5a; 32];
+    let messages = [
+        message(0x81, &[]),
+        message(0x82, &[0; 4]),
+        message(0x83, &[8, 0, 0, 0, 0, 0, 0, 0xd0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        message(0x84, &[0, 0, 0, 4]),
+        message(0x86, &nonce),
+        message(0x88, &[1]),
+        message(0x8a, &[0; 16]),
+        message(0x8b, &[0, 2, 0x86, 0x80]),
+        vec![0xf0],
+        message(0x85, &[]),
+        message(0x87, &[]),
+    ];
+    on_bent(fuzz::tdisp, &behind_lengths(&messages));
+}
+
+#[test]
+fn only_tlps_that_come_in_their_turn_are_believed() {
+    on_numbers(fuzz::ide_tlp, 500, 300);
+    // A write of a dword under a MAC that is none.
+    let head = [0x80, 0, 0, 0, 0x60, 0, 0, 1, 0x3b, 0, 0, 0x0f, 0, 0, 0, 0, 0, 0, 0x10, 0];
+    on_bent(fuzz::ide_tlp, &[&head[..], &[0xaa; 20]].concat());
+}

@@ -24,12 +24,14 @@ fn capabilities_are_what_a_validator_expects() {
     assert!(capabilities.requests_this > 0 && capabilities.requests_all > 0);
 }
 
-/// What each state says to each request: the state that follows, or the error.
+/// A request, and what each state says to it: the state that follows, or the error.
+type Row = (&'static str, fn(&Nonce) -> Body<'static>, [Result<TdiState, ErrorCode>; 4]);
+
 #[test]
 fn each_state_answers_each_request_as_the_table_says() {
     use TdiState as S;
     let state_error = Err(ErrorCode::INVALID_INTERFACE_STATE);
-    let rows: [(&str, fn(&Nonce) -> Body<'static>, [Result<TdiState, ErrorCode>; 4]); 7] = [
+    let rows: [Row; 7] = [
         ("version", |_| Body::GetVersion, [Ok(S::UNLOCKED), Ok(S::LOCKED), Ok(S::RUN), Ok(S::ERROR)]),
         (
             "capabilities",
