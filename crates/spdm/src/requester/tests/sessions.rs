@@ -1,22 +1,28 @@
 //! What works.
 
+extern crate std;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use std::sync::Mutex;
 
 use bench::{ALL, Bench, start_session, until_session};
 
 use super::bench;
 use crate::Kind;
 use crate::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo};
-use crate::ids::{SlotId, Version};
+use crate::ids::{SessionId, SlotId, Version};
 use crate::msg::{MeasurementOperation, SummaryHash, VersionNumber};
+use crate::observe::{Observer, SessionSecrets};
 use crate::requester::flows::{self, Profile};
 use crate::requester::{
     Blame, ChallengeRequest, Compare, MeasurementsRequest, Operation, Outcome, RequesterConfig,
     RequesterError,
 };
 use crate::responder::{Config, SessionEnd};
-use crate::secured::Direction;
+use crate::secured::{Direction, Phase};
 
 #[test]
 fn a_session_is_established_with_every_algorithm_and_version() {
@@ -247,4 +253,48 @@ fn a_configuration_that_cannot_be_is_refused_before_anything_is_sent() {
         assert!(matches!(bench.run(Operation::Connect), Err(RequesterError::Configuration(_))));
         assert!(bench.line.sent.is_empty());
     }
+}
+
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Log>>);
+
+#[derive(Default)]
+struct Log {
+    messages: Vec<(Direction, u64, u8)>,
+    phases: Vec<Phase>,
+}
+
+impl Observer for Seen {
+    fn secured(&mut self, direction: Direction, _: SessionId, sequence: u64, plaintext: &[u8]) {
+        self.0.lock().unwrap().messages.push((direction, sequence, plaintext[1]));
+    }
+
+    fn secrets(&mut self, secrets: &SessionSecrets<'_>) {
+        self.0.lock().unwrap().phases.push(secrets.phase);
+    }
+}
+
+#[test]
+fn an_observer_sees_the_plaintext_and_all_secrets() {
+    let mut bench = Bench::new();
+    let seen = Seen::default();
+    bench.requester.set_observer(Box::new(seen.clone()));
+    bench.session().unwrap();
+    bench.run(Operation::Heartbeat).unwrap();
+    bench.run(Operation::KeyUpdate { all: false }).unwrap();
+    let (request, response) = (Direction::Request, Direction::Response);
+    let log = seen.0.lock().unwrap();
+    let messages = [
+        (request, 0, 0xe5),
+        (response, 0, 0x65),
+        (request, 0, 0xe8),
+        (response, 0, 0x68),
+        (request, 1, 0xe9),
+        (response, 1, 0x69),
+        // The new key has numbers of its own.
+        (request, 0, 0xe9),
+        (response, 2, 0x69),
+    ];
+    assert_eq!(log.messages, messages);
+    assert_eq!(log.phases, [Phase::Handshake, Phase::Data, Phase::Data]);
 }
