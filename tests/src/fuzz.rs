@@ -5,6 +5,7 @@
 
 mod abi;
 mod bytes;
+mod endpoint;
 mod image;
 mod mapping;
 mod memory;
@@ -20,6 +21,7 @@ mod upload;
 
 pub use self::pcie::{config_space, doe_mailbox, doe_object};
 pub use abi::{metadata_list, wire_words};
+pub use endpoint::{device_file, dsm_socket, endpoint_config};
 pub use image::{image_file, sigstruct_and_relocations};
 pub use mapping::mapping_file;
 pub use memory::memory_by_keyid;
@@ -77,4 +79,7 @@ pub const BODIES: &[(&str, Body)] = &[
     ("ide_km", ide_km),
     ("tdisp", tdisp),
     ("ide_tlp", ide_tlp),
+    ("device_file", device_file),
+    ("dsm_socket", dsm_socket),
+    ("endpoint_config", endpoint_config),
 ];

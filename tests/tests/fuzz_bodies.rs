@@ -535,3 +535,39 @@ fn only_tlps_that_come_in_their_turn_are_believed() {
     let head = [0x80, 0, 0, 0, 0x60, 0, 0, 1, 0x3b, 0, 0, 0x0f, 0, 0, 0, 0, 0, 0, 0x10, 0];
     on_bent(fuzz::ide_tlp, &[&head[..], &[0xaa; 20]].concat());
 }
+
+#[test]
+fn a_device_file_is_a_device_or_is_refused_in_a_line() {
+    for device in tdx_machine::endpoint::devices::ALL {
+        on_variants(fuzz::device_file, device.toml, 150);
+    }
+}
+
+#[test]
+fn a_socket_serves_the_next_client_whatever_came_before() {
+    on_numbers(fuzz::dsm_socket, 200, 200);
+    let frame = |command: u32, payload: &[u8]| {
+        let size = u32::try_from(payload.len()).unwrap();
+        [[command, 2, size].map(u32::to_be_bytes).as_flattened(), payload].concat()
+    };
+    let object = |kind: u8, payload: &[u8]| {
+        let length = u8::try_from(2 + payload.len() / 4).unwrap();
+        frame(1, &[&[1, 0, kind, 0, length, 0, 0, 0], payload].concat())
+    };
+    let frames = [
+        vec![7],
+        frame(0xdead, b"Client Hello!\0"),
+        object(0, &[0; 4]),
+        object(1, &[0x10, 0x84, 0, 0]),
+        object(1, &[0x12, 0xe1, 0, 0, 0, 14, 0, 0, 0xc6, 0x62, 2, 0, 0, 0x10, 0, 0, 0, 0, 1, 0]),
+        object(2, &[1, 0, 1, 0, 16, 0, 0, 0]),
+        frame(0x8001, &[0; 4]),
+        frame(0xfffd, &[]),
+    ];
+    on_bent(fuzz::dsm_socket, &frames.concat());
+}
+
+#[test]
+fn registers_of_a_device_take_anything() {
+    on_numbers(fuzz::endpoint_config, 150, 800);
+}
