@@ -179,7 +179,7 @@ fn versions_and_algorithms_can_be_chosen() {
         "session",
     ]);
     let what = report["phases"][1]["what"].as_str().unwrap();
-    assert_eq!(what, "SPDM 1.2, Sha256, EcdsaP384, Secp256r1, Aes128Gcm");
+    assert_eq!(what, "SPDM 1.2, sha-256, ecdsa-p384, secp256r1, aes-128-gcm");
     assert_eq!(phases(&report).last(), Some(&"end"));
     let report = device.good(&["--until", "identity"]);
     assert_eq!(phases(&report).last(), Some(&"measurements"));

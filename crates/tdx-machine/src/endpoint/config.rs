@@ -139,9 +139,10 @@ impl Endpoint {
             let present = functions.iter().filter(|function| function.present && of_this(function.kind));
             let interfaces: Vec<_> = present.map(|function| function.interface).collect();
             for interface in interfaces {
-                self.dsm.event(match bars {
-                    true => TdiEvent::ConfigWrite(interface),
-                    false => TdiEvent::MemorySpaceCleared(interface),
+                self.dsm.event(if bars {
+                    TdiEvent::ConfigWrite(interface)
+                } else {
+                    TdiEvent::MemorySpaceCleared(interface)
                 });
             }
         }

@@ -12,6 +12,9 @@ use super::dma::{Dma, DmaCommand, DmaStatus, Engine, Permit};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
+/// The same as a size of an array.
+const PAGE_BYTES: usize = 4096;
+const _: () = assert!(PAGE_BYTES as u64 == PAGE);
 /// First word of the identification page: `TDXE`.
 pub const MAGIC: u32 = 0x4558_4454;
 /// Second word of it.
@@ -140,7 +143,7 @@ pub(super) struct View {
 pub(super) struct Mmio {
     scratch: [u64; 8],
     engine: Engine,
-    tee_memory: Box<[u8; PAGE as usize]>,
+    tee_memory: Box<[u8; PAGE_BYTES]>,
     msix_table: [u8; MSIX_VECTORS as usize * 16],
 }
 
@@ -149,7 +152,7 @@ impl Mmio {
         Self {
             scratch: [0; 8],
             engine: Engine::new(),
-            tee_memory: Box::new([0; PAGE as usize]),
+            tee_memory: Box::new([0; PAGE_BYTES]),
             msix_table: masked_vectors(),
         }
     }

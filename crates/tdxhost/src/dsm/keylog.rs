@@ -45,21 +45,18 @@ impl<W: Write> KeyLog<W> {
         if let Some(dhe) = secrets.dhe {
             line("SPDM_DHE_SECRET", dhe);
         }
-        match secrets.phase {
-            Phase::Handshake => {
-                self.generations.remove(&secrets.session);
-                line("SPDM_REQUEST_HANDSHAKE_SECRET", secrets.request);
-                line("SPDM_RESPONSE_HANDSHAKE_SECRET", secrets.response);
-            }
-            _ => {
-                let next = self.generations.entry(secrets.session).or_insert(0);
-                let generation = *next;
-                *next = next.saturating_add(1);
-                line(&format!("SPDM_REQUEST_DATA_SECRET_{generation}"), secrets.request);
-                line(&format!("SPDM_RESPONSE_DATA_SECRET_{generation}"), secrets.response);
-                if let Some(export) = secrets.export_master.filter(|_| generation == 0) {
-                    line("SPDM_EXPORT_MASTER_SECRET", export);
-                }
+        if secrets.phase == Phase::Handshake {
+            self.generations.remove(&secrets.session);
+            line("SPDM_REQUEST_HANDSHAKE_SECRET", secrets.request);
+            line("SPDM_RESPONSE_HANDSHAKE_SECRET", secrets.response);
+        } else {
+            let next = self.generations.entry(secrets.session).or_insert(0);
+            let generation = *next;
+            *next = next.saturating_add(1);
+            line(&format!("SPDM_REQUEST_DATA_SECRET_{generation}"), secrets.request);
+            line(&format!("SPDM_RESPONSE_DATA_SECRET_{generation}"), secrets.response);
+            if let Some(export) = secrets.export_master.filter(|_| generation == 0) {
+                line("SPDM_EXPORT_MASTER_SECRET", export);
             }
         }
         self.out.write_all(lines.as_bytes())?;

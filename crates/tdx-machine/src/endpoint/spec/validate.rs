@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::{EndpointSpec, EndpointSpecIssue, MeasurementKind, Named, name::Text};
+use super::{EndpointSpec, EndpointSpecIssue, FunctionSpec, MeasurementKind, Named, name::Text};
 
 /// Least value of `DataTransferSize`: DSP0274, `MinDataTransferSize` of 1.2.
 const MIN_TRANSFER: u32 = 42;
@@ -151,7 +151,7 @@ fn functions(spec: &EndpointSpec) -> Result<(), EndpointSpecIssue> {
             return Err(EndpointSpecIssue::BadMemory { number: function.number, size });
         }
     }
-    let windows = spec.functions.iter().map(|function| function.windows()).fold(0, u64::saturating_add);
+    let windows = spec.functions.iter().map(FunctionSpec::windows).fold(0, u64::saturating_add);
     // Each is aligned to its size, so that gaps take as much again at most.
     let end = windows.saturating_mul(2).saturating_add(spec.pci.window.0);
     if end >> (spec.tdisp.address_width - 1) > 1 {

@@ -28,6 +28,7 @@ use spdm::tdisp::{
     TdiState,
 };
 use spdm::x509::{CertChain, TrustStore};
+use tdx_machine::endpoint::spec::Named;
 
 use super::socket::{CLIENT_HELLO, Command, Link, Stream};
 
@@ -189,11 +190,11 @@ impl<S: Stream> Run<'_, S> {
         match self.drive(Operation::Connect)? {
             Outcome::Connected(connection) => {
                 let suite = connection.suite;
-                let mut what = format!("SPDM {}, {:?}, {:?}", connection.version, suite.hash, suite.asym);
-                if let (Some(group), Some(cipher)) = (suite.dhe, suite.aead) {
-                    what += &format!(", {group:?}, {cipher:?}");
-                }
-                Ok(what)
+                let mut agreed = vec![format!("SPDM {}", connection.version), Named(suite.hash).to_string()];
+                agreed.push(Named(suite.asym).to_string());
+                agreed.extend(suite.dhe.map(|group| Named(group).to_string()));
+                agreed.extend(suite.aead.map(|cipher| Named(cipher).to_string()));
+                Ok(list(agreed))
             }
             _ => Err(ConnectError::Outcome("NEGOTIATE_ALGORITHMS")),
         }
