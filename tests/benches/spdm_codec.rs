@@ -230,13 +230,13 @@ fn written(bytes: &[u8; 1024], record: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
 
 const ASKED: Asked = Asked { summary: true, signature: true };
 
-fn read_all(stage: &Stage, requests: &[Vec<u8>], responses: &[Vec<u8>]) {
+fn read_all(stage: Stage, requests: &[Vec<u8>], responses: &[Vec<u8>]) {
     for bytes in requests {
-        let message = msg::exact(bytes, |reader| Request::read(reader, stage));
+        let message = msg::exact(bytes, |reader| Request::read(reader, &stage));
         let _ = black_box(message.expect("what was written is read"));
     }
     for bytes in responses {
-        let message = msg::exact(bytes, |reader| Response::read(reader, stage, ASKED));
+        let message = msg::exact(bytes, |reader| Response::read(reader, &stage, ASKED));
         let _ = black_box(message.expect("what was written is read"));
     }
 }
@@ -287,7 +287,7 @@ fn main() {
     let mut group = criterion.benchmark_group("spdm_codec");
     group.throughput(Throughput::Bytes(size as u64));
     group.bench_function("read", |bench| {
-        bench.iter(|| read_all(&stage, black_box(&request_bytes), black_box(&response_bytes)));
+        bench.iter(|| read_all(stage, black_box(&request_bytes), black_box(&response_bytes)));
     });
     group.bench_function("write", |bench| {
         bench.iter(|| write_all(&mut buffer, black_box(&requests), black_box(&responses)));
@@ -295,6 +295,6 @@ fn main() {
     group.finish();
     criterion.final_summary();
 
-    tell("read", messages, size, || read_all(&stage, black_box(&request_bytes), black_box(&response_bytes)));
+    tell("read", messages, size, || read_all(stage, black_box(&request_bytes), black_box(&response_bytes)));
     tell("write", messages, size, || write_all(&mut buffer, black_box(&requests), black_box(&responses)));
 }

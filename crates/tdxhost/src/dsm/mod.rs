@@ -4,7 +4,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`socket`] | frames of the emulators' protocol |
-//! | [`listen`] | the server: commands, one client after another |
+//! | [`listen`], [`modelled`] | the server: commands, one client after another, and the device behind it |
+//! | [`connect`] | the requester: what it does phase by phase, and the table of it |
 //! | [`record`], [`pcap`], [`keylog`] | what is kept of what passes |
 //! | [`trace`] | messages decoded, one line of JSON each |
 

@@ -28,19 +28,19 @@ pub(super) fn describe(bytes: &[u8], secrets: Secrets) -> Value {
             "registers": response.registers.dwords().map(number).collect::<Vec<_>>(),
         }),
         Message::KeyProg(request) => {
-            let mut fields = target(&request.target);
+            let mut fields = target(request.target);
             fields["key"] = secrets.show(request.key.bytes());
             fields["ifv"] = number(request.ifv.0);
             fields
         }
         Message::KpAck(response) => {
-            let mut fields = target(&response.target);
+            let mut fields = target(response.target);
             fields["status"] = response.status.to_string().into();
             fields
         }
-        Message::KSetGo(request) => target(&request.target),
-        Message::KSetStop(request) => target(&request.target),
-        Message::KGoStopAck(response) => target(&response.target),
+        Message::KSetGo(request) => target(request.target),
+        Message::KSetStop(request) => target(request.target),
+        Message::KGoStopAck(response) => target(response.target),
     };
     if let Value::Object(fields) = fields {
         described.extend(fields);
@@ -48,6 +48,6 @@ pub(super) fn describe(bytes: &[u8], secrets: Secrets) -> Value {
     described.into()
 }
 
-fn target(target: &Target) -> Value {
+fn target(target: Target) -> Value {
     json!({ "stream": target.stream.0, "slot": target.key.to_string(), "port": target.port.0 })
 }

@@ -164,7 +164,8 @@ fn undecodable_bytes_are_shown_with_the_reason() {
 fn large_messages_are_put_together_from_their_chunks() {
     let mut decoder = agreed(Secrets::Shown, FLAGS);
     let chunk = |code: u8, last: u8, sequence: u8, bytes: &[u8]| {
-        let mut message = vec![0x12, code, last, 1, sequence, 0, 0, 0, bytes.len() as u8, 0, 0, 0];
+        let size = u8::try_from(bytes.len()).unwrap();
+        let mut message = vec![0x12, code, last, 1, sequence, 0, 0, 0, size, 0, 0, 0];
         if sequence == 0 {
             message.extend([200, 0, 0, 0]);
         }
