@@ -4,6 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use spdm::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo, MeasurementHash, Suite};
+use spdm::ids::Version;
+use spdm::msg::{self, Asked, Layout, Request, Response, Stage};
 use tdx_machine::presets;
 use tdx_tests::fuzz::{self, BODIES, Body};
 
@@ -404,6 +407,20 @@ fn sparse(start: &[u8], size: usize, some: &[(usize, u8)]) -> Vec<u8> {
     bytes
 }
 
+/// SHA-384 and P-384, measurements of SHA-256.
+fn agreed(version: Version) -> Stage {
+    Stage::Agreed(Layout::new(
+        version,
+        Suite {
+            hash: HashAlgo::Sha384,
+            asym: AsymAlgo::EcdsaP384,
+            dhe: Some(DheGroup::Secp384r1),
+            aead: Some(AeadAlgo::Aes256Gcm),
+            measurement_hash: Some(MeasurementHash::Hash(HashAlgo::Sha256)),
+        },
+    ))
+}
+
 #[test]
 fn requests_of_spdm_are_refused_in_a_line_or_written_as_they_were_read() {
     on_numbers(fuzz::spdm_request, 2000, 300);
@@ -429,6 +446,8 @@ fn requests_of_spdm_are_refused_in_a_line_or_written_as_they_were_read() {
         sparse(&[0x13, 0x85, 0, 1], 20, &[(8, 4), (12, 99)]),
         vec![0x13, 0x86, 0, 1, 2, 0],
     ] {
+        let read = msg::exact(&message, |reader| Request::read(reader, &agreed(Version::V1_3)).map(drop));
+        assert_eq!(read, Ok(()), "{message:02x?}");
         on_bent(fuzz::spdm_request, &[&[choice], &message[..]].concat());
     }
 }
@@ -462,6 +481,10 @@ fn responses_of_spdm_are_refused_in_a_line_or_written_as_they_were_read() {
         vec![0x12, 0x05, 1, 1, 0, 0, 0x12, 0x7f, 1, 0],
         sparse(&[0x12, 0x06, 1, 1, 1], 16, &[(8, 4)]),
     ] {
+        let asked = Asked { summary: true, signature: true };
+        let stage = agreed(Version::V1_2);
+        let read = msg::exact(&message, |reader| Response::read(reader, &stage, asked).map(drop));
+        assert_eq!(read, Ok(()), "{message:02x?}");
         on_bent(fuzz::spdm_response, &[&[0x8e, 3], &message[..]].concat());
     }
 }
