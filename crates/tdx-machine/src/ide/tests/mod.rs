@@ -71,7 +71,7 @@ impl Link {
     }
 
     /// Everything that this end of the link sent arrives at the other one.
-    fn to_root(&mut self, tlp: Tlp) -> Result<Vec<Tlp>, OpenError> {
+    fn send_up(&mut self, tlp: Tlp) -> Result<Vec<Tlp>, OpenError> {
         let sealed = self.device.seal(ID, tlp).unwrap();
         self.root.open(sealed)
     }

@@ -37,7 +37,7 @@ fn the_old_set_ends_with_the_first_tlp_of_the_new_one_in_its_lane() {
 fn a_key_that_waits_is_not_received_with() {
     let mut link = Link::new();
     link.program(KeySet::K1, 1);
-    assert!(link.to_root(write(16, 0)).is_ok(), "the old set is in use");
+    assert!(link.send_up(write(16, 0)).is_ok(), "the old set is in use");
     // The device is told to go, the root port is not.
     let posted = KeySlot { set: KeySet::K1, direction: Direction::Tx, sub_stream: SubStream::Posted };
     link.device.go(ID, posted).unwrap();
@@ -54,12 +54,12 @@ fn keys_are_refreshed_many_times_under_traffic() {
         let set = sets.next().unwrap();
         let before = link.device.seal(ID, write(32, round)).unwrap();
         link.program(set, round);
-        assert!(link.to_root(read(round)).is_ok(), "while keys wait");
+        assert!(link.send_up(read(round)).is_ok(), "while keys wait");
         link.go(set);
         assert_eq!(link.secure(), (true, true));
         assert_eq!(link.root.open(before), Ok(vec![write(32, round)]));
-        assert_eq!(link.to_root(write(32, round)), Ok(vec![write(32, round)]));
-        assert_eq!(link.to_root(completion(vec![round; 8])), Ok(vec![completion(vec![round; 8])]));
+        assert_eq!(link.send_up(write(32, round)), Ok(vec![write(32, round)]));
+        assert_eq!(link.send_up(completion(vec![round; 8])), Ok(vec![completion(vec![round; 8])]));
     }
 }
 
@@ -83,7 +83,7 @@ fn stopping_the_old_set_does_not_matter_and_stopping_the_new_one_does() {
         link.root.stop(ID, slot);
     }
     assert_eq!(link.secure(), (true, true));
-    assert!(link.to_root(write(4, 0)).is_ok());
+    assert!(link.send_up(write(4, 0)).is_ok());
     link.device.stop(ID, KeySlot::of_set(KeySet::K1)[0]);
     assert_eq!(link.secure(), (false, true));
 }

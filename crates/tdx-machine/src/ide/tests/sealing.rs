@@ -49,10 +49,10 @@ fn payloads_are_permitted_up_to_the_maximum() {
         let mut link = Link::bare(max);
         link.program(KeySet::K0, 0);
         link.go(KeySet::K0);
-        assert_eq!(link.to_root(write(fits, 1)), Ok(vec![write(fits, 1)]));
+        assert_eq!(link.send_up(write(fits, 1)), Ok(vec![write(fits, 1)]));
         let too_large = BadTlp::TooLarge { bytes: fits + 4, max: fits };
         assert_eq!(link.device.seal(ID, write(fits + 4, 1)), Err(SealError::Tlp(too_large)));
-        assert_eq!(link.to_root(write(4, 2)), Ok(vec![write(4, 2)]), "what was refused did not count");
+        assert_eq!(link.send_up(write(4, 2)), Ok(vec![write(4, 2)]), "what was refused did not count");
     }
     for none in [0, 64, 129, 8192] {
         assert_eq!(MaxPayload::new(none), None, "{none}");
@@ -174,7 +174,7 @@ fn what_is_for_no_stream_or_from_a_stranger_is_misrouted() {
         } else {
             Err(OpenError::MisroutedSender { stream: ID, sender })
         };
-        assert_eq!(link.to_root(tlp), expected);
+        assert_eq!(link.send_up(tlp), expected);
         assert_eq!(link.secure(), (true, true), "it is authentic, so what follows it is too");
     }
 }
@@ -202,7 +202,7 @@ fn an_integrity_failure_makes_both_ends_insecure_until_they_are_keyed_anew() {
         stream.set_enabled(true);
     }
     assert_eq!(u32::from(link.device.status(ID).unwrap()), 2);
-    assert_eq!(link.to_root(write(64, 1)), Ok(vec![write(64, 1)]));
+    assert_eq!(link.send_up(write(64, 1)), Ok(vec![write(64, 1)]));
 }
 
 #[test]
@@ -210,14 +210,14 @@ fn a_counter_ends_before_it_would_repeat() {
     let mut link = Link::new();
     link.device.stream_mut(ID).unwrap().set_counter_limit(4);
     for _ in 1..4 {
-        assert!(link.to_root(write(4, 0)).is_ok());
+        assert!(link.send_up(write(4, 0)).is_ok());
     }
     let exhausted = SealError::CounterExhausted { stream: ID, sub_stream: SubStream::Posted };
     assert_eq!(link.device.seal(ID, write(4, 0)), Err(exhausted));
-    assert!(link.to_root(read(0)).is_ok(), "each sub-stream has its own counter");
+    assert!(link.send_up(read(0)).is_ok(), "each sub-stream has its own counter");
     link.program(KeySet::K1, 1);
     link.go(KeySet::K1);
-    assert!(link.to_root(write(4, 0)).is_ok(), "new keys begin at 1");
+    assert!(link.send_up(write(4, 0)).is_ok(), "new keys begin at 1");
     link.root.stream_mut(ID).unwrap().set_counter_limit(2);
     let sealed = link.device.seal(ID, write(4, 0)).unwrap();
     let exhausted = OpenError::CounterExhausted { stream: ID, sub_stream: SubStream::Posted };
