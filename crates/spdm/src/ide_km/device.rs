@@ -18,6 +18,11 @@ pub trait IdePort {
     fn registers(&self, port: PortIndex, out: &mut Vec<u32>);
     /// Whether a stream block of the port has that Stream ID.
     fn has_stream(&self, port: PortIndex, stream: StreamId) -> bool;
+    /// Whether a key may start with that invocation field. Unless told otherwise with 1 only, which
+    /// also finds a field whose dwords were swapped.
+    fn takes_ifv(&self, ifv: Ifv) -> bool {
+        ifv == Ifv::INITIAL
+    }
     /// Puts a key into a slot. What was in it is gone; it is not used before [`go`](Self::go).
     fn program(
         &mut self,
@@ -272,7 +277,7 @@ impl KeyManager {
             return KpStatus::UNSUPPORTED_PORT;
         }
         let Some(slot) = selector.slot() else { return KpStatus::UNSUPPORTED_VALUE };
-        if raw.reserved != 0 || raw.status != 0 || ifv != Ifv::INITIAL || !port.has_stream(at, stream) {
+        if raw.reserved != 0 || raw.status != 0 || !port.takes_ifv(ifv) || !port.has_stream(at, stream) {
             return KpStatus::UNSUPPORTED_VALUE;
         }
         let mut changes = Vec::new();

@@ -81,7 +81,7 @@ pub struct Ifv(pub u64);
 impl Ifv {
     /// Size in bytes.
     pub const SIZE: usize = 8;
-    /// The only value that a key may start with.
+    /// The value that keys start with.
     pub const INITIAL: Self = Self(1);
 
     /// The value from its order in `KEY_PROG`: dword 1, then dword 0, each little endian.

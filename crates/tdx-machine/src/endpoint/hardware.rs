@@ -13,6 +13,7 @@ use spdm::tdisp::{InterfaceId, LockInterface, NotConfigured, Report, TdiPlatform
 
 use super::dma::Permit;
 use super::function::{Function, Kind};
+use super::spec::IdeSpec;
 use crate::ide::{Association, MaxPayload, Port, Stream, StreamSettings};
 
 /// Functions and ports.
@@ -21,6 +22,7 @@ pub(super) struct Hardware {
     pub(super) address_width: u8,
     /// The ports' ends of their links, by port index.
     pub(super) links: Vec<Port>,
+    any_ifv: bool,
     crypto: Arc<dyn Crypto>,
     /// What became of streams and was not told the interfaces yet.
     changes: Vec<(StreamId, StreamChange)>,
@@ -30,11 +32,11 @@ impl Hardware {
     pub(super) fn new(
         functions: Vec<Function>,
         address_width: u8,
-        ports: u8,
+        ide: &IdeSpec,
         crypto: Arc<dyn Crypto>,
     ) -> Self {
-        let links = (0..ports).map(|_| Port::new(MaxPayload::MAX)).collect();
-        Self { functions, address_width, links, crypto, changes: Vec::new() }
+        let links = (0..ide.ports).map(|_| Port::new(MaxPayload::MAX)).collect();
+        Self { functions, address_width, links, any_ifv: ide.any_ifv, crypto, changes: Vec::new() }
     }
 
     /// The function there, if it is present.
@@ -160,6 +162,10 @@ impl IdePort for Hardware {
 
     fn has_stream(&self, port: PortIndex, stream: StreamId) -> bool {
         self.streams(port).contains(&stream)
+    }
+
+    fn takes_ifv(&self, ifv: Ifv) -> bool {
+        self.any_ifv || ifv == Ifv::INITIAL
     }
 
     fn program(

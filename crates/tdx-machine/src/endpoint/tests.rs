@@ -4,7 +4,10 @@ use pcie::cap::{Express, Msix};
 use pcie::config::{CapabilityId, Width, find, offset};
 use pcie::ide::Ide;
 use pcie::{Bdf, Segment};
-use spdm::ide_km::{Direction, KeySet, KeySlot, ProgramStream, QueryPort, SetKeys, StopStream, SubStream};
+use spdm::ide_km::{
+    self, Direction, Ifv, KeyProg, KeySet, KeySlot, KpStatus, Message, ProgramStream, QueryPort, SetKeys,
+    StopStream, SubStream, Target,
+};
 use spdm::msg::{MeasurementBlocks, MeasurementOperation, MeasurementValue, SessionPolicy, SummaryHash};
 use spdm::requester::{
     Compare, MeasurementsRequest, Operation, Outcome, Requester, RequesterConfig, SessionRequest, Transport,
@@ -14,6 +17,7 @@ use spdm::tdisp::{
     ErrorCode, LockFlags, LockInterface, Outcome as TdiOutcome, Progress, RangeAttributes, Report,
     TdiOperation, TdiRequester, TdispFailure,
 };
+use spdm::wire::Writer;
 use spdm::x509::TrustStore;
 
 use super::mmio::{PAGE, reg};
@@ -443,13 +447,38 @@ fn a_stream_is_secure_once_it_is_enabled_and_has_its_keys() {
     }
 }
 
+#[test]
+fn keys_start_with_an_invocation_field_of_1_unless_the_device_takes_any() {
+    let keys = SetKeys::generate(&AwsLc).unwrap();
+    let slot = KeySlot::of_set(KeySet::K0).into_iter().next().unwrap();
+    for (any_ifv, ifv, status) in [
+        (false, Ifv::INITIAL, KpStatus::SUCCESS),
+        (false, Ifv(1 << 32), KpStatus::UNSUPPORTED_VALUE),
+        (true, Ifv(1 << 32), KpStatus::SUCCESS),
+    ] {
+        let mut spec = EndpointSpec::default();
+        spec.ide.any_ifv = any_ifv;
+        let target = Target { stream: STREAM, key: slot.into(), port: PORT };
+        let request = Message::KeyProg(KeyProg { target, key: keys.key(slot).clone(), ifv });
+        let mut buffer = [0; 64];
+        let mut writer = Writer::new(&mut buffer);
+        writer.u8(ide_km::PROTOCOL).unwrap();
+        request.write(&mut writer).unwrap();
+        let answer = Host::new(&spec).vendor(writer.finish().to_vec());
+        let Message::KpAck(ack) = Message::read(&answer[1..]).unwrap() else {
+            panic!("KEY_PROG is answered with another message")
+        };
+        assert_eq!(ack.status, status, "any: {any_ifv}, {ifv:?}");
+    }
+}
+
 /// The root port's end of the stream, with the keys of the device.
 fn root_port(keys: &SetKeys) -> Port {
     let mut port = Port::new(MaxPayload::MAX);
     port.add(StreamSettings { id: STREAM, association: Association::EVERYBODY }).set_enabled(true);
     for slot in KeySlot::of_set(KeySet::K0) {
         let here = slot.at_the_other_end();
-        port.program(STREAM, here, keys.key(slot), spdm::ide_km::Ifv::INITIAL).unwrap();
+        port.program(STREAM, here, keys.key(slot), Ifv::INITIAL).unwrap();
         port.go(STREAM, here).unwrap();
     }
     port

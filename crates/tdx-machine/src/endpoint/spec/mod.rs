@@ -154,11 +154,14 @@ pub struct IdeSpec {
     /// Ports with an IDE capability, 1 to 8. Port 0 is that of function 0; each further one belongs to
     /// the next physical function.
     pub ports: u8,
+    /// Keys may start with any invocation field, not only with 1. The emulator of spdm-rs swaps its
+    /// dwords.
+    pub any_ifv: bool,
 }
 
 impl Default for IdeSpec {
     fn default() -> Self {
-        Self { selective_streams: 4, link_streams: 0, address_blocks: 1, ports: 2 }
+        Self { selective_streams: 4, link_streams: 0, address_blocks: 1, ports: 2, any_ifv: false }
     }
 }
 
