@@ -1,5 +1,7 @@
 //! What only shows with the host on one side of the boundary and a machine on the other.
 
+mod bad_devices;
+mod bad_requesters;
 mod chance;
 mod pamt;
 mod releases;

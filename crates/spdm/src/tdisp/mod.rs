@@ -28,6 +28,7 @@ mod message;
 mod mmio_attribute;
 mod p2p;
 mod report;
+mod report_check;
 mod requester;
 mod start;
 mod tdi;
@@ -46,6 +47,7 @@ pub use message::{Body, Message};
 pub use mmio_attribute::SetMmioAttribute;
 pub use p2p::P2pStream;
 pub use report::{InterfaceInfo, MmioRange, RangeAttributes, Report, ReportTooLong};
+pub use report_check::{RangeFault, Window};
 pub use requester::{Outcome, Progress, TdiOperation, TdiRequester, TdispFailure};
 pub use start::StartInterface;
 pub use tdi::{

@@ -17,15 +17,17 @@ use spdm::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo};
 use spdm::ide_km::{PortIndex, StreamId};
 use spdm::ids::{SlotId, Version};
 use spdm::requester::RequesterConfig;
+use spdm::tdisp::InterfaceId;
 use spdm::x509::TrustStore;
 use tdx_machine::endpoint::spec::Named;
 use tdx_machine::endpoint::{Endpoint, EndpointSpec, devices};
 
+use crate::dsm::bad;
 use crate::dsm::connect::{self, Plan, SharedRecorder, Until};
 use crate::dsm::listen::{ConnectionReport, ServeEnd, Server};
 use crate::dsm::modelled::Modelled;
 use crate::dsm::record::{self, Recorder};
-use crate::dsm::socket::{Limits, Link, Tcp};
+use crate::dsm::socket::{Command, Limits, Link, Tcp};
 use crate::dsm::trace::Secrets;
 use crate::text::{self, Paint, nearest};
 
@@ -122,6 +124,10 @@ struct RequesterArgs {
     /// How far to go
     #[arg(long, value_enum, value_name = "PHASE", default_value_t, conflicts_with = "listen")]
     until: Until,
+    /// Be a bad requester instead: try what nobody may say, `all` of it or the cases of these names, and
+    /// fail if the responder accepts any of it
+    #[arg(long, value_name = "all|CASE", value_delimiter = ',', conflicts_with_all = ["listen", "until", "key_update", "reporting_offset"])]
+    bad: Vec<String>,
     /// Ask the responder to end, instead of telling it that we go
     #[arg(long, conflicts_with = "listen")]
     shutdown: bool,
@@ -303,14 +309,18 @@ fn connect(address: &str, args: &DsmArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let plan = plan(&args.requester)?;
+    let cases = bad_cases(&args.requester.bad)?;
     let recorder = SharedRecorder(std::sync::Arc::new(parking_lot::Mutex::new(recorder(args)?)));
     let stream = TcpStream::connect(address).with_context(|| {
         format!("cannot connect to {address}; start a responder there, for instance tdxhost dsm --listen {address}")
     })?;
-    let link = Link::new(Tcp::new(stream)?, limits(args, Duration::from_secs(10)));
     if args.requester.trust_any_root && !args.json {
         eprintln!("tdxhost: --trust-any-root: whoever answers is taken for the device");
     }
+    if !cases.is_empty() {
+        return try_bad(address, args, &plan, &cases, stream, recorder);
+    }
+    let link = Link::new(Tcp::new(stream)?, limits(args, Duration::from_secs(10)));
     let report = connect::run(address.to_owned(), link, &plan, recorder.clone());
     let mut out = io::stdout().lock();
     if args.json {
@@ -327,6 +337,53 @@ fn connect(address: &str, args: &DsmArgs) -> anyhow::Result<ExitCode> {
         (Some(error), Some(advice)) => bail!("{address}: {error}; {advice}"),
         (Some(error), None) => bail!("{address}: {error}"),
     }
+}
+
+/// The cases of those names.
+fn bad_cases(names: &[String]) -> anyhow::Result<Vec<&'static bad::Case>> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(bad::CATALOGUE.iter().collect());
+    }
+    let find = |name: &String| {
+        bad::find(name).with_context(|| match nearest(name, bad::CATALOGUE.iter().map(|case| case.name)) {
+            Some(meant) => format!("--bad {name}: no such case; did you mean {meant}?"),
+            None => format!("--bad {name}: no such case; `all` has {}", bad::CATALOGUE.len()),
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+fn try_bad(
+    address: &str,
+    args: &DsmArgs,
+    plan: &Plan,
+    cases: &[&'static bad::Case],
+    stream: TcpStream,
+    recorder: SharedRecorder,
+) -> anyhow::Result<ExitCode> {
+    let interface = plan.function.map(|function| pcie::FuncId::new(function).map(InterfaceId)).transpose()?;
+    let bad_plan = bad::Plan {
+        config: plan.config.clone(),
+        verifier: std::sync::Arc::new(plan.trust.clone()),
+        target: bad::Target { slot: plan.slot, port: plan.port, stream: plan.stream, interface },
+    };
+    // Many a case is met with silence.
+    let limits = limits(args, Duration::from_secs(2));
+    let mut line = bad::Redial::new(address.to_owned(), stream, limits, recorder.clone())?;
+    bad_plan.session(&mut line).with_context(|| format!("{address}: no session even as it should be"))?;
+    let rows = cases.iter().map(|case| bad_plan.attempt(case, &mut line)).collect();
+    line.end(if plan.shutdown { Command::SHUTDOWN } else { Command::CONTINUE });
+    let report = bad::Report::new(address.to_owned(), rows);
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        report.print(&mut out, Paint::for_stdout())?;
+    }
+    out.flush()?;
+    recorder.0.lock().finish()?;
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn plan(args: &RequesterArgs) -> anyhow::Result<Plan> {

@@ -60,7 +60,7 @@ pub const CATALOGUE: &[DeviceFaultInfo] = &[
     entry(
         "reordered",
         "the answer comes once more in place of the next one, and all that follow one too late",
-        &["Unexpected", "WrongKind", "Open", "Portion", "WrongSlot", "Echo"],
+        &["Unexpected", "WrongKind", "Open", "Portion", "Echo"],
     ),
     entry("truncated", "the last four bytes of the object are missing", &["Decode", "Open"]),
     entry("trailing-bytes", "four more bytes follow in the object", &["Decode", "Open"]),
@@ -70,8 +70,8 @@ pub const CATALOGUE: &[DeviceFaultInfo] = &[
     entry("bad-tag", "the tag of the secured message is wrong", &["Open"]),
     entry(
         "sequence-overflow",
-        "the keys of the device may protect no more messages: it falls silent",
-        &["Transport"],
+        "the keys of the device may protect no more messages: it drops the session",
+        &["SessionLost"],
     ),
     entry("wrong-answer", "another message than the answer", &["Unexpected"]),
     entry("wrong-version", "the answer is one of SPDM 1.1", &["Decode"]),
@@ -176,6 +176,9 @@ const FRESH: [At; 3] = [
     At::Spdm(RequestCode::KEY_EXCHANGE),
 ];
 
+/// Nothing is asked behind it that could be answered late.
+const LAST: Fault = Fault::Reordered { at: At::Spdm(RequestCode::END_SESSION) };
+
 fn both(fault: impl FnMut(At) -> Fault) -> Vec<Fault> {
     At::CLEAR.into_iter().chain(At::SECURED).map(fault).collect()
 }
@@ -218,7 +221,7 @@ impl Fault {
             both(|at| Fault::Silent { at }),
             both(|at| Fault::DoeError { at }),
             FRESH.into_iter().chain(At::SECURED).map(|at| Fault::Replayed { at }).collect(),
-            both(|at| Fault::Reordered { at }),
+            both(|at| Fault::Reordered { at }).into_iter().filter(|fault| *fault != LAST).collect(),
             both(|at| Fault::Truncated { at }),
             both(|at| Fault::TrailingBytes { at }),
             both(|at| Fault::Oversized { at }),
