@@ -12,6 +12,8 @@ pub use association::{AddressAssociation, AssociationError, RidAssociation};
 pub use capability::IdeCapability;
 pub use registers::{Capability, Control, StreamControl, StreamState, StreamStatus};
 
+use core::ops::Range;
+
 use crate::config::{
     AccessError, CONFIG_SIZE, ConfigSpace, ExtendedId, ReadConfig, Width, find_extended, register,
 };
@@ -83,6 +85,11 @@ impl StreamBlock {
             return None;
         }
         Some(self.offset + SELECTIVE_BLOCK + index as u16 * ADDRESS_BLOCK)
+    }
+
+    /// Offsets of all of its registers, address associations included.
+    pub const fn registers(&self) -> Range<u16> {
+        self.offset..self.offset.saturating_add(self.size())
     }
 
     const fn size(self) -> u16 {

@@ -120,9 +120,17 @@ impl Endpoint {
             let memory = function.virtual_window();
             self.sr_iov_changed(index, count, memory.is_some(), at);
         } else if let Kind::Physical { port: Some(port) } = kind {
-            let ide = Ide::find(config);
-            if ide.is_some_and(|ide| ide.streams().any(|block| block.control() == at)) {
-                self.stream_changed(PortIndex(port), change);
+            let stream = Ide::find(config).and_then(|ide| {
+                let block = ide.streams().find(|block| block.registers().contains(&at))?;
+                Some((block, ide.stream_control(&block)))
+            });
+            match stream {
+                Some((block, _)) if at == block.control() => self.stream_changed(PortIndex(port), change),
+                // Other TLPs than before belong to the stream, or to none.
+                Some((block, control)) if at != block.status() && control.enable() => {
+                    self.dsm.event(TdiEvent::StreamLost(StreamId(control.stream_id())));
+                }
+                _ => {}
             }
         }
     }
@@ -184,6 +192,9 @@ impl Endpoint {
         if before.enable() && !(after.enable() && same_stream) {
             self.dsm.stream_failed(port, StreamId(before.stream_id()));
             self.dsm.hardware.forget_end_of(port, StreamId(before.stream_id()));
+        } else if before.enable() {
+            // What an enabled stream does with its TLPs is part of what was locked.
+            self.dsm.event(TdiEvent::StreamLost(StreamId(before.stream_id())));
         }
         let stream = StreamId(after.stream_id());
         if !after.enable() {

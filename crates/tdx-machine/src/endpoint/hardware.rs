@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use pcie::FunctionId;
-use pcie::ide::{Ide, StreamState, set_state};
+use pcie::ide::{Ide, StreamBlock, StreamControl, StreamState, set_failed, set_state};
 use spdm::crypto::{Crypto, CryptoError};
 use spdm::ide_km::{
     IdeKey, IdePort, Ifv, KeyGeneration, KeyManager, KeyRefused, KeySlot, PortIndex, PortLocation,
     StreamChange, StreamId,
 };
+use spdm::ids::SessionId;
 use spdm::tdisp::{InterfaceId, LockInterface, NotConfigured, Report, TdiPlatform, TdiState};
 
 use super::dma::Permit;
@@ -120,19 +121,33 @@ impl Hardware {
 
     /// Says in the registers of a stream what it is in. Only an enabled one can be secure.
     pub(super) fn set_stream(&mut self, port: PortIndex, stream: StreamId, secure: bool) {
+        let blocks = self.blocks(port, stream);
         let Some(function) = self.port_mut(port) else { return };
-        let Some(ide) = Ide::find(&function.config) else { return };
-        let states: Vec<_> = ide
-            .streams()
-            .map(|block| (block, ide.stream_control(&block)))
-            .filter(|(_, control)| control.stream_id() == stream.0)
-            .map(|(block, control)| (block, secure && control.enable()))
-            .collect();
-        for (block, secure) in states {
+        for (block, control) in blocks {
+            let secure = secure && control.enable();
             let state = if secure { StreamState::SECURE } else { StreamState::INSECURE };
             // The registers are there: they were found a moment ago.
             let _ = set_state(&mut function.config, &block, state);
         }
+    }
+
+    /// Says in the registers of a stream that the other end found a TLP that was not sound.
+    pub(super) fn set_stream_failed(&mut self, port: PortIndex, stream: StreamId) {
+        let blocks = self.blocks(port, stream);
+        let Some(function) = self.port_mut(port) else { return };
+        for (block, _) in blocks.into_iter().filter(|(_, control)| control.enable()) {
+            // As above.
+            let _ = set_failed(&mut function.config, &block);
+        }
+    }
+
+    /// The registers of a port that have this stream.
+    fn blocks(&self, port: PortIndex, stream: StreamId) -> Vec<(StreamBlock, StreamControl)> {
+        let Some(ide) = self.port(port).and_then(|function| Ide::find(&function.config)) else {
+            return Vec::new();
+        };
+        let all = ide.streams().map(|block| (block, ide.stream_control(&block)));
+        all.filter(|(_, control)| control.stream_id() == stream.0).collect()
     }
 
     /// Ids of all streams of a port, as their registers have them.
@@ -206,9 +221,9 @@ pub(super) struct Platform<'a> {
 }
 
 impl TdiPlatform for Platform<'_> {
-    fn keyed(&self, interface: InterfaceId, stream: StreamId) -> Option<KeyGeneration> {
+    fn keyed(&self, interface: InterfaceId, stream: StreamId, session: SessionId) -> Option<KeyGeneration> {
         self.hardware.of_interface(interface)?;
-        self.keys.keyed(stream)
+        self.keys.keyed_in(stream, session)
     }
 
     fn random(&mut self, out: &mut [u8; 32]) -> Result<(), CryptoError> {

@@ -274,6 +274,7 @@ impl Endpoint {
             link.fail_message(stream);
         }
         self.dsm.stream_failed(port, stream);
+        self.dsm.hardware.set_stream_failed(port, stream);
     }
 
     /// Reads a register behind BAR 0 of a function; unused bytes are 0.

@@ -247,6 +247,9 @@ fn whatever_changes_a_running_function_takes_its_interface_to_error() {
             assert_eq!(host.device.state(first()), Some(TdiState::RUN), "switched on");
             host.write(first(), control, Width::Dword, 0);
         }),
+        ("other functions in the stream", |host| change_of_stream(host, 8, 0x003b_0f00)),
+        ("other addresses in the stream", |host| change_of_stream(host, 16, 0x0000_0101)),
+        ("another traffic class of the stream", |host| change_of_stream(host, 0, 1 << 19 | 1)),
         ("fail message", |host| host.device.fail_message(PORT, STREAM)),
         ("session ended", |host| drop(host.drive(Operation::EndSession))),
         ("new connection", |host| drop(host.drive(Operation::Connect))),
@@ -264,6 +267,15 @@ fn whatever_changes_a_running_function_takes_its_interface_to_error() {
         let running = super::mmio::View { gate: super::mmio::Gate::Running, ..function.view() };
         assert_eq!(function.mmio.read(secret, running), Ok(0), "{name}: nothing of the TEE is left");
     }
+}
+
+/// Enables the first stream and then writes a register of it, `from_control` bytes behind the control register.
+fn change_of_stream(host: &mut Host, from_control: u16, value: u32) {
+    let control = host.stream_control(first());
+    host.write(first(), control, Width::Dword, 1);
+    host.write(first(), control + 4, Width::Dword, u32::MAX);
+    assert_eq!(host.device.state(first()), Some(TdiState::RUN), "the status is nobody's setting");
+    host.write(first(), control + from_control, Width::Dword, value);
 }
 
 #[test]
@@ -505,13 +517,19 @@ fn tlps_travel_with_the_keys_of_the_session_and_a_changed_one_ends_the_interface
     assert_eq!(root.open(sealed).unwrap(), [write_tlp()]);
     assert_eq!(host.device.state(first()), Some(TdiState::RUN));
 
-    // One is lost on the way, so that the next does not open.
+    // One is lost, so that the next does not open.
     drop(root.seal(STREAM, write_tlp()).unwrap());
     let sealed = root.seal(STREAM, write_tlp()).unwrap();
     assert!(matches!(host.device.receive(PORT, sealed), Err(OpenError::IntegrityFail { .. })));
     assert_eq!(host.device.state(first()), Some(TdiState::ERROR));
-    assert_eq!(host.device.config_read(first(), control + 4, Width::Dword).unwrap() & 0xf, 0);
     assert!(host.device.send(PORT, STREAM, write_tlp()).is_err());
+
+    let status = |host: &Host| host.device.config_read(first(), control + 4, Width::Dword).unwrap();
+    assert_eq!(status(&host), 0, "insecure, and this end found it");
+    host.device.fail_message(PORT, STREAM);
+    assert_eq!(status(&host), 1 << 31, "the other end has said so");
+    host.write(first(), control + 4, Width::Dword, 1 << 31);
+    assert_eq!(status(&host), 0);
 }
 
 #[test]
