@@ -15,6 +15,7 @@ use std::time::Instant;
 use pcie::doe::ObjectType;
 use pcie::ide::Capability;
 use pcie::{FuncId, FunctionId};
+use spdm::crypto::Crypto;
 use spdm::crypto::aws_lc::AwsLc;
 use spdm::ide_km::{KeySet, Port, PortIndex, ProgramStream, QueryPort, SetKeys, StopStream, StreamId};
 use spdm::ids::SlotId;
@@ -78,6 +79,7 @@ pub struct Plan {
 
 /// Carries a plan out over `link` and tells what happened.
 pub fn run<S: Stream>(address: String, link: Link<S>, plan: &Plan, recorder: SharedRecorder) -> Report {
+    seed_random_numbers();
     let mut requester = Requester::new(plan.config.clone(), Arc::new(AwsLc), Arc::new(plan.trust.clone()));
     requester.set_observer(Box::new(recorder.clone()));
     let mut run = Run { plan, doe: Doe::new(link, recorder), requester, rows: Vec::new() };
@@ -94,6 +96,12 @@ pub fn run<S: Stream>(address: String, link: Link<S>, plan: &Plan, recorder: Sha
     let _ = run.doe.command(command, &[]);
     let advice = result.as_ref().err().and_then(ConnectError::advice);
     Report::new(address, run.rows, result.err().map(|error| error.to_string()), advice)
+}
+
+/// The first random bytes of a process take tens of milliseconds to collect. They are no part of what
+/// the peer is measured by; should there be none, the first operation that needs some says so.
+fn seed_random_numbers() {
+    let _ = AwsLc.random(&mut [0]);
 }
 
 struct Run<'a, S> {
