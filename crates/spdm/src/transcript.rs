@@ -74,7 +74,7 @@ impl Transcript {
     /// L1/L2 of messages in the clear. `None` before [`Self::agree`].
     ///
     /// It is emptied by signed `MEASUREMENTS`, by a `GET_MEASUREMENTS` that is refused (except that its
-    /// response is not ready), and by every other request in the clear.
+    /// response is not ready or the responder busy), and by every other request in the clear.
     pub fn measurements(&mut self) -> Option<&mut Log> {
         self.agreed.as_mut().map(|agreed| &mut agreed.measurements)
     }

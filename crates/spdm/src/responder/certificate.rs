@@ -23,10 +23,7 @@ impl Responder {
         } else {
             let rest = chain.get(usize::from(asked.offset)..).filter(|rest| !rest.is_empty());
             let rest = rest.ok_or(Refusal::invalid())?;
-            let mut size = rest.len().min(asked.length.into());
-            if !(self.config.flags.chunk() && negotiated.peer.flags.chunk()) {
-                size = size.min(self.transfer_size(call.origin).saturating_sub(FIXED));
-            }
+            let size = rest.len().min(asked.length.into()).min(self.largest(call).saturating_sub(FIXED));
             let (portion, behind) = rest.split_at_checked(size).unwrap_or((rest, &[]));
             (portion, behind.len())
         };

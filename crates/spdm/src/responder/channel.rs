@@ -2,18 +2,18 @@
 
 use alloc::vec::Vec;
 
+use crate::crypto::Secret;
 use crate::msg::RequestCode;
 
 /// A transfer in chunks, and a response that was not ready. They do not mix with those of another
 /// channel: a session's large response is read inside that session.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Channel {
     pub(super) transfer: Option<Transfer>,
     pub(super) deferred: Option<Deferred>,
 }
 
 /// A transfer in chunks that is under way.
-#[derive(Debug)]
 pub(super) enum Transfer {
     /// A large request comes in.
     Request {
@@ -22,7 +22,8 @@ pub(super) enum Transfer {
         next: u16,
         /// Size of the whole request.
         size: usize,
-        received: Vec<u8>,
+        /// A session's request may hold keys.
+        received: Secret,
     },
     /// A large response goes out.
     Response {
@@ -35,10 +36,10 @@ pub(super) enum Transfer {
 }
 
 /// A request whose response is not ready.
-#[derive(Debug)]
 pub(super) struct Deferred {
     pub(super) code: RequestCode,
     pub(super) token: u8,
-    pub(super) request: Vec<u8>,
+    /// A session's request may hold keys.
+    pub(super) request: Secret,
     pub(super) padded: bool,
 }

@@ -4,6 +4,7 @@ use super::Responder;
 use super::channel::Transfer;
 use super::dispatch::{Answer, Call, Incoming, Then, encode};
 use super::refusal::Refusal;
+use crate::crypto::Secret;
 use crate::ids::Version;
 use crate::msg::capabilities::MIN_DATA_TRANSFER_SIZE;
 use crate::msg::{ChunkGet, ChunkResponse, ChunkSend, ChunkSendAck, ErrorCode};
@@ -20,7 +21,7 @@ const MIN_TRANSFER: usize = MIN_DATA_TRANSFER_SIZE as usize;
 /// Where a chunk leaves a large request.
 enum Progress {
     More(Transfer),
-    Complete(Vec<u8>),
+    Complete(Secret),
 }
 
 impl Responder {
@@ -32,10 +33,9 @@ impl Responder {
     ) -> Result<Answer, Refusal> {
         let version = self.version().ok_or(Refusal::unexpected())?;
         let (chunk, message) = incoming.read(|reader| ChunkSend::read(reader, version))?;
-        let limit = usize::try_from(self.config.data_transfer_size).unwrap_or(usize::MAX);
         let large_limit = usize::try_from(self.config.max_message_size).unwrap_or(usize::MAX);
         let transfer = self.channel_mut(call.origin)?.transfer.take();
-        let progress = if message.len() > limit {
+        let progress = if message.len() > self.receive_size() {
             Err(Refusal::invalid())
         } else {
             match transfer {
@@ -108,7 +108,9 @@ fn first(chunk: &ChunkSend<'_>, message: usize, limit: usize) -> Result<Progress
     if size <= MIN_TRANSFER || chunk.last || chunk.chunk.len() >= size || message < MIN_TRANSFER {
         return Err(Refusal::invalid());
     }
-    let received = chunk.chunk.to_vec();
+    // All of its room at once: what a growing buffer leaves behind is not wiped.
+    let mut received = Secret::new(Vec::with_capacity(size));
+    received.extend_from_slice(chunk.chunk);
     Ok(Progress::More(Transfer::Request { handle: chunk.handle, next: 1, size, received }))
 }
 
@@ -119,7 +121,7 @@ fn continued(
     handle: u8,
     next: u16,
     size: usize,
-    mut received: Vec<u8>,
+    mut received: Secret,
 ) -> Result<Progress, Refusal> {
     let left = size.saturating_sub(received.len());
     let fits = if chunk.last {

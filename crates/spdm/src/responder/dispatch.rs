@@ -9,7 +9,7 @@ use super::connection::State;
 use super::refusal::Refusal;
 use super::{Delay, Device, Reply, Responder, SessionEnd, Stage};
 use crate::Kind;
-use crate::crypto::Digest;
+use crate::crypto::{Digest, Secret};
 use crate::ids::{SessionId, Version};
 use crate::msg::{self, ErrorCode, Header, NotReady, RequestCode, ResponseCode};
 use crate::observe::Observer;
@@ -61,6 +61,11 @@ impl<'a> Incoming<'a> {
         self.bytes.strip_prefix(message).is_some_and(|padding| {
             padding.len() <= if self.padded { 3 } else { 0 } && padding.iter().all(|byte| *byte == 0)
         })
+    }
+
+    /// Bytes that the message has at least, whatever part of it is padding.
+    fn least_size(self) -> usize {
+        if self.padded { self.bytes.len().saturating_sub(3) } else { self.bytes.len() }
     }
 
     fn header(self) -> Result<Header, Refusal> {
@@ -273,6 +278,10 @@ impl Responder {
         if place(code).is_none() {
             return Err(Refusal::unsupported(code));
         }
+        // Of a chunk that is too large, its acknowledgement tells.
+        if code != RequestCode::CHUNK_SEND && incoming.least_size() > self.receive_size() {
+            return Err(Refusal::new(ErrorCode::REQUEST_TOO_LARGE));
+        }
         if call.device.busy(code) {
             return Err(Refusal::new(ErrorCode::BUSY));
         }
@@ -307,7 +316,7 @@ impl Responder {
         {
             self.last_token = self.last_token.wrapping_add(1);
             let token = self.last_token;
-            let request = incoming.bytes.to_vec();
+            let request = Secret::new(incoming.bytes.to_vec());
             self.channel_mut(call.origin)?.deferred =
                 Some(Deferred { code, token, request, padded: incoming.padded });
             let Delay { exponent, multiplier } = delay;
@@ -407,12 +416,14 @@ impl Responder {
                 None => false,
             },
         };
-        // Behind a key update, nothing but the proof that both sides have the new key.
+        // Behind a key update, nothing but the proof that both sides have the new key, which may have to
+        // be asked for again.
+        let proof = matches!(code, RequestCode::KEY_UPDATE | RequestCode::RESPOND_IF_READY);
         let unproven = match origin {
             Origin::Clear => false,
-            Origin::Session(id) => self.session(id).is_some_and(|record| {
-                code != RequestCode::KEY_UPDATE && record.update.is_some_and(|update| !update.undone)
-            }),
+            Origin::Session(id) => self
+                .session(id)
+                .is_some_and(|record| !proof && record.update.is_some_and(|update| !update.undone)),
         };
         if belongs && !unproven { Ok(()) } else { Err(Refusal::unexpected()) }
     }
@@ -467,6 +478,11 @@ impl Responder {
         }
     }
 
+    /// Most bytes of a message that comes in in one object.
+    pub(super) fn receive_size(&self) -> usize {
+        usize::try_from(self.config.data_transfer_size).unwrap_or(usize::MAX)
+    }
+
     /// Most bytes of a message that goes out in one object.
     pub(super) fn transfer_size(&self, origin: Origin) -> usize {
         let theirs = self.peer().map_or(usize::MAX, |peer| peer.data_transfer_size);
@@ -479,10 +495,18 @@ impl Responder {
     /// Whether a response of `size` bytes gets to the requester, at once or in chunks. Handlers ask
     /// before they change anything.
     pub(super) fn check_size(&self, call: &Call<'_>, size: usize) -> Result<(), Refusal> {
-        let Some(peer) = self.peer() else { return Ok(()) };
-        let at_once = size.saturating_add(call.wrapping) <= self.transfer_size(call.origin);
-        let in_chunks = self.config.flags.chunk() && peer.flags.chunk() && size <= peer.max_message_size;
-        if at_once || in_chunks { Ok(()) } else { Err(Refusal::too_large(size)) }
+        if size <= self.largest(call) { Ok(()) } else { Err(Refusal::too_large(size)) }
+    }
+
+    /// Most bytes of a response that gets to the requester, at once or in chunks.
+    pub(super) fn largest(&self, call: &Call<'_>) -> usize {
+        let at_once = self.transfer_size(call.origin).saturating_sub(call.wrapping);
+        match self.peer() {
+            Some(peer) if self.config.flags.chunk() && peer.flags.chunk() => {
+                at_once.max(peer.max_message_size)
+            }
+            _ => at_once,
+        }
     }
 
     /// Keeps a response that is larger than the requester takes at once, for `CHUNK_GET`.

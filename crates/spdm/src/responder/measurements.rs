@@ -3,7 +3,7 @@ use alloc::vec::Vec;
 use super::dispatch::{Answer, Call, Incoming, Origin, encode};
 use super::refusal::Refusal;
 use super::{MeasuredValue, Measurement, Responder, Stage};
-use crate::algo::MeasurementHash;
+use crate::algo::{MAX_DIGEST, MeasurementHash};
 use crate::crypto::Digest;
 use crate::ids::SlotId;
 use crate::msg::{
@@ -148,7 +148,8 @@ impl Responder {
         Ok(record)
     }
 
-    /// The digest over measurements that `CHALLENGE` and `KEY_EXCHANGE` may ask for.
+    /// The digest over measurements that `CHALLENGE` and `KEY_EXCHANGE` may ask for; 0 if there are none
+    /// of that kind.
     pub(super) fn summary(
         &self,
         layout: Layout,
@@ -164,6 +165,9 @@ impl Responder {
         let all = Self::measure(call)?;
         let wanted: Vec<&Measurement> =
             all.iter().filter(|one| which == SummaryHash::All || one.tcb).collect();
+        if wanted.is_empty() {
+            return Ok(Digest::new(&[0; MAX_DIGEST][..layout.digest()]));
+        }
         let record = self.record(layout, &wanted, false)?;
         Ok(Some(self.crypto.digest(layout.suite.hash, &record)))
     }

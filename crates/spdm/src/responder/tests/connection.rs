@@ -358,3 +358,25 @@ fn a_configuration_that_cannot_work_is_refused() {
     let late = Config { ct_exponent: 32, ..default() };
     assert_eq!(make(late, one()), Some(ConfigError::CtExponent(32)));
 }
+
+#[test]
+fn a_request_larger_than_one_object_may_be_is_refused() {
+    let mut bench = Bench::new(Config { data_transfer_size: 200, ..Config::default() });
+    bench.connect();
+    let mut session = bench.start();
+    let fits = bench.vendor_request(&[0; 200 - 11]);
+    assert_eq!(fits.len(), 200);
+    assert_eq!(bench.secured(&mut session, &fits)[1], ResponseCode::VENDOR_DEFINED.0);
+    let too_large = bench.vendor_request(&[0; 201 - 11]);
+    assert_eq!(bench.secured(&mut session, &too_large), bench.error(ErrorCode::REQUEST_TOO_LARGE));
+    assert_eq!(bench.secured(&mut session, &fits)[1], ResponseCode::VENDOR_DEFINED.0);
+    // How much of it is padding is not known in the clear.
+    assert_eq!(
+        bench.clear(&[&bench.get_digests()[..], &[0; 200]].concat()),
+        bench.error(ErrorCode::REQUEST_TOO_LARGE)
+    );
+    assert_eq!(
+        bench.clear(&[&bench.get_digests()[..], &[0; 196]].concat()),
+        bench.error(ErrorCode::INVALID_REQUEST)
+    );
+}

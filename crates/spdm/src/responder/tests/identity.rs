@@ -191,3 +191,16 @@ fn a_device_that_bends_a_finished_response_breaks_its_signature() {
     *bent.last_mut().unwrap() ^= 1;
     assert_eq!(bent, sound);
 }
+
+#[test]
+fn a_portion_is_not_larger_than_what_chunks_can_carry() {
+    let mut bench = Bench::new(Config::default());
+    (bench.data_transfer_size, bench.max_message_size) = (64, 500);
+    bench.connect();
+    let response = bench.clear(&bench.get_certificate(SlotId::ZERO, 0, 0xffff));
+    assert_eq!(response[2], ErrorCode::LARGE_RESPONSE.0);
+    let get = ChunkGet { version: Version::V1_2, handle: response[4], sequence: 0 };
+    let response = bench.clear(&bytes(|writer| get.write(writer)));
+    let chunk = read(&response, |reader| ChunkResponse::read(reader, Version::V1_2));
+    assert_eq!(chunk.large_size, Some(500));
+}

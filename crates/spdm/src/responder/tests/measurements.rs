@@ -220,3 +220,13 @@ fn a_responder_of_raw_values_reports_raw_values() {
     }
     assert_eq!(all.blocks, 4);
 }
+
+#[test]
+fn a_summary_of_no_measurements_is_zero() {
+    let mut bench = Bench::connected(Version::V1_2);
+    bench.device.measurements.retain(|one| !one.tcb);
+    let response = bench.clear(&bench.challenge(SlotId::ZERO, SummaryHash::Tcb));
+    let layout = bench.layout();
+    let auth = read(&response, |reader| ChallengeAuth::read(reader, &layout, true));
+    assert_eq!(auth.summary, Some(&[0; 48][..]));
+}

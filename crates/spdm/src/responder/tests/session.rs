@@ -495,3 +495,20 @@ fn other_algorithms_open_sessions_too() {
     transcript.append(&mac);
     bench.finish(&mut Talk { session, transcript, response: response.clone() });
 }
+
+#[test]
+fn the_proof_of_an_update_may_have_to_be_asked_for_again() {
+    let mut bench = Bench::connected(Version::V1_2);
+    let mut session = bench.start();
+    assert_eq!(bench.key_update(&mut session, 1, 7)[1], ResponseCode::KEY_UPDATE_ACK.0);
+    session.prepare_update(Direction::Request).unwrap();
+    bench.device.not_ready = 1;
+    let response = bench.key_update(&mut session, 3, 8);
+    assert_eq!(response[2], ErrorCode::RESPONSE_NOT_READY.0);
+    let again = [0x12, RequestCode::RESPOND_IF_READY.0, RequestCode::KEY_UPDATE.0, response[6]];
+    assert_eq!(bench.secured(&mut session, &again), [0x12, ResponseCode::KEY_UPDATE_ACK.0, 3, 8]);
+    assert_eq!(
+        bench.secured(&mut session, &bench.bare(RequestCode::HEARTBEAT))[1],
+        ResponseCode::HEARTBEAT_ACK.0
+    );
+}
