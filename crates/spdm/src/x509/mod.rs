@@ -68,7 +68,7 @@ pub enum ChainError {
     /// More certificates than are looked at.
     #[error("the chain has more than {0} certificates")]
     TooMany(usize),
-    /// The bytes are no DER certificate.
+    /// The bytes are no DER certificate, or it has an extension twice.
     #[error("certificate {certificate} is malformed")]
     Malformed {
         /// Which.
@@ -98,13 +98,17 @@ pub enum ChainError {
         /// Which.
         certificate: usize,
     },
+    /// The trusted root stands outside of the chain and is not valid now.
+    #[error("the chain's trusted root is not valid at this time")]
+    RootValidity,
     /// A signature in the chain is wrong.
     #[error("a signature in the chain does not verify")]
     Signature,
     /// A certificate is no link between the root and the leaf.
     #[error("a certificate in the chain is no link between its root and its leaf")]
     Stray,
-    /// A certificate signs others without being an authority, or beyond its path length.
+    /// A certificate signs others without being an authority, against its key usage, or beyond its path
+    /// length.
     #[error("a certificate in the chain must not issue others")]
     NotAuthority,
     /// A critical extension that is not understood.

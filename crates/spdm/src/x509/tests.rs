@@ -104,19 +104,39 @@ fn a_chain_of_a_trusted_root_gives_the_key_of_its_leaf() {
     assert_eq!((key.algo, key.point.len()), (AsymAlgo::EcdsaP256, 64));
 }
 
+/// The bytes of a chain of these certificates that has its root's hash but not the root.
+fn without_root(certificates: &[Vec<u8>]) -> Vec<u8> {
+    let with_root = build(&AwsLc, HashAlgo::Sha384, certificates).unwrap();
+    let size = u16::try_from(with_root.len() - certificates[0].len()).unwrap();
+    [&size.to_le_bytes()[..], &with_root[2..52], &certificates[1..].concat()].concat()
+}
+
 #[test]
 fn a_chain_may_leave_its_root_out() {
     let certificates = Maker::new().make();
     let trust = TrustStore::new([certificates[0].clone()]);
-    let with_root = build(&AwsLc, HashAlgo::Sha384, &certificates).unwrap();
-    let mut bytes = Vec::new();
-    let size = u16::try_from(with_root.len() - certificates[0].len()).unwrap();
-    bytes.extend(size.to_le_bytes());
-    bytes.extend_from_slice(&with_root[2..52]);
-    bytes.extend(certificates[1..].concat());
+    let bytes = without_root(&certificates);
     let chain = CertChain::parse(&bytes, HashAlgo::Sha384).unwrap();
     assert!(trust.verify(&chain, &WANTED).is_ok());
     assert_eq!(TrustStore::AnyRoot.verify(&chain, &WANTED), Err(ChainError::UnknownRoot));
+}
+
+#[test]
+fn a_root_outside_of_the_chain_has_to_be_valid_as_well() {
+    for ((from, to), verdict) in [
+        ((-10, -1), Err(ChainError::RootValidity)),
+        ((-10, 0), Ok(())),
+        ((0, 10), Ok(())),
+        ((1, 10), Err(ChainError::RootValidity)),
+    ] {
+        let mut maker = Maker::new();
+        (maker.root.not_before, maker.root.not_after) = (at(from), at(to));
+        let certificates = maker.make();
+        let bytes = without_root(&certificates);
+        let chain = CertChain::parse(&bytes, HashAlgo::Sha384).unwrap();
+        let trust = TrustStore::new([certificates[0].clone()]);
+        assert_eq!(trust.verify(&chain, &WANTED).map(drop), verdict);
+    }
 }
 
 #[test]
@@ -198,6 +218,31 @@ fn only_authorities_issue_and_within_their_path_length() {
     let mut maker = Maker::new();
     maker.leaf = authority("leaf");
     assert_eq!(verify(&maker.make()), Err(ChainError::LeafIsAuthority));
+}
+
+#[test]
+fn an_authority_s_key_usage_has_to_allow_certificates_if_there_is_one() {
+    let with = |usages| {
+        let mut maker = Maker::new();
+        maker.intermediate.key_usages = usages;
+        verify(&maker.make()).map(drop)
+    };
+    assert_eq!(with(vec![KeyUsagePurpose::CrlSign]), Err(ChainError::NotAuthority));
+    assert_eq!(with(vec![KeyUsagePurpose::CrlSign, KeyUsagePurpose::KeyCertSign]), Ok(()));
+    assert_eq!(with(vec![]), Ok(()));
+}
+
+#[test]
+fn an_extension_that_comes_twice_is_refused() {
+    let with = |extensions| {
+        let mut maker = Maker::new();
+        maker.leaf.custom_extensions = extensions;
+        verify(&maker.make()).map(drop)
+    };
+    // The second one would not be looked at, and is what an alias must not claim.
+    assert_eq!(with(vec![spdm_extension(3)]), Ok(()));
+    let twice = vec![spdm_extension(3), spdm_extension(2)];
+    assert_eq!(with(twice), Err(ChainError::Malformed { certificate: 2 }));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, anchor_from_trusted_cert};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+use x509_cert::der::oid::db::rfc5280::ID_CE_KEY_USAGE;
+use x509_cert::ext::pkix::KeyUsage;
 
 use super::chain::CertChain;
 use super::{ChainError, Verifier, Wanted, leaf};
@@ -52,7 +54,11 @@ impl Verifier for TrustStore {
         let parsed = parse_all(chain)?;
         check_validity(&parsed, wanted.now)?;
         let root_certificate = Certificate::from_der(root).map_err(|_| ChainError::UnknownRoot)?;
+        if included == 0 {
+            check_validity_of(&root_certificate, wanted.now).map_err(|_| ChainError::RootValidity)?;
+        }
         check_order(&root_certificate, &parsed, included)?;
+        check_extensions(&parsed)?;
 
         let last = parsed.len() - 1;
         if included == 1 && last == 0 {
@@ -95,15 +101,50 @@ fn parse_all(chain: &CertChain<'_>) -> Result<Vec<Certificate>, ChainError> {
     chain.certificates().iter().enumerate().map(parse).collect()
 }
 
+/// On which side of its validity a certificate is.
+enum Outside {
+    Before,
+    After,
+}
+
+fn check_validity_of(certificate: &Certificate, now: Duration) -> Result<(), Outside> {
+    let validity = certificate.tbs_certificate().validity();
+    if now < validity.not_before.to_unix_duration() {
+        return Err(Outside::Before);
+    }
+    if now > validity.not_after.to_unix_duration() {
+        return Err(Outside::After);
+    }
+    Ok(())
+}
+
 /// webpki tells that one has expired, but not which, and says nothing of the root.
 fn check_validity(certificates: &[Certificate], now: Duration) -> Result<(), ChainError> {
     for (certificate, parsed) in certificates.iter().enumerate() {
-        let validity = parsed.tbs_certificate().validity();
-        if now < validity.not_before.to_unix_duration() {
-            return Err(ChainError::NotYetValid { certificate });
-        }
-        if now > validity.not_after.to_unix_duration() {
-            return Err(ChainError::Expired { certificate });
+        check_validity_of(parsed, now).map_err(|outside| match outside {
+            Outside::Before => ChainError::NotYetValid { certificate },
+            Outside::After => ChainError::Expired { certificate },
+        })?;
+    }
+    Ok(())
+}
+
+/// webpki looks at no key usage, and at repetitions only of the extensions that it knows.
+fn check_extensions(chain: &[Certificate]) -> Result<(), ChainError> {
+    let last = chain.len().saturating_sub(1);
+    for (certificate, parsed) in chain.iter().enumerate() {
+        let malformed = ChainError::Malformed { certificate };
+        let extensions = parsed.tbs_certificate().extensions().map_or(&[][..], Vec::as_slice);
+        for (index, extension) in extensions.iter().enumerate() {
+            if extensions.iter().skip(index + 1).any(|other| other.extn_id == extension.extn_id) {
+                return Err(malformed);
+            }
+            if extension.extn_id == ID_CE_KEY_USAGE && certificate != last {
+                let usage = KeyUsage::from_der(extension.extn_value.as_bytes()).map_err(|_| malformed)?;
+                if !usage.key_cert_sign() {
+                    return Err(ChainError::NotAuthority);
+                }
+            }
         }
     }
     Ok(())
