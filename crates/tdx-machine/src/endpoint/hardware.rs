@@ -9,7 +9,6 @@ use spdm::ide_km::{
     IdeKey, IdePort, Ifv, KeyGeneration, KeyManager, KeyRefused, KeySlot, PortIndex, PortLocation,
     StreamChange, StreamId,
 };
-use spdm::ids::SessionId;
 use spdm::tdisp::{InterfaceId, LockInterface, NotConfigured, Report, TdiPlatform, TdiState};
 
 use super::dma::Permit;
@@ -221,9 +220,9 @@ pub(super) struct Platform<'a> {
 }
 
 impl TdiPlatform for Platform<'_> {
-    fn keyed(&self, interface: InterfaceId, stream: StreamId, session: SessionId) -> Option<KeyGeneration> {
+    fn keyed(&self, interface: InterfaceId, stream: StreamId) -> Option<KeyGeneration> {
         self.hardware.of_interface(interface)?;
-        self.keys.keyed_in(stream, session)
+        self.keys.keyed(stream)
     }
 
     fn random(&mut self, out: &mut [u8; 32]) -> Result<(), CryptoError> {
