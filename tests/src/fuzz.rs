@@ -18,6 +18,7 @@ mod spdm;
 mod teeio;
 mod text;
 mod upload;
+mod x509;
 
 pub use self::pcie::{config_space, doe_mailbox, doe_object};
 pub use abi::{metadata_list, wire_words};
@@ -36,6 +37,7 @@ pub use spdm::{spdm_opaque, spdm_request, spdm_response};
 pub use teeio::{ide_km, ide_tlp, tdisp};
 pub use text::{dmesg_capture, dmesg_explain, explain_words, platform_file, scenario_file};
 pub use upload::upload_files;
+pub use x509::cert_chain;
 
 /// A fuzz body.
 pub type Body = fn(&[u8]);
@@ -82,4 +84,5 @@ pub const BODIES: &[(&str, Body)] = &[
     ("device_file", device_file),
     ("dsm_socket", dsm_socket),
     ("endpoint_config", endpoint_config),
+    ("cert_chain", cert_chain),
 ];

@@ -594,3 +594,13 @@ fn a_socket_serves_the_next_client_whatever_came_before() {
 fn registers_of_a_device_take_anything() {
     on_numbers(fuzz::endpoint_config, 150, 800);
 }
+
+#[test]
+fn a_certificate_chain_is_believed_only_as_its_authority_has_made_it() {
+    on_numbers(fuzz::cert_chain, 600, 40);
+    // Nothing is changed, with and without the root.
+    fuzz::cert_chain(&[0, 0, 0, 0]);
+    fuzz::cert_chain(&[0, 0, 1, 0]);
+    // The header and one empty object.
+    on_bent(fuzz::cert_chain, &sparse(&[38, 0], 38, &[(36, 0x30)]));
+}
