@@ -19,10 +19,34 @@ pub struct Sealed {
 ///
 /// Prefix: byte 0 has M in bit 7 (the MAC follows), K in bit 6 (key set 1) and T in bit 5 (trusted);
 /// byte 1 the sub-stream, byte 2 the stream id; the rest is 0.
+///
+/// One TLP is the usual case, and has no place on the heap for its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Heads {
-    bytes: [u8; MOST * HEAD],
-    count: usize,
+enum Heads {
+    One([u8; HEAD]),
+    Several(Vec<u8>),
+}
+
+impl Heads {
+    /// All bytes: of at least one TLP.
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::One(head) => head,
+            Self::Several(heads) => heads,
+        }
+    }
+
+    const fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Several(heads) => heads.len() / HEAD,
+        }
+    }
+
+    /// A byte of the first prefix.
+    fn prefix(&self, at: usize) -> u8 {
+        self.bytes().get(at).copied().unwrap_or(0)
+    }
 }
 
 const M: u8 = 0x80;
@@ -56,38 +80,42 @@ impl Sealed {
     pub(super) fn heads(
         stream: StreamId,
         set: KeySet,
-        tlps: impl ExactSizeIterator<Item = (bool, TlpHeader, usize)>,
+        mut tlps: impl ExactSizeIterator<Item = (bool, TlpHeader, usize)>,
         text: Vec<u8>,
     ) -> Self {
-        let count = tlps.len().min(MOST);
-        let mut heads = Heads { bytes: [0; MOST * HEAD], count };
-        for (at, ((trusted, header, payload), head)) in
-            tlps.zip(heads.bytes.as_chunks_mut::<HEAD>().0).enumerate()
-        {
-            let last = if at + 1 == count { M } else { 0 };
-            let k = if set == KeySet::K1 { K } else { 0 };
-            let t = if trusted { T } else { 0 };
-            head[0] = last | k | t;
+        let k = if set == KeySet::K1 { K } else { 0 };
+        let head = |last: bool, (trusted, header, payload): (bool, TlpHeader, usize)| {
+            let mut head = [0; HEAD];
+            head[0] = k | if last { M } else { 0 } | if trusted { T } else { 0 };
             head[1] = header.sub_stream().number();
             head[2] = stream.0;
             head[4..].copy_from_slice(&encode(&header, payload));
-        }
+            head
+        };
+        let count = tlps.len();
+        let heads = match tlps.next() {
+            Some(only) if count == 1 => Heads::One(head(true, only)),
+            first => {
+                let all = first.into_iter().chain(tlps).zip(1..);
+                Heads::Several(all.flat_map(|(tlp, at)| head(at == count, tlp)).collect())
+            }
+        };
         Self { heads, text, mac: Mac([0; Mac::SIZE]) }
     }
 
     /// The stream.
-    pub const fn stream(&self) -> StreamId {
-        StreamId(self.heads.bytes[2])
+    pub fn stream(&self) -> StreamId {
+        StreamId(self.heads.prefix(2))
     }
 
     /// The key set: K bit.
-    pub const fn set(&self) -> KeySet {
-        if self.heads.bytes[0] & K == 0 { KeySet::K0 } else { KeySet::K1 }
+    pub fn set(&self) -> KeySet {
+        if self.heads.prefix(0) & K == 0 { KeySet::K0 } else { KeySet::K1 }
     }
 
     /// The sub-stream.
-    pub const fn sub_stream(&self) -> SubStream {
-        match self.heads.bytes[1] {
+    pub fn sub_stream(&self) -> SubStream {
+        match self.heads.prefix(1) {
             0 => SubStream::Posted,
             1 => SubStream::NonPosted,
             _ => SubStream::Completion,
@@ -96,7 +124,7 @@ impl Sealed {
 
     /// How many TLPs are under the MAC.
     pub const fn count(&self) -> usize {
-        self.heads.count
+        self.heads.count()
     }
 
     /// The MAC.
@@ -111,12 +139,12 @@ impl Sealed {
 
     /// What is authenticated and not encrypted.
     pub(super) fn aad(&self) -> &[u8] {
-        self.heads.bytes.get(..self.heads.count * HEAD).unwrap_or(&[])
+        self.heads.bytes()
     }
 
     /// The parts for sealing and opening: heads, payloads.
     pub(super) fn parts(&mut self) -> (&[u8], &mut [u8]) {
-        (self.heads.bytes.get(..self.heads.count * HEAD).unwrap_or(&[]), &mut self.text)
+        (self.heads.bytes(), &mut self.text)
     }
 
     /// T bit, header and payload size of each TLP.
@@ -140,32 +168,34 @@ impl Sealed {
 
     /// The sealed TLPs of those bytes. Only what a port can see without keys is checked.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadSealed> {
-        let mut heads = Heads { bytes: [0; MOST * HEAD], count: 0 };
+        let mut heads = Vec::new();
         let mut payloads = 0;
         let mut rest = bytes;
         loop {
-            let short =
-                BadSealed::Length { bytes: bytes.len(), expected: (heads.count + 1) * HEAD + Mac::SIZE };
+            let count = heads.len() / HEAD;
+            let short = BadSealed::Length { bytes: bytes.len(), expected: (count + 1) * HEAD + Mac::SIZE };
             let (head, behind) = rest.split_first_chunk::<HEAD>().ok_or(short)?;
             rest = behind;
-            let slot = heads.bytes.as_chunks_mut::<HEAD>().0.get_mut(heads.count).ok_or(BadSealed::NoMac)?;
-            *slot = *head;
+            if count == MOST {
+                return Err(BadSealed::NoMac);
+            }
+            heads.extend_from_slice(head);
             let (_, header) = head.split_last_chunk::<16>().ok_or(short)?;
             let (header, payload) = decode(header)?;
-            let first = &heads.bytes[..4];
+            let first = &bytes[..4];
             let differs = head[0] & K != first[0] & K || head[1..4] != first[1..4];
             let malformed =
                 head[0] & !(M | K | T) != 0 || head[3] != 0 || head[1] != header.sub_stream().number();
             if differs || malformed {
-                return Err(BadSealed::Prefix(heads.count));
+                return Err(BadSealed::Prefix(count));
             }
             payloads += payload;
-            heads.count += 1;
             if head[0] & M != 0 {
                 break;
             }
         }
-        let expected = heads.count * HEAD + payloads + Mac::SIZE;
+        let expected = heads.len() + payloads + Mac::SIZE;
+        let heads = <[u8; HEAD]>::try_from(&heads[..]).map_or(Heads::Several(heads), Heads::One);
         let (text, mac) =
             rest.split_at_checked(payloads).ok_or(BadSealed::Length { bytes: bytes.len(), expected })?;
         let mac = mac.try_into().map_err(|_| BadSealed::Length { bytes: bytes.len(), expected })?;
