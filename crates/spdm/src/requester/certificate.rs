@@ -31,9 +31,7 @@ impl Requester {
             return Err(RequesterError::EmptySlot(slot));
         }
         let length = self.portion();
-        let started = self.get_portion(Reading { slot, got: Vec::new(), total: None, length })?;
-        self.end_measuring();
-        Ok(started)
+        self.get_portion(Reading { slot, got: Vec::new(), total: None, length })
     }
 
     /// How much of a chain can be asked for at once.

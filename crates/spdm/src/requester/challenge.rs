@@ -32,7 +32,6 @@ impl Requester {
         let request =
             Challenge { version: self.version, slot: wanted.slot, summary: wanted.summary, nonce, context };
         let request = exchange::bytes(|writer| request.write(writer))?;
-        self.end_measuring();
         Ok((Step::Challenge(Asked { request: wanted, context }), request))
     }
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::exchange::{self, Message};
 use super::{Next, Outcome, Requester, RequesterError, Slots, Step};
 use crate::crypto::Digest;
+use crate::ids::SlotId;
 use crate::msg::{Digests, GetDigests};
 
 impl Requester {
@@ -14,7 +15,6 @@ impl Requester {
         }
         let version = self.version;
         let request = exchange::bytes(|writer| GetDigests { version }.write(writer))?;
-        self.end_measuring();
         Ok((Step::Digests, request))
     }
 
@@ -27,12 +27,14 @@ impl Requester {
         let (response, exact) = message.read(|reader| Digests::read(reader, &layout))?;
         let mut slots = Slots::default();
         for (slot, bytes) in response.slots() {
-            let digest = Digest::new(bytes);
-            if self.chain(slot).is_some_and(|chain| Some(chain.digest) != digest) {
-                return Err(RequesterError::ChainDigest(slot));
-            }
             if let Some(entry) = slots.digests.get_mut(slot.index()) {
-                *entry = digest;
+                *entry = Digest::new(bytes);
+            }
+        }
+        for slot in (0..8).filter_map(SlotId::new) {
+            // A chain that was believed and is gone is as bad as another one in its place.
+            if self.chain(slot).is_some_and(|chain| Some(chain.digest) != slots.digest(slot)) {
+                return Err(RequesterError::ChainDigest(slot));
             }
         }
         if response.provisioned == 0 {

@@ -4,6 +4,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::config::MAX_EXPONENT;
 use super::{ChunkFault, MIN_TRANSFER, Next, Outgoing, Progress, Requester, RequesterError, Step};
 use crate::Kind;
@@ -61,12 +63,12 @@ pub(super) fn bytes(
 ) -> Result<Vec<u8>, RequesterError> {
     let mut room = FIRST_ROOM;
     loop {
-        let mut buffer = vec![0; room];
+        let mut buffer = Zeroizing::new(vec![0; room]);
         let written = msg::encode(&mut buffer, &write).map(|message| message.len());
         match written {
             Ok(size) => {
                 buffer.truncate(size);
-                return Ok(buffer);
+                return Ok(core::mem::take(&mut *buffer));
             }
             Err(NoSpace(_)) if room < MAX_ROOM => room *= 8,
             Err(NoSpace(limit)) => return Err(RequesterError::RequestTooLarge { size: room, limit }),
@@ -86,14 +88,14 @@ enum Mode {
     Fetching { handle: u8, sequence: u16, total: Option<usize>, got: Vec<u8>, least: usize },
 }
 
-/// A request whose answer is waited for.
+/// A request whose answer is waited for. It may carry keys, and is overwritten when dropped.
 pub(super) struct Flight {
     step: Step,
-    request: Vec<u8>,
+    request: Zeroizing<Vec<u8>>,
     kind: Kind,
     mode: Mode,
     /// What was sent last, for a busy responder.
-    sent: Vec<u8>,
+    sent: Zeroizing<Vec<u8>>,
     out: Option<Outgoing>,
     busy: u32,
     polls: u32,
@@ -121,8 +123,16 @@ impl Requester {
     /// Puts a request on its way.
     pub(super) fn launch(&mut self, step: Step, request: Vec<u8>) -> Result<Flight, RequesterError> {
         let kind = if self.session.is_some() { Kind::Secured } else { Kind::Clear };
-        let mut flight =
-            Flight { step, request, kind, mode: Mode::Whole, sent: Vec::new(), out: None, busy: 0, polls: 0 };
+        let mut flight = Flight {
+            step,
+            request: Zeroizing::new(request),
+            kind,
+            mode: Mode::Whole,
+            sent: Zeroizing::default(),
+            out: None,
+            busy: 0,
+            polls: 0,
+        };
         self.post_request(&mut flight)?;
         Ok(flight)
     }
@@ -148,7 +158,7 @@ impl Requester {
             }
         }
         flight.mode = Mode::Whole;
-        let message = flight.request.clone();
+        let message = flight.request.to_vec();
         self.post(flight, message)
     }
 
@@ -188,8 +198,9 @@ impl Requester {
 
     /// Hands a message out, sealed if it belongs into the session.
     fn post(&mut self, flight: &mut Flight, message: Vec<u8>) -> Result<(), RequesterError> {
+        let message = Zeroizing::new(message);
         let payload = match flight.kind {
-            Kind::Clear => message.clone(),
+            Kind::Clear => message.to_vec(),
             Kind::Secured => {
                 self.expect_new_keys(&flight.step)?;
                 let active = self.session.as_mut().ok_or(RequesterError::NoSession)?;
@@ -339,7 +350,7 @@ impl Requester {
                 if matches!(flight.mode, Mode::Whole) {
                     self.post_request(&mut flight)?;
                 } else {
-                    let again = core::mem::take(&mut flight.sent);
+                    let again = core::mem::take(&mut *flight.sent);
                     self.post(&mut flight, again)?;
                 }
                 self.flight = Some(flight);

@@ -17,7 +17,6 @@ impl Requester {
         }
         let version = self.version;
         let request = exchange::bytes(|writer| Heartbeat { version }.write(writer))?;
-        self.end_measuring();
         Ok((Step::Heartbeat, request))
     }
 

@@ -57,8 +57,6 @@ impl Requester {
         let request = exchange::bytes(|writer| request.write(writer))?;
         // 0 is no session's half.
         self.next_session = session.checked_add(1).unwrap_or(1);
-        self.end_measuring();
-        self.end_authentication();
         Ok((Step::KeyExchange(Box::new(Asked { request: wanted, session, ephemeral })), request))
     }
 

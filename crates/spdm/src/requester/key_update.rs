@@ -28,7 +28,6 @@ impl Requester {
         if !self.config.flags.key_upd() {
             return Err(RequesterError::Configuration("KEY_UPD_CAP"));
         }
-        self.end_measuring();
         self.update(if all { KeyOperation::UpdateAllKeys } else { KeyOperation::UpdateKey })
     }
 

@@ -47,13 +47,11 @@ impl Requester {
         let earlier = match wanted.compare {
             Compare::Nothing | Compare::Twice => None,
             Compare::Earlier => {
-                let earlier = self.measurements.clone().filter(|record| record.raw == wanted.raw);
-                Some(earlier.ok_or(RequesterError::NoMeasurements)?)
+                let earlier = self.measurements.as_ref().filter(|record| tells_of(record, &wanted));
+                Some(earlier.ok_or(RequesterError::NoMeasurements)?.clone())
             }
         };
-        let started = self.read_measurements(wanted, earlier)?;
-        self.end_authentication();
-        Ok(started)
+        self.read_measurements(wanted, earlier)
     }
 
     fn read_measurements(
@@ -211,10 +209,17 @@ fn blocks(record: &[u8]) -> impl Iterator<Item = MeasurementBlock<'_>> {
     MeasurementBlocks::new(record).map_while(Result::ok)
 }
 
-/// Every block must be what it was; of two readings of all, none may come or go.
+/// Whether a reading has all that another one is to be compared with.
+fn tells_of(earlier: &MeasurementRecord, wanted: &MeasurementsRequest) -> bool {
+    let all = earlier.operation == MeasurementOperation::All;
+    earlier.raw == wanted.raw && (all || earlier.operation == wanted.operation)
+}
+
+/// Every block must be what it was; of all blocks, none may come or go.
 fn compare(earlier: &MeasurementRecord, later: &MeasurementRecord) -> Result<(), RequesterError> {
     let changed = |index| Err(RequesterError::MeasurementsChanged { index });
-    if earlier.operation == later.operation && earlier.count != later.count {
+    let indexed = matches!(later.operation, MeasurementOperation::Index(_));
+    if !indexed && earlier.count != later.count {
         return changed(None);
     }
     for block in blocks(&later.blocks) {

@@ -50,6 +50,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use zeroize::Zeroizing;
+
 pub use config::{MIN_TRANSFER, RequesterConfig};
 pub use error::{Blame, ChunkFault, OpaqueFault, RequesterError};
 pub use facts::{Chain, Connection, MeasurementRecord, Peer, SessionFacts, Slots, Summary};
@@ -363,6 +365,7 @@ impl Requester {
         let started = self.request(operation).and_then(|(step, request)| self.launch(step, request));
         match started {
             Ok(flight) => {
+                self.begin(flight.code());
                 self.flight = Some(flight);
                 Ok(())
             }
@@ -386,7 +389,7 @@ impl Requester {
             Operation::StartSession(wanted) => self.key_exchange(wanted),
             Operation::Heartbeat => self.heartbeat(),
             Operation::KeyUpdate { all } => self.key_update(all),
-            Operation::Vendor(payload) => self.vendor(&payload),
+            Operation::Vendor(payload) => self.vendor(&Zeroizing::new(payload)),
             Operation::EndSession => self.end_session(),
         }
     }
@@ -468,6 +471,18 @@ impl Requester {
             .as_mut()
             .filter(|active| active.session.phase() == Phase::Data)
             .ok_or(RequesterError::NoSession)
+    }
+
+    /// An operation has begun with that request: transcripts that it does not belong to begin anew.
+    fn begin(&mut self, request: RequestCode) {
+        match request {
+            RequestCode::GET_MEASUREMENTS => self.end_authentication(),
+            RequestCode::KEY_EXCHANGE => {
+                self.end_measuring();
+                self.end_authentication();
+            }
+            _ => self.end_measuring(),
+        }
     }
 
     /// A request of a later phase goes out. What was read for a challenge is of no use any more; behind

@@ -12,7 +12,6 @@ impl Requester {
         let version = self.version;
         let request =
             exchange::bytes(|writer| VendorDefined::pci_sig(version, payload).write_request(writer))?;
-        self.end_measuring();
         Ok((Step::Vendor, request))
     }
 

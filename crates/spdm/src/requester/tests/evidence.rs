@@ -112,6 +112,16 @@ fn a_chain_that_has_changed_is_noticed() {
     });
     assert_eq!(bench.run(Operation::Digests), Err(RequesterError::ChainDigest(SlotId::ZERO)));
     bench.works_again();
+    // The chain has moved to another slot.
+    let mut bench = Bench::new();
+    bench.run_all([Operation::Connect, Operation::Certificate(SlotId::ZERO)]).unwrap();
+    bench.line.device.bend = Box::new(|at, bytes| {
+        if at == sealed(ResponseCode::DIGESTS) {
+            bytes[2..4].fill(1 << 1);
+        }
+    });
+    assert_eq!(bench.run(Operation::Digests), Err(RequesterError::ChainDigest(SlotId::ZERO)));
+    bench.works_again();
 }
 
 #[test]
@@ -240,6 +250,40 @@ fn measurements_that_change_between_readings_are_named() {
     bench.line.device.drift = 1;
     let earlier = MeasurementsRequest { compare: Compare::Earlier, ..ALL };
     assert_eq!(bench.run(Operation::Measurements(earlier)), Err(changed));
+    bench.works_again();
+}
+
+#[test]
+fn measurements_are_compared_only_with_a_reading_that_has_them() {
+    let reading = |operation, compare| {
+        Operation::Measurements(MeasurementsRequest { operation, compare, signed: None, ..ALL })
+    };
+    let (one, two) = (MeasurementOperation::Index(1), MeasurementOperation::Index(2));
+    let (all, total) = (MeasurementOperation::All, MeasurementOperation::Total);
+    for (first, second, comparable) in [
+        (all, all, true),
+        (all, two, true),
+        (all, total, true),
+        (one, one, true),
+        (one, two, false),
+        (one, all, false),
+        (one, total, false),
+    ] {
+        let mut bench = Bench::new();
+        bench.run_all([Operation::Connect, reading(first, Compare::Nothing)]).unwrap();
+        let compared = bench.run(reading(second, Compare::Earlier));
+        if comparable {
+            assert!(compared.is_ok(), "{second:?} after {first:?}: {compared:?}");
+        } else {
+            assert_eq!(compared, Err(RequesterError::NoMeasurements), "{second:?} after {first:?}");
+        }
+    }
+    // A block that came is noticed by its number, too.
+    let mut bench = Bench::new();
+    bench.run_all([Operation::Connect, reading(all, Compare::Nothing)]).unwrap();
+    bench.line.device.measured.pop();
+    let fewer = bench.run(reading(total, Compare::Earlier));
+    assert_eq!(fewer, Err(RequesterError::MeasurementsChanged { index: None }));
     bench.works_again();
 }
 

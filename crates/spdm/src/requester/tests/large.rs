@@ -9,8 +9,10 @@ use bench::{ALL, Bench, until_session};
 use super::bench;
 use crate::Kind;
 use crate::ids::SlotId;
-use crate::msg::{Header, RequestCode, ResponseCode};
-use crate::requester::{ChunkFault, Operation, Outcome, RequesterConfig, RequesterError};
+use crate::msg::{Header, MeasurementOperation, RequestCode, ResponseCode};
+use crate::requester::{
+    ChunkFault, MeasurementsRequest, Operation, Outcome, RequesterConfig, RequesterError,
+};
 use crate::responder::{Config, Stage};
 
 fn small(ours: u32, theirs: u32) -> (RequesterConfig, Config) {
@@ -67,9 +69,13 @@ fn without_chunks_portions_fit_and_large_requests_are_refused_before_they_go() {
     let mut bench = Bench::with(ours, Config { data_transfer_size: 300, ..Config::default() });
     bench.session().unwrap();
     assert_eq!(sent(&bench, RequestCode::CHUNK_GET) + sent(&bench, RequestCode::CHUNK_SEND), 0);
+    let one = MeasurementOperation::Index(1);
+    let unsigned = MeasurementsRequest { operation: one, signed: None, ..ALL };
+    bench.run(Operation::Measurements(unsigned)).unwrap();
     let refused = bench.run(Operation::Vendor(vec![0; 290]));
     assert_eq!(refused, Err(RequesterError::RequestTooLarge { size: 301, limit: 300 }));
-    // The session is as it was.
+    // The session is as it was, and so is what a signature is to cover.
+    bench.run(Operation::Measurements(MeasurementsRequest { operation: one, ..ALL })).unwrap();
     assert_eq!(bench.run(Operation::Vendor(vec![4, 5])), Ok(Outcome::Vendor(vec![5, 4])));
 }
 
