@@ -108,6 +108,7 @@ pub fn ide_km(data: &[u8]) {
             Err(error) => assert!(out.is_empty() && !error.to_string().contains('\n')),
         }
         assert_eq!(manager.keyed(STREAM).is_some(), port.is_keyed());
+        assert_eq!(manager.keyed_in(STREAM, SESSION), manager.keyed(STREAM));
     }
     manager.session_ended(SESSION, &mut port);
     assert!(manager.keyed(STREAM).is_none() && !port.is_keyed(), "nothing outlives its session");
@@ -116,7 +117,7 @@ pub fn ide_km(data: &[u8]) {
 struct Platform;
 
 impl TdiPlatform for Platform {
-    fn keyed(&self, _: InterfaceId, stream: StreamId) -> Option<KeyGeneration> {
+    fn keyed(&self, _: InterfaceId, stream: StreamId, _: SessionId) -> Option<KeyGeneration> {
         (stream == STREAM).then_some(KeyGeneration(1))
     }
 

@@ -125,14 +125,24 @@ enum SlotState {
 struct StreamKeys {
     port: PortIndex,
     stream: StreamId,
+    /// The one that asked for something last.
     session: SessionId,
     slots: [SlotState; KeySlot::COUNT],
+    /// The session that brought the key of each slot.
+    sources: [SessionId; KeySlot::COUNT],
     generation: Option<KeyGeneration>,
 }
 
 impl StreamKeys {
     fn new(port: PortIndex, stream: StreamId, session: SessionId) -> Self {
-        Self { port, stream, session, slots: [SlotState::Empty; KeySlot::COUNT], generation: None }
+        Self {
+            port,
+            stream,
+            session,
+            slots: [SlotState::Empty; KeySlot::COUNT],
+            sources: [session; KeySlot::COUNT],
+            generation: None,
+        }
     }
 
     fn slot(&mut self, slot: KeySlot) -> &mut SlotState {
@@ -151,6 +161,20 @@ impl StreamKeys {
 
     fn is_empty(&self) -> bool {
         self.slots.iter().all(|&slot| slot == SlotState::Empty)
+    }
+
+    /// Each state with the session that brought the key.
+    fn sources(&self) -> impl Iterator<Item = (SlotState, SessionId)> + '_ {
+        self.slots.iter().copied().zip(self.sources.iter().copied())
+    }
+
+    fn has_keys_of(&self, session: SessionId) -> bool {
+        self.sources().any(|(state, source)| state != SlotState::Empty && source == session)
+    }
+
+    /// Whether no key in use came in another session.
+    fn uses_keys_of(&self, session: SessionId) -> bool {
+        self.sources().all(|(state, source)| state != SlotState::InUse || source == session)
     }
 
     fn id(&self) -> (PortIndex, StreamId) {
@@ -214,9 +238,9 @@ impl KeyManager {
         }
     }
 
-    /// A session is over: the keys that came in it are wiped.
+    /// A session is over: streams with a key that came in it lose all of their keys.
     pub fn session_ended(&mut self, session: SessionId, port: &mut dyn IdePort) {
-        self.wipe(port, |stream| stream.session == session);
+        self.wipe(port, |keys| keys.has_keys_of(session));
     }
 
     /// A stream has left its secure state: its keys are wiped.
@@ -237,9 +261,12 @@ impl KeyManager {
             .and_then(|keys| keys.generation)
     }
 
-    /// The session that the keys of a stream are from.
-    pub fn session_of(&self, stream: StreamId) -> Option<SessionId> {
-        self.streams.iter().find(|keys| keys.stream == stream).map(|keys| keys.session)
+    /// Like [`keyed`](Self::keyed), if that session brought all of the keys.
+    pub fn keyed_in(&self, stream: StreamId, session: SessionId) -> Option<KeyGeneration> {
+        self.streams
+            .iter()
+            .find(|keys| keys.stream == stream && keys.is_keyed() && keys.uses_keys_of(session))
+            .and_then(|keys| keys.generation)
     }
 
     /// `KEY_PROG`. A message too short for what the acknowledgement echoes cannot be acknowledged.
@@ -285,9 +312,11 @@ impl KeyManager {
         let was_keyed = keys.is_keyed();
         let programmed = port.program(at, stream, slot, key, ifv);
         *keys.slot(slot) = if programmed.is_ok() { SlotState::Waiting } else { SlotState::Empty };
+        keys.sources[slot.index()] = session;
         if was_keyed && !keys.is_keyed() {
             changes.push(StreamChange::Lost);
         }
+        self.streams.retain(|keys| !keys.is_empty());
         tell(at, stream, &changes, port);
         if programmed.is_ok() { KpStatus::SUCCESS } else { KpStatus::UNSPECIFIED }
     }

@@ -9,6 +9,7 @@ use spdm::ide_km::{
     IdeKey, IdePort, Ifv, KeyGeneration, KeyManager, KeyRefused, KeySlot, PortIndex, PortLocation,
     StreamChange, StreamId,
 };
+use spdm::ids::SessionId;
 use spdm::tdisp::{InterfaceId, LockInterface, NotConfigured, Report, TdiPlatform, TdiState};
 
 use super::dma::Permit;
@@ -220,9 +221,9 @@ pub(super) struct Platform<'a> {
 }
 
 impl TdiPlatform for Platform<'_> {
-    fn keyed(&self, interface: InterfaceId, stream: StreamId) -> Option<KeyGeneration> {
+    fn keyed(&self, interface: InterfaceId, stream: StreamId, session: SessionId) -> Option<KeyGeneration> {
         self.hardware.of_interface(interface)?;
-        self.keys.keyed(stream)
+        self.keys.keyed_in(stream, session)
     }
 
     fn random(&mut self, out: &mut [u8; 32]) -> Result<(), CryptoError> {

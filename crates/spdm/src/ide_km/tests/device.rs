@@ -168,7 +168,8 @@ fn a_stream_is_keyed_with_the_last_go_and_not_before() {
     }
     assert_eq!(device.manager.keyed(STREAM), Some(KeyGeneration(1)));
     assert_eq!(device.ports.changes, [StreamChange::Keyed(KeyGeneration(1))]);
-    assert_eq!(device.manager.session_of(STREAM), Some(SESSION));
+    assert_eq!(device.manager.keyed_in(STREAM, SESSION), device.manager.keyed(STREAM));
+    assert_eq!(device.manager.keyed_in(STREAM, OTHER_SESSION), None);
 }
 
 #[test]
@@ -226,7 +227,6 @@ fn stop_wipes_one_key_and_says_yes_when_there_is_none() {
     }
     assert!(device.ports.keys.is_empty());
     assert_eq!(device.ports.changes, [StreamChange::Keyed(KeyGeneration(1)), StreamChange::Lost]);
-    assert_eq!(device.manager.session_of(STREAM), None);
 }
 
 #[test]
@@ -248,7 +248,25 @@ fn keys_of_another_session_are_reported() {
     let newer = target(KeySlot { set: KeySet::K1, ..SLOT });
     device.ask_in(OTHER_SESSION, &key_prog(newer)).unwrap();
     assert_eq!(device.ports.changes.last(), Some(&StreamChange::ForeignSession));
-    assert_eq!(device.manager.session_of(STREAM), Some(OTHER_SESSION));
+    assert_eq!(device.manager.keyed_in(STREAM, SESSION), device.manager.keyed(STREAM), "it is not used yet");
+    device.ask_in(OTHER_SESSION, &key_set_go(newer)).unwrap();
+    assert!(device.manager.keyed(STREAM).is_some());
+    for session in [SESSION, OTHER_SESSION] {
+        assert_eq!(device.manager.keyed_in(STREAM, session), None, "keys of both");
+    }
+}
+
+#[test]
+fn keys_end_with_the_session_that_brought_them_whoever_asked_last() {
+    let mut device = Device::default();
+    device.key(KeySet::K0);
+    let unused = target(KeySlot { set: KeySet::K1, ..SLOT });
+    device.ask_in(OTHER_SESSION, &key_set_stop(unused)).unwrap();
+    device.manager.session_ended(OTHER_SESSION, &mut device.ports);
+    assert!(device.manager.keyed_in(STREAM, SESSION).is_some(), "none of the keys is that session's");
+    device.ask_in(OTHER_SESSION, &key_set_stop(unused)).unwrap();
+    device.manager.session_ended(SESSION, &mut device.ports);
+    assert!(device.manager.keyed(STREAM).is_none() && device.ports.keys.is_empty());
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl TdiSet {
                 let allowed = lock.flags.contains(LockFlags::BIND_P2P)
                     && stream != lock.default_stream
                     && !p2p_streams.contains(&stream)
-                    && platform.keyed(interface, stream).is_some();
+                    && platform.keyed(interface, stream, session).is_some();
                 if !allowed {
                     return Err(ErrorCode::INVALID_REQUEST.into());
                 }
@@ -169,7 +169,9 @@ impl TdiSet {
         {
             return Err(ErrorCode::INVALID_REQUEST.into());
         }
-        let generation = platform.keyed(interface, lock.default_stream).ok_or(ErrorCode::INVALID_REQUEST)?;
+        // Keys that another session brought protect that session's traffic, not this one's.
+        let keyed = platform.keyed(interface, lock.default_stream, session);
+        let generation = keyed.ok_or(ErrorCode::INVALID_REQUEST)?;
         let spent =
             self.spent.iter().any(|&(stream, spent)| stream == lock.default_stream && generation <= spent);
         if self.config.fresh_keys && spent {
@@ -194,7 +196,8 @@ impl TdiSet {
         let Some(tdi) = self.tdis.get_mut(index) else { return };
         if let Some(Locked { binding, generation, .. }) = &tdi.locked {
             let stream = binding.lock.default_stream;
-            let generation = platform.keyed(tdi.interface, stream).unwrap_or(*generation);
+            let keyed = platform.keyed(tdi.interface, stream, binding.session);
+            let generation = keyed.unwrap_or(*generation);
             self.spent.retain(|&(other, _)| other != stream);
             self.spent.push((stream, generation));
         }

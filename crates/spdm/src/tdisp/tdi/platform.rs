@@ -3,12 +3,13 @@ use alloc::vec::Vec;
 use super::super::{InterfaceId, LockInterface, MmioRange, Report, TdiState, Vdm};
 use crate::crypto::CryptoError;
 use crate::ide_km::{KeyGeneration, StreamId};
+use crate::ids::SessionId;
 
 /// The device around its interfaces.
 pub trait TdiPlatform {
-    /// Whether the stream has all its keys in use and carries the interface's requests; since which
-    /// generation of keys.
-    fn keyed(&self, interface: InterfaceId, stream: StreamId) -> Option<KeyGeneration>;
+    /// Whether the stream has all its keys in use, every one of them brought in `session`, and carries
+    /// the interface's requests; since which generation of keys.
+    fn keyed(&self, interface: InterfaceId, stream: StreamId, session: SessionId) -> Option<KeyGeneration>;
     /// Random bytes for a nonce.
     fn random(&mut self, out: &mut [u8; 32]) -> Result<(), CryptoError>;
     /// Whether the function is set up in a way that can be locked as asked: its BARs, for instance, lie

@@ -62,7 +62,7 @@ fn each_state_answers_each_request_as_the_table_says() {
 #[test]
 fn a_lock_is_refused_for_its_first_fault_and_changes_nothing() {
     type Change = fn(&mut Device, &mut LockInterface);
-    let rows: [(&str, Change, Result<(), ErrorCode>); 9] = [
+    let rows: [(&str, Change, Result<(), ErrorCode>); 10] = [
         ("as it should be", |_, _| {}, OK),
         ("all supported flags", |_, lock| lock.flags = LockFlags(7), OK),
         (
@@ -86,6 +86,11 @@ fn a_lock_is_refused_for_its_first_fault_and_changes_nothing() {
             Err(ErrorCode::INVALID_REQUEST),
         ),
         ("no stream has keys", |device, _| device.platform.streams.clear(), Err(ErrorCode::INVALID_REQUEST)),
+        (
+            "keys of another session",
+            |device, _| device.platform.key_session = OTHER_SESSION,
+            Err(ErrorCode::INVALID_REQUEST),
+        ),
         (
             "a device not set up",
             |device, _| device.platform.configured = false,

@@ -28,6 +28,8 @@ const OFFSET: u64 = 0xd000_0000;
 /// A device around its interfaces, as a test wants it.
 struct Platform {
     streams: Vec<(StreamId, u64)>,
+    /// The session that brought their keys.
+    key_session: SessionId,
     entropy: Option<u8>,
     configured: bool,
     report: Report,
@@ -40,6 +42,7 @@ impl Default for Platform {
         let range = |first_page, pages, attributes, id| MmioRange { first_page, pages, attributes, id };
         Self {
             streams: vec![(STREAM, 1), (PEER, 2)],
+            key_session: SESSION,
             entropy: Some(1),
             configured: true,
             report: Report {
@@ -58,8 +61,9 @@ impl Default for Platform {
 }
 
 impl TdiPlatform for Platform {
-    fn keyed(&self, _: InterfaceId, stream: StreamId) -> Option<KeyGeneration> {
-        self.streams.iter().find(|keyed| keyed.0 == stream).map(|keyed| KeyGeneration(keyed.1))
+    fn keyed(&self, _: InterfaceId, stream: StreamId, session: SessionId) -> Option<KeyGeneration> {
+        let keyed = self.streams.iter().find(|keyed| keyed.0 == stream && self.key_session == session);
+        keyed.map(|keyed| KeyGeneration(keyed.1))
     }
 
     fn random(&mut self, out: &mut [u8; 32]) -> Result<(), CryptoError> {
