@@ -108,8 +108,12 @@ impl Stream {
         self.id
     }
 
-    /// The Enable bit of its control register. A stream that is disabled forgets that it failed.
+    /// The Enable bit of its control register. A stream that is disabled forgets that it failed, and its
+    /// keys; those that came before it was enabled wait.
     pub fn set_enabled(&mut self, enabled: bool) {
+        if self.enabled && !enabled {
+            self.lanes = Default::default();
+        }
         self.enabled = enabled;
         self.failed &= enabled;
     }

@@ -201,6 +201,9 @@ fn an_integrity_failure_makes_both_ends_insecure_until_they_are_keyed_anew() {
         stream.clear_fail_message();
         stream.set_enabled(true);
     }
+    assert_eq!(link.secure(), (false, false), "keys do not outlive the stream");
+    link.program(KeySet::K0, 2);
+    link.go(KeySet::K0);
     assert_eq!(u32::from(link.device.status(ID).unwrap()), 2);
     assert_eq!(link.send_up(write(64, 1)), Ok(vec![write(64, 1)]));
 }
