@@ -253,6 +253,7 @@ fn secrets_of_a_device_that_may_be_real_are_not_written() {
 fn what_cannot_be_done_is_one_line_with_its_reason() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("bad.toml"), "name = \"x\"\n[ide]\nports = 9\n").unwrap();
+    std::fs::write(folder.path().join("root.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
     for (args, part) in [
         (&["--listen", "127.0.0.1:0", "--device", "defautl"][..], "did you mean default?"),
         (&["--listen", "127.0.0.1:0", "--device", "./none.toml"], "device file ./none.toml: "),
@@ -262,9 +263,15 @@ fn what_cannot_be_done_is_one_line_with_its_reason() {
             &["--listen", "127.0.0.1:0", "--pcap", "no/such/folder"],
             "cannot write the capture no/such/folder: ",
         ),
-        (&["--connect", "127.0.0.1:1"], "cannot connect to 127.0.0.1:1; start a responder there"),
-        (&["--connect", "127.0.0.1:1", "--root", "none.der"], "cannot read the root certificate none.der: "),
-        (&["--connect", "127.0.0.1:1", "--reporting-offset", "1"], "is no multiple of 4096"),
+        (&["--listen", "127.0.0.1:0", "--pcap", "out", "--trace", "out"], "give each its own file"),
+        (&["--listen", "127.0.0.1"], "an address is HOST:PORT"),
+        // Nobody can listen on port 0.
+        (&["--connect", "127.0.0.1:0"], "; start a responder there"),
+        (&["--connect", "127.0.0.1"], "an address is HOST:PORT"),
+        (&["--connect", "127.0.0.1:0", "--root", "bad.toml"], "bad.toml is not one certificate in DER"),
+        (&["--connect", "127.0.0.1:0", "--root", "root.pem"], "in DER; it is PEM: openssl"),
+        (&["--connect", "127.0.0.1:0", "--root", "none.der"], "cannot read the root certificate none.der: "),
+        (&["--connect", "127.0.0.1:0", "--reporting-offset", "1"], "is no multiple of 4096"),
     ] {
         let output = Command::new(BINARY)
             .arg("dsm")
@@ -275,6 +282,7 @@ fn what_cannot_be_done_is_one_line_with_its_reason() {
             .unwrap();
         let error = error_line(&output);
         assert!(error.contains(part), "{args:?}: {error}");
+        assert!(error.matches("os error").count() <= 1, "the reason stands there once: {error}");
     }
     for args in [&[][..], &["--listen", "a", "--connect", "b"], &["--connect", "a", "--device", "default"]] {
         let output = Command::new(BINARY).arg("dsm").args(args).output().unwrap();

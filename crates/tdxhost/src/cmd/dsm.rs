@@ -14,16 +14,18 @@ use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use spdm::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo};
+use spdm::crypto::aws_lc::AwsLc;
 use spdm::ide_km::{PortIndex, StreamId};
 use spdm::ids::{SlotId, Version};
 use spdm::requester::RequesterConfig;
 use spdm::tdisp::InterfaceId;
-use spdm::x509::TrustStore;
+use spdm::x509::{CertChain, TrustStore, chain};
 use tdx_machine::endpoint::spec::Named;
 use tdx_machine::endpoint::{Endpoint, EndpointSpec, devices};
 
 use crate::dsm::bad;
 use crate::dsm::connect::{self, Plan, SharedRecorder, Until};
+use crate::dsm::dial::dial;
 use crate::dsm::listen::{ConnectionReport, ServeEnd, Server};
 use crate::dsm::modelled::Modelled;
 use crate::dsm::record::{self, Recorder};
@@ -218,6 +220,11 @@ fn limits(args: &DsmArgs, idle: Duration) -> Limits {
 }
 
 fn recorder(args: &DsmArgs) -> anyhow::Result<Recorder> {
+    let mut files: Vec<_> = [&args.pcap, &args.trace, &args.keylog].into_iter().flatten().collect();
+    files.sort();
+    if let Some([file, _]) = files.array_windows().find(|[one, next]| one == next) {
+        bail!("{} is to hold two of capture, trace and key log: give each its own file", file.display());
+    }
     let mut recorder = Recorder::default();
     if let Some(path) = &args.pcap {
         recorder.keep_pcap(path)?;
@@ -311,16 +318,15 @@ fn connect(address: &str, args: &DsmArgs) -> anyhow::Result<ExitCode> {
     let plan = plan(&args.requester)?;
     let cases = bad_cases(&args.requester.bad)?;
     let recorder = SharedRecorder(std::sync::Arc::new(parking_lot::Mutex::new(recorder(args)?)));
-    let stream = TcpStream::connect(address).with_context(|| {
-        format!("cannot connect to {address}; start a responder there, for instance tdxhost dsm --listen {address}")
-    })?;
+    let limits = limits(args, Duration::from_secs(10));
+    let stream = dial(address, limits.idle)?;
     if args.requester.trust_any_root && !args.json {
         eprintln!("tdxhost: --trust-any-root: whoever answers is taken for the device");
     }
     if !cases.is_empty() {
         return try_bad(address, args, &plan, &cases, stream, recorder);
     }
-    let link = Link::new(Tcp::new(stream)?, limits(args, Duration::from_secs(10)));
+    let link = Link::new(Tcp::new(stream)?, limits);
     let report = connect::run(address.to_owned(), link, &plan, recorder.clone());
     let mut out = io::stdout().lock();
     if args.json {
@@ -386,15 +392,30 @@ fn try_bad(
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// A root certificate, if the file is one.
+fn root(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let der = std::fs::read(path)
+        .with_context(|| format!("cannot read the root certificate {}", path.display()))?;
+    let advice = if der.starts_with(b"-----BEGIN") {
+        "; it is PEM: openssl x509 -in FILE.pem -outform DER -out FILE.der"
+    } else {
+        ""
+    };
+    let chain = chain::build(&AwsLc, HashAlgo::Sha256, &[&der]);
+    match chain
+        .as_ref()
+        .map(|bytes| CertChain::parse(bytes, HashAlgo::Sha256).map(|chain| chain.certificates().len()))
+    {
+        Ok(Ok(1)) => Ok(der),
+        _ => bail!("{} is not one certificate in DER{advice}", path.display()),
+    }
+}
+
 fn plan(args: &RequesterArgs) -> anyhow::Result<Plan> {
     let trust = if args.trust_any_root {
         TrustStore::AnyRoot
     } else {
-        let read = |path: &PathBuf| {
-            std::fs::read(path)
-                .with_context(|| format!("cannot read the root certificate {}", path.display()))
-        };
-        TrustStore::new(args.root.iter().map(read).collect::<Result<Vec<_>, _>>()?)
+        TrustStore::new(args.root.iter().map(|path| root(path)).collect::<Result<Vec<_>, _>>()?)
     };
     if !args.reporting_offset.is_multiple_of(4096) {
         bail!("--reporting-offset {:#x} is no multiple of 4096", args.reporting_offset);

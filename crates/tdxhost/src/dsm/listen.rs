@@ -136,20 +136,20 @@ pub enum ServeEnd {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}{}", advice(.source))]
+    #[error("cannot listen on {address}: {cause}{}", advice(.cause))]
     Bind {
         /// The address.
         address: String,
         /// The operating system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
     /// No further connection is given to us.
-    #[error("cannot take a connection on {address}: {source}")]
+    #[error("cannot take a connection on {address}: {cause}")]
     Accept {
         /// The address.
         address: SocketAddr,
         /// The operating system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -159,6 +159,7 @@ fn advice(error: &io::Error) -> &'static str {
             "; another program listens there: choose another port, or port 0 for a free one"
         }
         ErrorKind::AddrNotAvailable => "; no interface of this machine has that address: try 127.0.0.1",
+        ErrorKind::InvalidInput => "; an address is HOST:PORT, such as 127.0.0.1:2323",
         ErrorKind::PermissionDenied => "; ports below 1024 are for root: choose a higher one",
         _ => "",
     }
@@ -214,7 +215,7 @@ pub struct Server {
 impl Server {
     /// Listens on `address`, such as `127.0.0.1:2323`; port 0 takes a free one.
     pub fn bind(address: &str, limits: Limits) -> Result<Self, ListenError> {
-        let refused = |source| ListenError::Bind { address: address.to_owned(), source };
+        let refused = |cause| ListenError::Bind { address: address.to_owned(), cause };
         let listener = TcpListener::bind(address).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let state = StopState { asked: AtomicBool::new(false), current: Mutex::new(None), address };
@@ -252,7 +253,7 @@ impl Server {
                 {
                     continue;
                 }
-                Err(source) => return Err(ListenError::Accept { address: self.address(), source }),
+                Err(cause) => return Err(ListenError::Accept { address: self.address(), cause }),
             };
             let started = Instant::now();
             let mut tally = Tally::default();

@@ -5,13 +5,14 @@
 //! |---|---|
 //! | [`socket`] | frames of the emulators' protocol |
 //! | [`listen`], [`modelled`] | the server: commands, one client after another, and the device behind it |
-//! | [`connect`] | the requester: what it does phase by phase, and the table of it |
+//! | [`dial`], [`connect`] | the requester: what it does phase by phase, and the table of it |
 //! | [`bad`] | bad requesters: what nobody may say to a responder, tried on any |
 //! | [`record`], [`pcap`], [`keylog`] | what is kept of what passes |
 //! | [`trace`] | messages decoded, one line of JSON each |
 
 pub mod bad;
 pub mod connect;
+pub mod dial;
 pub mod keylog;
 pub mod listen;
 pub mod modelled;

@@ -27,15 +27,14 @@ pub enum Sender {
 
 /// Why a file cannot be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {what} {}: {source}", path.display())]
+#[error("cannot write {what} {}: {cause}", path.display())]
 pub struct RecordError {
     /// What the file is.
     pub what: &'static str,
     /// Its name.
     pub path: PathBuf,
     /// The operating system's reason.
-    #[source]
-    pub source: io::Error,
+    pub cause: io::Error,
 }
 
 struct Kept<T> {
@@ -136,11 +135,11 @@ fn create<T>(
     begin: impl FnOnce(File) -> io::Result<T>,
 ) -> Result<T, RecordError> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
-    file.and_then(begin).map_err(|source| RecordError { what, path: path.to_owned(), source })
+    file.and_then(begin).map_err(|cause| RecordError { what, path: path.to_owned(), cause })
 }
 
 fn failure(what: &'static str, path: &Path, written: io::Result<()>) -> Option<RecordError> {
-    written.err().map(|source| RecordError { what, path: path.to_owned(), source })
+    written.err().map(|cause| RecordError { what, path: path.to_owned(), cause })
 }
 
 /// Time since 1970.

@@ -183,12 +183,12 @@ pub enum SocketError {
         received: Command,
     },
     /// The operating system refused.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {cause}")]
     Io {
         /// What was tried.
         what: &'static str,
         /// Its reason.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -214,7 +214,7 @@ pub struct Tcp {
 impl Tcp {
     /// Takes a connection over.
     pub fn new(stream: TcpStream) -> Result<Self, SocketError> {
-        stream.set_nodelay(true).map_err(|source| SocketError::Io { what: "set TCP_NODELAY", source })?;
+        stream.set_nodelay(true).map_err(|cause| SocketError::Io { what: "set TCP_NODELAY", cause })?;
         Ok(Self { stream, read: None, write: None })
     }
 
@@ -313,7 +313,7 @@ impl<S: Stream> Link<S> {
                     return Err(self.waited_in_vain(needed));
                 }
                 Err(error) if self.filled == 0 && is_gone(&error) => return Ok(None),
-                Err(source) => return Err(SocketError::Io { what: "read a frame", source }),
+                Err(cause) => return Err(SocketError::Io { what: "read a frame", cause }),
             }
         }
         self.taken = needed;
@@ -335,7 +335,7 @@ impl<S: Stream> Link<S> {
         self.outbox.extend_from_slice(payload);
         self.stream
             .send(&self.outbox, self.limits.frame)
-            .map_err(|source| SocketError::Io { what: "send a frame", source })
+            .map_err(|cause| SocketError::Io { what: "send a frame", cause })
     }
 
     /// Sends a frame and waits for the answer, which must be one to the same command.

@@ -8,6 +8,7 @@ use spdm::requester::{Transport, TransportFailure};
 
 use super::Line;
 use crate::dsm::connect::{Doe, SharedRecorder};
+use crate::dsm::dial::dial;
 use crate::dsm::socket::{Command, Limits, Link, SocketError, Tcp};
 
 /// A connection to a responder that is dialled again when the responder has closed it.
@@ -37,7 +38,7 @@ impl Redial {
     }
 
     fn dial(&mut self) -> Option<()> {
-        let stream = TcpStream::connect(&self.address).ok()?;
+        let stream = dial(&self.address, self.limits.idle).ok()?;
         let link = Link::new(Tcp::new(stream).ok()?, self.limits);
         self.doe = Doe::new(link, self.recorder.clone());
         Some(())

@@ -75,7 +75,7 @@ impl ConnectError {
                 "SPDM 1.2 and 1.3 are spoken: let the responder offer one of them"
             }
             Self::Exchange(ExchangeError::Socket(SocketError::Transport(TransportType::MCTP))) => {
-                "start the responder with PCI DOE as transport (spdm_responder_emu: --trans PCI_DOE)"
+                "for spdm_responder_emu that is --trans PCI_DOE"
             }
             Self::Exchange(ExchangeError::Socket(SocketError::Silent(_))) => {
                 "see whether the responder runs with PCI DOE as transport, or give it more time with --timeout"

@@ -91,9 +91,11 @@ pub fn run<S: Stream>(address: String, link: Link<S>, plan: &Plan, recorder: Sha
         });
         result = result.and(ended);
     }
-    // The responder may be gone already, and then there is nobody to be told.
-    let command = if plan.shutdown { Command::SHUTDOWN } else { Command::CONTINUE };
-    let _ = run.doe.command(command, &[]);
+    if !run.doe.is_lost() {
+        let command = if plan.shutdown { Command::SHUTDOWN } else { Command::CONTINUE };
+        // We go, whatever the answer is.
+        let _ = run.doe.command(command, &[]);
+    }
     let advice = result.as_ref().err().and_then(ConnectError::advice);
     Report::new(address, run.rows, result.err().map(|error| error.to_string()), advice)
 }
@@ -388,4 +390,49 @@ impl<S: Stream> Run<'_, S> {
 
 fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, ErrorKind};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dsm::socket::Limits;
+
+    /// A peer that takes everything and says nothing, and counts how often it was waited for.
+    struct Silent<'a>(&'a mut u32);
+
+    impl Stream for Silent<'_> {
+        fn receive(&mut self, _: &mut [u8], _: Duration) -> io::Result<usize> {
+            *self.0 += 1;
+            Err(ErrorKind::WouldBlock.into())
+        }
+
+        fn send(&mut self, _: &[u8], _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_silent_is_waited_for_once() {
+        let plan = Plan {
+            config: RequesterConfig::default(),
+            trust: TrustStore::AnyRoot,
+            slot: None,
+            function: None,
+            port: PortIndex(0),
+            stream: StreamId(0),
+            reporting_offset: 0,
+            key_update: false,
+            until: Until::Tdisp,
+            shutdown: false,
+        };
+        let mut waits = 0;
+        let link = Link::new(Silent(&mut waits), Limits::default());
+        let report = run("nobody".to_owned(), link, &plan, SharedRecorder::default());
+        assert_eq!(waits, 1);
+        assert_eq!(report.error.as_deref(), Some("no frame came for 30.0 s"));
+        assert_eq!(report.phases.len(), 1);
+    }
 }

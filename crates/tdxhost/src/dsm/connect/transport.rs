@@ -62,6 +62,8 @@ pub struct Doe<S> {
     recorder: SharedRecorder,
     traffic: Traffic,
     object: Vec<u8>,
+    /// The stream failed: nobody is there to be told anything.
+    lost: bool,
     /// Why the last exchange failed: more than a [`TransportFailure`] can say.
     failed: Option<ExchangeError>,
 }
@@ -69,7 +71,7 @@ pub struct Doe<S> {
 impl<S: Stream> Doe<S> {
     /// Objects over `link`.
     pub fn new(link: Link<S>, recorder: SharedRecorder) -> Self {
-        Self { link, recorder, traffic: Traffic::default(), object: Vec::new(), failed: None }
+        Self { link, recorder, traffic: Traffic::default(), object: Vec::new(), lost: false, failed: None }
     }
 
     /// What passed so far.
@@ -84,7 +86,14 @@ impl<S: Stream> Doe<S> {
 
     /// A command without a data object.
     pub fn command(&mut self, command: Command, payload: &[u8]) -> Result<Vec<u8>, SocketError> {
-        self.link.exchange(command, payload).map(<[u8]>::to_vec)
+        let answered = self.link.exchange(command, payload);
+        self.lost |= answered.is_err();
+        answered.map(<[u8]>::to_vec)
+    }
+
+    /// Whether the stream has failed, so that whoever waits for another answer waits in vain.
+    pub const fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// The types of data objects that the other side takes.
@@ -124,7 +133,9 @@ impl<S: Stream> Doe<S> {
         self.recorder.0.lock().object(Sender::Requester, &self.object);
         self.traffic.objects += 1;
         self.traffic.bytes += self.object.len() as u64;
-        let answer = self.link.exchange(Command::NORMAL, &self.object)?;
+        let answered = self.link.exchange(Command::NORMAL, &self.object);
+        self.lost |= answered.is_err();
+        let answer = answered?;
         self.recorder.0.lock().object(Sender::Responder, answer);
         self.traffic.objects += 1;
         self.traffic.bytes += answer.len() as u64;

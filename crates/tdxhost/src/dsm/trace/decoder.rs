@@ -74,8 +74,9 @@ impl Decoder {
         let stage = self.stage;
         let request = read(session, bytes, |reader| Request::read(reader, &stage))?;
         match request {
-            Request::GetVersion(_) => *self = Self::new(self.secrets),
-            Request::GetCapabilities(request) => self.requester = request.flags,
+            // Inside a session a device refuses both, and goes on with what was agreed on.
+            Request::GetVersion(_) if session.is_none() => *self = Self::new(self.secrets),
+            Request::GetCapabilities(request) if session.is_none() => self.requester = request.flags,
             _ => {}
         }
         let channel = self.channels.entry(session).or_default();
