@@ -231,14 +231,14 @@ impl Responder {
 
     fn answer(&mut self, call: &mut Call<'_>, incoming: Incoming<'_>) -> Answer {
         self.dispatch(call, incoming).unwrap_or_else(|refusal| {
-            let version = self.error_version(incoming, &refusal);
+            let version = self.error_version(incoming);
             Answer { message: refusal.message(version), then: refusal.then() }
         })
     }
 
     /// The version of an `ERROR`: that of the connection, or before there is one, that of a
     /// `GET_CAPABILITIES` which would have set it.
-    fn error_version(&self, incoming: Incoming<'_>, refusal: &Refusal) -> Version {
+    fn error_version(&self, incoming: Incoming<'_>) -> Version {
         if let Some(version) = self.version() {
             return version;
         }
@@ -246,7 +246,6 @@ impl Responder {
             Ok(header)
                 if matches!(self.state, State::Version)
                     && header.code == RequestCode::GET_CAPABILITIES.0
-                    && refusal.code != ErrorCode::VERSION_MISMATCH
                     && self.versions.has(header.version) =>
             {
                 header.version

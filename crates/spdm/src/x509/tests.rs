@@ -217,7 +217,12 @@ fn only_authorities_issue_and_within_their_path_length() {
     assert!(verify(&maker.make()).is_ok());
     let mut maker = Maker::new();
     maker.leaf = authority("leaf");
-    assert_eq!(verify(&maker.make()), Err(ChainError::LeafIsAuthority));
+    let certificates = maker.make();
+    assert_eq!(verify(&certificates), Err(ChainError::LeafIsAuthority));
+    // Not for the sake of the path alone.
+    let leaf = x509_cert::der::Decode::from_der(&certificates[2]).unwrap();
+    let verdict = leaf::check(&leaf, 2, CertModel::Device, AsymAlgo::EcdsaP384);
+    assert_eq!(verdict, Err(ChainError::LeafIsAuthority));
 }
 
 #[test]

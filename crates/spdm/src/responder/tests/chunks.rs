@@ -100,6 +100,19 @@ fn a_large_message_counts_in_transcripts_as_if_it_had_come_at_once() {
 }
 
 #[test]
+fn chunks_do_not_break_off_what_is_measured() {
+    let mut bench = small(Version::V1_2);
+    let request = bench.get_measurements(MeasurementOperation::All, None);
+    let unsigned = bench.fetch(Bench::clear, &request);
+    let asked = bench.get_measurements(MeasurementOperation::All, Some(SlotId::ZERO));
+    let signed = bench.fetch(Bench::clear, &asked);
+    let signature = signed.len() - 96;
+    let log = bench.transcript.measurements().unwrap();
+    let digest = log.digest_with(&[&request, &unsigned, &asked, &signed[..signature]]);
+    bench.verify(SlotId::ZERO, Context::Measurements, &digest, &signed[signature..]);
+}
+
+#[test]
 fn a_large_request_with_a_large_response_opens_a_session_and_chunks_go_on_inside_of_it() {
     for version in Version::SPOKEN {
         let mut bench = small(version);
@@ -158,9 +171,10 @@ fn a_refused_large_request_is_refused_in_the_last_acknowledgement() {
     mismatch[0] = 0x13;
     let refused = bench.error(ErrorCode::VERSION_MISMATCH);
     assert_eq!(bench.send_chunks(Bench::clear, 2, &mismatch), refused);
-    for code in [RequestCode::GET_VERSION, RequestCode::CHUNK_SEND, RequestCode::RESPOND_IF_READY] {
-        let mut nested = request.clone();
-        nested[1] = code.0;
+    let mut get_version = request.clone();
+    get_version[1] = RequestCode::GET_VERSION.0;
+    let chunk = chunks(Version::V1_2, 4, &[0; 400], 200).remove(0);
+    for nested in [get_version, chunk] {
         let refused = bench.error(ErrorCode::INVALID_REQUEST);
         assert_eq!(bench.send_chunks(Bench::clear, 3, &nested), refused);
     }

@@ -109,6 +109,16 @@ fn more_sessions_than_the_limit_are_refused_until_one_ends() {
 }
 
 #[test]
+fn a_half_of_a_session_id_is_not_0_and_not_taken() {
+    let mut bench = Bench::connected(Version::V1_2);
+    let halves = [0xfffe, 0xfffe].map(|last| {
+        bench.responder.last_session = last;
+        [(); 2].map(|()| bench.key_exchange(SlotId::ZERO, SummaryHash::None).session.id().responder())
+    });
+    assert_eq!(halves, [[0xffff, 1], [2, 3]]);
+}
+
+#[test]
 fn a_handshake_accepts_nothing_but_finish() {
     let mut bench = Bench::connected(Version::V1_2);
     let mut talk = bench.key_exchange(SlotId::ZERO, SummaryHash::None);
