@@ -35,7 +35,7 @@ enum Command {
     /// Check a host for what TDX needs, without changing it
     Doctor(crate::doctor::DoctorArgs),
     /// Be a TEE-IO device on a socket (SPDM, IDE_KM, TDISP), or try one out
-    Dsm(cmd::dsm::DsmArgs),
+    Dsm(Box<cmd::dsm::DsmArgs>),
 }
 
 /// Runs the command that the process arguments name.

@@ -24,7 +24,7 @@ use tdx_machine::endpoint::spec::Named;
 use tdx_machine::endpoint::{Endpoint, EndpointSpec, devices};
 
 use crate::dsm::bad;
-use crate::dsm::connect::{self, Plan, SharedRecorder, Until};
+use crate::dsm::connect::{self, ConnectError, Plan, SharedRecorder, Until};
 use crate::dsm::dial::dial;
 use crate::dsm::listen::{ConnectionReport, ServeEnd, Server};
 use crate::dsm::modelled::Modelled;
@@ -324,7 +324,7 @@ fn connect(address: &str, args: &DsmArgs) -> anyhow::Result<ExitCode> {
         eprintln!("tdxhost: --trust-any-root: whoever answers is taken for the device");
     }
     if !cases.is_empty() {
-        return try_bad(address, args, &plan, &cases, stream, recorder);
+        return try_bad(address, args, &plan, &cases, stream, &recorder);
     }
     let link = Link::new(Tcp::new(stream)?, limits);
     let report = connect::run(address.to_owned(), link, &plan, recorder.clone());
@@ -365,7 +365,7 @@ fn try_bad(
     plan: &Plan,
     cases: &[&'static bad::Case],
     stream: TcpStream,
-    recorder: SharedRecorder,
+    recorder: &SharedRecorder,
 ) -> anyhow::Result<ExitCode> {
     let interface = plan.function.map(|function| pcie::FuncId::new(function).map(InterfaceId)).transpose()?;
     let bad_plan = bad::Plan {
@@ -376,8 +376,12 @@ fn try_bad(
     // Many a case is met with silence.
     let limits = limits(args, Duration::from_secs(2));
     let mut line = bad::Redial::new(address.to_owned(), stream, limits, recorder.clone())?;
-    bad_plan.session(&mut line).with_context(|| format!("{address}: no session even as it should be"))?;
-    let rows = cases.iter().map(|case| bad_plan.attempt(case, &mut line)).collect();
+    if let Err(error) = bad_plan.session(&mut line) {
+        let error = ConnectError::Spdm { error, socket: None };
+        let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+        bail!("{address}: no session even by the rules: {error}{advice}");
+    }
+    let rows = bad_plan.run(cases.iter().copied(), &mut line);
     line.end(if plan.shutdown { Command::SHUTDOWN } else { Command::CONTINUE });
     let report = bad::Report::new(address.to_owned(), rows);
     let mut out = io::stdout().lock();

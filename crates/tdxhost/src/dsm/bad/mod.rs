@@ -44,6 +44,8 @@ pub enum Expected {
     MayIgnore(&'static [ErrorCode]),
     /// Nobody knows who sent it: no answer, or any `ERROR`.
     Dropped,
+    /// The same of a strict responder; what follows the message may be ignored.
+    DroppedOrIgnored,
     /// `ERROR`, or an answer that keeps within what there is.
     Bounded,
     /// `KP_ACK` with one of these.
@@ -72,6 +74,7 @@ impl fmt::Display for Expected {
                 f.write_str(", or as if it were not there")
             }
             Self::Dropped => f.write_str("no answer, or any ERROR"),
+            Self::DroppedOrIgnored => f.write_str("no answer, or any ERROR, or as if it were not there"),
             Self::Bounded => f.write_str("ERROR, or what there is"),
             Self::KpAck(statuses) => list(f, "KP_ACK ", &displayed(statuses)),
             Self::KpAckOrIgnored(statuses) => {
@@ -144,30 +147,27 @@ impl Verdict {
     }
 
     fn of(expected: Expected, answer: &Answer) -> Self {
-        let of_code =
-            |codes: &[ErrorCode], code| if codes.contains(code) { Self::Refused } else { Self::Otherwise };
+        let due = |is_due| if is_due { Self::Refused } else { Self::Otherwise };
         match (expected, answer) {
-            (_, Answer::Broken(_)) => Self::Accepted,
             (_, Answer::Malformed(_) | Answer::Unreadable(_)) => Self::Malformed,
-            (Expected::Dropped, Answer::Silence | Answer::DoeError | Answer::Closed | Answer::Error(_)) => {
-                Self::Refused
-            }
+            (
+                Expected::Dropped | Expected::DroppedOrIgnored,
+                Answer::Silence | Answer::DoeError | Answer::Closed | Answer::Error(_),
+            )
+            | (Expected::Bounded, Answer::Error(_)) => Self::Refused,
             (_, Answer::Silence | Answer::DoeError | Answer::Closed) => Self::NoAnswer,
             (Expected::Error(codes) | Expected::MayIgnore(codes), Answer::Error(code)) => {
-                of_code(codes, code)
+                due(codes.contains(code))
             }
-            (Expected::Bounded, Answer::Error(_)) => Self::Refused,
             (Expected::Bounded, Answer::Granted(_)) => Self::Bounded,
-            (Expected::KpAck(statuses) | Expected::KpAckOrIgnored(statuses), Answer::KpAck(status))
-                if statuses.contains(status) =>
-            {
-                Self::Refused
-            }
-            (Expected::Tdisp(codes), Answer::TdispError(code)) if codes.contains(code) => Self::Refused,
             (Expected::KpAckOrIgnored(_), Answer::KpAck(KpStatus::SUCCESS)) => Self::Ignored,
-            (_, Answer::KpAck(KpStatus::SUCCESS)) => Self::Accepted,
+            (_, Answer::Broken(_) | Answer::KpAck(KpStatus::SUCCESS)) => Self::Accepted,
+            (Expected::KpAck(statuses) | Expected::KpAckOrIgnored(statuses), Answer::KpAck(status)) => {
+                due(statuses.contains(status))
+            }
+            (Expected::Tdisp(codes), Answer::TdispError(code)) => due(codes.contains(code)),
             (_, Answer::Error(_) | Answer::KpAck(_) | Answer::TdispError(_)) => Self::Otherwise,
-            (Expected::MayIgnore(_), _) => Self::Ignored,
+            (Expected::MayIgnore(_) | Expected::DroppedOrIgnored, _) => Self::Ignored,
             (_, Answer::Granted(_) | Answer::IdeKm(_) | Answer::Tdisp(_)) => Self::Accepted,
         }
     }
@@ -223,6 +223,26 @@ impl Plan {
         drive(&mut requester, Operation::EndSession, transport).map(drop)
     }
 
+    /// Tries cases, one after another. Once the responder is gone for good, there is nothing to try.
+    pub fn run<'c>(&self, cases: impl IntoIterator<Item = &'c Case>, line: &mut dyn Line) -> Vec<Row> {
+        let mut gone = None;
+        let try_one = |case: &Case| {
+            if let Some(since) = gone {
+                let verdict = Verdict::NotTried(format!("the responder is gone since {since}"));
+                return Row::new(case, None, verdict);
+            }
+            let row = self.attempt(case, line);
+            if matches!(row.verdict, Verdict::NoNextSession(_)) {
+                line.renew();
+                if self.session(line.transport()).is_err() {
+                    gone = Some(case.name);
+                }
+            }
+            row
+        };
+        cases.into_iter().map(try_one).collect()
+    }
+
     /// Tries one case.
     pub fn attempt(&self, case: &Case, line: &mut dyn Line) -> Row {
         let (config, verifier) = (self.config.clone(), Arc::clone(&self.verifier));
@@ -245,7 +265,7 @@ impl Plan {
             Err(error) if verdict != Verdict::Accepted => Verdict::NoNextSession(error.to_string()),
             _ => verdict,
         };
-        Row { name: case.name, sent: case.sent, expected: case.expected.to_string(), answer, verdict }
+        Row::new(case, answer, verdict)
     }
 }
 

@@ -110,7 +110,9 @@ pub struct Probe<'a> {
 }
 
 /// The bytes of a message.
-pub(super) fn written(write: impl FnOnce(&mut Writer<'_>) -> Result<(), NoSpace>) -> Result<Vec<u8>, NoSpace> {
+pub(super) fn written(
+    write: impl FnOnce(&mut Writer<'_>) -> Result<(), NoSpace>,
+) -> Result<Vec<u8>, NoSpace> {
     let mut buffer = vec![0; ROOM];
     msg::encode(&mut buffer, write).map(|message| message.to_vec())
 }
@@ -199,11 +201,6 @@ impl<'a> Probe<'a> {
         let mut config = self.requester.config().clone();
         change(&mut config);
         self.requester = Requester::new(config, Arc::clone(&self.crypto), Arc::clone(&self.verifier));
-    }
-
-    /// The highest version that is offered.
-    pub fn offered_version(&self) -> Version {
-        self.requester.config().versions.iter().copied().max().unwrap_or(Version::V1_2)
     }
 
     /// Whether the bytes are those of the chain at `offset`.
@@ -507,8 +504,11 @@ impl<'a> Probe<'a> {
         self.session()?;
         let mut tdi = TdiRequester::new(self.interface()?);
         self.keys()?;
-        // Whatever an earlier session has left.
-        self.tdisp(&mut tdi, TdiOperation::Stop)?;
+        // Whatever an earlier session has left. Some refuse to stop what is not locked.
+        match self.tdisp(&mut tdi, TdiOperation::Stop) {
+            Ok(_) | Err(Setback::Tdisp(TdispFailure::Refused { .. })) => {}
+            Err(setback) => return Err(setback),
+        }
         let lock = LockInterface { default_stream: self.target.stream, ..LockInterface::default() };
         self.tdisp(&mut tdi, TdiOperation::Lock(lock))?;
         Ok(tdi)

@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use serde::{Serialize, Serializer};
 
-use super::Verdict;
+use super::{Case, Verdict};
 use crate::text::{Paint, Tone};
 
 /// One case, tried.
@@ -19,6 +19,12 @@ pub struct Row {
     /// What is to be said of it.
     #[serde(serialize_with = "words")]
     pub verdict: Verdict,
+}
+
+impl Row {
+    pub(super) fn new(case: &Case, answer: Option<String>, verdict: Verdict) -> Self {
+        Self { name: case.name, sent: case.sent, expected: case.expected.to_string(), answer, verdict }
+    }
 }
 
 fn words<S: Serializer>(verdict: &Verdict, serializer: S) -> Result<S::Ok, S::Error> {

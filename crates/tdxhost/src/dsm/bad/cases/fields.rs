@@ -51,7 +51,7 @@ pub(super) const CASES: &[Case] = &[
         INVALID,
         |probe| {
             capabilities(probe, |message| {
-                message[MESSAGE..MESSAGE + 4].copy_from_slice(&64_u32.to_le_bytes())
+                message[MESSAGE..MESSAGE + 4].copy_from_slice(&64_u32.to_le_bytes());
             })
         },
     ),

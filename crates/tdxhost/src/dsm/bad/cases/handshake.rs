@@ -17,6 +17,9 @@ const NOT_AGREED: Expected = Expected::Error(&[
     ErrorCode::INVALID_REQUEST,
 ]);
 
+/// Some take it for a failure of their cryptography.
+const NO_POINT: Expected = Expected::Error(&[ErrorCode::INVALID_REQUEST, ErrorCode::UNSPECIFIED]);
+
 /// A public value that is not one.
 fn key_exchange(probe: &mut Probe<'_>, bend: impl FnOnce(&mut [u8])) -> Attempt {
     probe.connect()?;
@@ -62,13 +65,13 @@ pub(super) const CASES: &[Case] = &[
     case(
         "exchange-off-curve",
         "KEY_EXCHANGE with a public value that is no point of the curve",
-        INVALID,
+        NO_POINT,
         |probe| key_exchange(probe, |exchange| exchange[0] ^= 1),
     ),
-    case("exchange-zero", "KEY_EXCHANGE with a public value of zeros", INVALID, |probe| {
+    case("exchange-zero", "KEY_EXCHANGE with a public value of zeros", NO_POINT, |probe| {
         key_exchange(probe, |exchange| exchange.fill(0))
     }),
-    case("exchange-too-large", "KEY_EXCHANGE with coordinates above the field", INVALID, |probe| {
+    case("exchange-too-large", "KEY_EXCHANGE with coordinates above the field", NO_POINT, |probe| {
         key_exchange(probe, |exchange| exchange.fill(0xff))
     }),
     case("exchange-short", "KEY_EXCHANGE without its last 8 bytes", INVALID, |probe| {

@@ -10,13 +10,10 @@ use super::{
 
 /// Behind `VERSION`: a header with that code.
 fn behind_version(probe: &mut Probe<'_>, code: RequestCode) -> Attempt {
-    let version = highest(probe);
+    probe.negotiate()?;
+    let version = probe.version();
     probe.get_version()?;
     Ok(probe.clear(&bare(version, code, 0, 0)))
-}
-
-fn highest(probe: &Probe<'_>) -> spdm::ids::Version {
-    probe.offered_version()
 }
 
 /// Behind `CAPABILITIES`.
@@ -74,7 +71,7 @@ pub(super) const CASES: &[Case] = &[
         probe.get_version()?;
         Ok(probe.clear(&message))
     }),
-    case("digests-before-capabilities", "GET_DIGESTS behind VERSION", UNEXPECTED, |probe| {
+    case("digests-before-capabilities", "GET_DIGESTS behind VERSION", NO_VERSION, |probe| {
         behind_version(probe, RequestCode::GET_DIGESTS)
     }),
     case("measurements-before-algorithms", "GET_MEASUREMENTS behind CAPABILITIES", UNEXPECTED, |probe| {
@@ -83,7 +80,8 @@ pub(super) const CASES: &[Case] = &[
         behind_capabilities(probe, &message)
     }),
     case("certificate-before-algorithms", "GET_CERTIFICATE behind CAPABILITIES", UNEXPECTED, |probe| {
-        let version = highest(probe);
+        probe.negotiate()?;
+        let version = probe.version();
         let message = [&bare(version, RequestCode::GET_CERTIFICATE, 0, 0)[..], &[0, 0, 0, 4]].concat();
         behind_capabilities(probe, &message)
     }),
@@ -258,6 +256,12 @@ pub(super) const CASES: &[Case] = &[
         Ok(probe.clear(&[bare(version, RequestCode::SET_CERTIFICATE, 1, 0), vec![0; 64]].concat()))
     }),
 ];
+
+/// Before a version is agreed on, every one but 1.0 may be called a wrong one.
+const NO_VERSION: super::Expected = super::Expected::Error(&[
+    spdm::msg::ErrorCode::UNEXPECTED_REQUEST,
+    spdm::msg::ErrorCode::VERSION_MISMATCH,
+]);
 
 const NOT_AGREED_OR_INVALID: super::Expected = super::Expected::Error(&[
     spdm::msg::ErrorCode::UNSUPPORTED_REQUEST,

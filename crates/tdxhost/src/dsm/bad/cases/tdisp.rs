@@ -1,8 +1,8 @@
 //! TDISP requests that no interface may grant.
 
 use spdm::tdisp::{
-    Body, ErrorCode, GetReport, InterfaceId, LockInterface, Message, MessageType, Nonce, PROTOCOL,
-    StartInterface, TdiOperation,
+    Body, ErrorCode, GetCapabilities, GetReport, InterfaceId, LockInterface, Message, MessageType, Nonce,
+    PROTOCOL, StartInterface, TdiOperation,
 };
 
 use super::{Attempt, Case, Expected, Probe, Setback, case, written};
@@ -48,7 +48,9 @@ pub(super) const CASES: &[Case] = &[
         "tdisp-version-2",
         "GET_TDISP_CAPABILITIES of TDISP 2.0",
         Expected::Tdisp(&[ErrorCode::VERSION_MISMATCH]),
-        |probe| unlocked(probe, Body::GetCapabilities(Default::default()), |request| request[1] = 0x20),
+        |probe| {
+            unlocked(probe, Body::GetCapabilities(GetCapabilities::default()), |request| request[1] = 0x20)
+        },
     ),
     case(
         "tdisp-unknown-interface",
