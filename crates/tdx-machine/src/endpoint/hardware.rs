@@ -33,7 +33,7 @@ impl Hardware {
     pub(super) fn new(
         functions: Vec<Function>,
         address_width: u8,
-        ide: &IdeSpec,
+        ide: IdeSpec,
         crypto: Arc<dyn Crypto>,
     ) -> Self {
         let links = (0..ide.ports).map(|_| Port::new(MaxPayload::MAX)).collect();

@@ -143,7 +143,7 @@ impl Endpoint {
             fresh_keys: spec.tdisp.fresh_keys,
             ..TdiConfig::default()
         });
-        let hardware = Hardware::new(functions, spec.tdisp.address_width, &spec.ide, crypto);
+        let hardware = Hardware::new(functions, spec.tdisp.address_width, spec.ide, crypto);
         let measurements = dsm::measurements(&spec.measurements);
         let dsm = Dsm { measurements, keys: KeyManager::new(), tdis, hardware };
         let dwords = (spec.spdm.data_transfer_size + OBJECT_OVERHEAD).div_ceil(4);

@@ -222,7 +222,7 @@ fn limits(args: &DsmArgs, idle: Duration) -> Limits {
 fn recorder(args: &DsmArgs) -> anyhow::Result<Recorder> {
     let mut files: Vec<_> = [&args.pcap, &args.trace, &args.keylog].into_iter().flatten().collect();
     files.sort();
-    if let Some([file, _]) = files.array_windows().find(|[one, next]| one == next) {
+    if let Some((file, _)) = files.iter().zip(files.iter().skip(1)).find(|(one, next)| one == next) {
         bail!("{} is to hold two of capture, trace and key log: give each its own file", file.display());
     }
     let mut recorder = Recorder::default();

@@ -110,6 +110,15 @@ fn a_new_connection_forgets_what_the_last_one_agreed_on() {
 }
 
 #[test]
+fn get_version_inside_a_session_is_told_and_nothing_is_forgotten() {
+    let mut decoder = agreed(Secrets::Hidden, FLAGS);
+    let told = decoder.message(Sender::Requester, Some(SESSION), &[0x10, 0x84, 0, 0]);
+    assert_eq!(told["name"], "GET_VERSION");
+    let digests = sparse(&[0x12, 0x01, 0, 1], 4 + 48, &[]);
+    without_error(&decoder.message(Sender::Responder, None, &digests));
+}
+
+#[test]
 fn a_response_has_the_fields_that_its_request_has_asked_for() {
     let mut decoder = agreed(Secrets::Hidden, FLAGS);
     for (asked, size) in [(0, 0), (0xff, 48)] {
