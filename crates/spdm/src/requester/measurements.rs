@@ -47,7 +47,7 @@ impl Requester {
         let earlier = match wanted.compare {
             Compare::Nothing | Compare::Twice => None,
             Compare::Earlier => {
-                let earlier = self.measurements.as_ref().filter(|record| tells_of(record, &wanted));
+                let earlier = self.measurements.as_ref().filter(|record| tells_of(record, wanted));
                 Some(earlier.ok_or(RequesterError::NoMeasurements)?.clone())
             }
         };
@@ -210,7 +210,7 @@ fn blocks(record: &[u8]) -> impl Iterator<Item = MeasurementBlock<'_>> {
 }
 
 /// Whether a reading has all that another one is to be compared with.
-fn tells_of(earlier: &MeasurementRecord, wanted: &MeasurementsRequest) -> bool {
+fn tells_of(earlier: &MeasurementRecord, wanted: MeasurementsRequest) -> bool {
     let all = earlier.operation == MeasurementOperation::All;
     earlier.raw == wanted.raw && (all || earlier.operation == wanted.operation)
 }
