@@ -41,8 +41,7 @@ fn open_enum(
     mut rows: Vec<(String, u64, String, String)>,
 ) {
     rows.sort_by_key(|row| row.1);
-    let _ =
-        writeln!(out, "open_enum::open_enum! {{\n/// {documentation}\npub struct {name}({repr}) {{");
+    let _ = writeln!(out, "open_enum::open_enum! {{\n/// {documentation}\npub struct {name}({repr}) {{");
     for (constant, number, text, meaning) in rows {
         let _ = writeln!(out, "/// {meaning}\n{constant} = {number:#x} => {text:?},");
     }
