@@ -289,3 +289,34 @@ fn what_cannot_be_done_is_one_line_with_its_reason() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
 }
+
+#[test]
+fn bad_requests_are_refused_over_the_socket_as_well() {
+    let device = Device::start(&[]);
+    let report = device.good(&["--bad", "finish-wrong-mac,psk-finish,lock-without-keys"]);
+    assert_eq!(report["ok"], true);
+    let verdicts: Vec<_> = report["cases"].as_array().unwrap().iter().map(|case| &case["verdict"]).collect();
+    assert_eq!(verdicts, ["refused"; 3]);
+
+    let unknown = device.connect(&["--root", "root.der", "--bad", "psk-finnish"]);
+    assert!(!unknown.status.success());
+    let errors = String::from_utf8_lossy(&unknown.stderr);
+    assert_eq!(errors, "tdxhost: --bad psk-finnish: no such case; did you mean psk-finish?\n");
+    let _ = device.good(&["--shutdown"]);
+    device.ended("shutdown");
+}
+
+#[test]
+fn a_device_plays_the_faults_of_its_file() {
+    let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    std::fs::write(&file, "name = \"refuses\"\nfaults = [{ refused = { at = \"FINISH\" } }]").unwrap();
+    let device = Device::start(&["--device", file.path().to_str().unwrap()]);
+    for args in [&["--root", "root.der"][..], &["--root", "root.der", "--bad", "all"]] {
+        let refused = device.connect(args);
+        assert!(!refused.status.success());
+        let errors = String::from_utf8_lossy(&refused.stderr);
+        assert!(errors.contains("FINISH is answered with ERROR Unspecified"), "{errors}");
+    }
+    let _ = device.connect(&["--root", "root.der", "--shutdown"]);
+    device.ended("shutdown");
+}
