@@ -71,18 +71,17 @@ impl Pair {
     fn run(&mut self) {
         let Self { requester, device } = self;
         let mut flow = Flow::start(Profile::default(), requester).expect("an idle requester");
-        loop {
+        let mut progress = Progress::More;
+        while !matches!(progress, Progress::Done(_)) {
             let out = requester.transmit().expect("the next object");
             let (kind, payload) = device.exchange(out.kind, &out.payload).expect("an answer");
-            match flow.receive(requester, kind, &payload, device.now).expect("the right answer") {
-                Progress::Done(_) => break,
-                _ => {}
-            }
+            progress = flow.receive(requester, kind, &payload, device.now).expect("the right answer");
         }
         let keys = SetKeys::generate(&AwsLc).expect("random numbers");
         let mut stream = ProgramStream::new(PortIndex(0), StreamId(0), KeySet::K0, keys);
         while let Some(request) = stream.request() {
-            let Ok(Outcome::Vendor(answer)) = drive(requester, Operation::Vendor(request), device) else {
+            let Ok(Outcome::Vendor(answer)) = drive(requester, Operation::Vendor(request.into()), device)
+            else {
                 panic!("the device does not answer IDE_KM")
             };
             stream.response(&answer).expect("an acknowledgement");

@@ -212,8 +212,8 @@ impl Both {
         for operation in [Operation::Connect, Operation::Certificate(SLOT), session(SummaryHash::All)] {
             self.run(operation, nothing).expect("a true line, and nothing left of what was before");
         }
-        let answer = self.run(Operation::Vendor(vec![1, 2]), nothing);
-        assert_eq!(answer, Ok(Outcome::Vendor(vec![2, 1])));
+        let answer = self.run(Operation::Vendor(vec![1, 2].into()), nothing);
+        assert_eq!(answer, Ok(Outcome::Vendor(vec![2, 1].into())));
     }
 }
 
@@ -242,7 +242,7 @@ fn operation(choices: &mut Choices<'_>) -> Operation {
         6 | 7 => session(summary),
         8 => Operation::Heartbeat,
         9 => Operation::KeyUpdate { all: choices.flag() },
-        10 => Operation::Vendor((0..choices.below(200)).map(|_| choices.byte()).collect()),
+        10 => Operation::Vendor((0..choices.below(200)).map(|_| choices.byte()).collect::<Vec<_>>().into()),
         _ => Operation::EndSession,
     }
 }

@@ -13,7 +13,7 @@ use spdm::ids::SlotId;
 use spdm::msg::{MeasurementOperation, RequestCode, SessionPolicy, SummaryHash};
 use spdm::requester::{
     ChallengeRequest, Compare, MeasurementsRequest, Operation, Outcome, Requester, RequesterConfig,
-    RequesterError, SessionRequest, Transport, TransportFailure, drive,
+    RequesterError, SessionRequest, Transport, TransportFailure, VendorPayload, drive,
 };
 use spdm::tdisp::{
     LockInterface, Outcome as TdiOutcome, Progress, RangeFault, TdiOperation, TdiRequester, TdiState,
@@ -143,8 +143,8 @@ impl Flow<'_> {
         Ok(drive(self.requester, operation, self.wire)?)
     }
 
-    fn vendor(&mut self, payload: Vec<u8>) -> Result<Vec<u8>, Failure> {
-        match self.drive(Operation::Vendor(payload))? {
+    fn vendor(&mut self, payload: Vec<u8>) -> Result<VendorPayload, Failure> {
+        match self.drive(Operation::Vendor(payload.into()))? {
             Outcome::Vendor(answer) => Ok(answer),
             other => panic!("{other:?}"),
         }

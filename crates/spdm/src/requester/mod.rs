@@ -50,12 +50,11 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use zeroize::Zeroizing;
-
 pub use config::{MIN_TRANSFER, RequesterConfig};
 pub use error::{Blame, ChunkFault, OpaqueFault, RequesterError};
 pub use facts::{Chain, Connection, MeasurementRecord, Peer, SessionFacts, Slots, Summary};
 pub use transport::{Transport, TransportFailure, drive};
+pub use vendor::VendorPayload;
 
 use crate::Kind;
 use crate::crypto::{Crypto, CryptoError};
@@ -90,7 +89,7 @@ pub enum Operation {
         all: bool,
     },
     /// `VENDOR_DEFINED` of the PCI-SIG with that payload: protocol id and message.
-    Vendor(Vec<u8>),
+    Vendor(VendorPayload),
     /// `END_SESSION`.
     EndSession,
 }
@@ -171,7 +170,7 @@ pub enum Outcome {
     /// The session has new keys.
     KeysUpdated,
     /// The payload of the answer.
-    Vendor(Vec<u8>),
+    Vendor(VendorPayload),
     /// The session has ended.
     Ended,
 }
@@ -389,7 +388,7 @@ impl Requester {
             Operation::StartSession(wanted) => self.key_exchange(wanted),
             Operation::Heartbeat => self.heartbeat(),
             Operation::KeyUpdate { all } => self.key_update(all),
-            Operation::Vendor(payload) => self.vendor(&Zeroizing::new(payload)),
+            Operation::Vendor(payload) => self.vendor(&payload),
             Operation::EndSession => self.end_session(),
         }
     }

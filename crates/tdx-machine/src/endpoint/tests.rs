@@ -11,7 +11,7 @@ use spdm::ide_km::{
 use spdm::msg::{MeasurementBlocks, MeasurementOperation, MeasurementValue, SessionPolicy, SummaryHash};
 use spdm::requester::{
     Compare, MeasurementsRequest, Operation, Outcome, Requester, RequesterConfig, SessionRequest, Transport,
-    TransportFailure, drive,
+    TransportFailure, VendorPayload, drive,
 };
 use spdm::tdisp::{
     ErrorCode, LockFlags, LockInterface, Outcome as TdiOutcome, Progress, RangeAttributes, Report,
@@ -103,8 +103,8 @@ impl Host {
         drive(&mut self.requester, operation, &mut self.device).unwrap()
     }
 
-    fn vendor(&mut self, payload: Vec<u8>) -> Vec<u8> {
-        match self.drive(Operation::Vendor(payload)) {
+    fn vendor(&mut self, payload: Vec<u8>) -> VendorPayload {
+        match self.drive(Operation::Vendor(payload.into())) {
             Outcome::Vendor(answer) => answer,
             other => panic!("{other:?}"),
         }

@@ -212,7 +212,10 @@ impl Bench {
         self.line.tamper = Box::new(|_, _, _| Ok(()));
         (self.line.device.busy, self.line.device.not_ready, self.line.device.drift) = (None, None, 0);
         self.session().unwrap();
-        assert_eq!(self.run(Operation::Vendor(vec![1, 2, 3])), Ok(Outcome::Vendor(vec![3, 2, 1])));
+        assert_eq!(
+            self.run(Operation::Vendor(vec![1, 2, 3].into())),
+            Ok(Outcome::Vendor(vec![3, 2, 1].into()))
+        );
     }
 }
 

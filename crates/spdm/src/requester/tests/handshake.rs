@@ -162,7 +162,7 @@ fn inside_a_session_every_answer_must_fit_its_request() {
     );
     check(
         sealed(ResponseCode::VENDOR_DEFINED),
-        &with(Operation::Vendor(vec![1, 2, 3])),
+        &with(Operation::Vendor(vec![1, 2, 3].into())),
         &[
             ("another vendor", |bytes| bytes[7] = 2, |error| *error == RequesterError::WrongVendor),
             ("another registry", |bytes| bytes[4] = 7, |error| *error == RequesterError::WrongVendor),

@@ -35,8 +35,8 @@ fn everything_works_in_transfers_of_any_size() {
         bench.session().unwrap();
         assert!(bench.run(Operation::Measurements(ALL)).is_ok(), "{ours} {theirs}");
         let payload: Vec<u8> = (0..=255).cycle().take(1000).collect();
-        let reversed = payload.iter().copied().rev().collect();
-        assert_eq!(bench.run(Operation::Vendor(payload)), Ok(Outcome::Vendor(reversed)));
+        let reversed: Vec<_> = payload.iter().copied().rev().collect();
+        assert_eq!(bench.run(Operation::Vendor(payload.into())), Ok(Outcome::Vendor(reversed.into())));
         assert_eq!(bench.run(Operation::KeyUpdate { all: true }), Ok(Outcome::KeysUpdated));
         assert_eq!(sent(&bench, RequestCode::CHUNK_GET) > 0, ours < 200, "{ours} {theirs}");
         assert_eq!(sent(&bench, RequestCode::CHUNK_SEND) > 0, theirs < 200, "{ours} {theirs}");
@@ -72,11 +72,11 @@ fn without_chunks_portions_fit_and_large_requests_are_refused_before_they_go() {
     let one = MeasurementOperation::Index(1);
     let unsigned = MeasurementsRequest { operation: one, signed: None, ..ALL };
     bench.run(Operation::Measurements(unsigned)).unwrap();
-    let refused = bench.run(Operation::Vendor(vec![0; 290]));
+    let refused = bench.run(Operation::Vendor(vec![0; 290].into()));
     assert_eq!(refused, Err(RequesterError::RequestTooLarge { size: 301, limit: 300 }));
     // The session is as it was, and so is what a signature is to cover.
     bench.run(Operation::Measurements(MeasurementsRequest { operation: one, ..ALL })).unwrap();
-    assert_eq!(bench.run(Operation::Vendor(vec![4, 5])), Ok(Outcome::Vendor(vec![5, 4])));
+    assert_eq!(bench.run(Operation::Vendor(vec![4, 5].into())), Ok(Outcome::Vendor(vec![5, 4].into())));
 }
 
 #[test]

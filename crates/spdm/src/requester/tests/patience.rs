@@ -40,7 +40,7 @@ fn everything() -> alloc::vec::Vec<Operation> {
         Operation::Heartbeat,
         Operation::KeyUpdate { all: true },
         Operation::KeyUpdate { all: false },
-        Operation::Vendor(vec![1]),
+        Operation::Vendor(vec![1].into()),
         Operation::Measurements(ALL),
         Operation::EndSession,
     ]

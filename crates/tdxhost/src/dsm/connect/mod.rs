@@ -22,7 +22,7 @@ use spdm::ids::SlotId;
 use spdm::msg::{MeasurementOperation, SessionPolicy, SummaryHash};
 use spdm::requester::{
     ChallengeRequest, Compare, MeasurementsRequest, Operation, Outcome, Requester, RequesterConfig,
-    SessionRequest, drive,
+    SessionRequest, VendorPayload, drive,
 };
 use spdm::tdisp::{
     InterfaceId, LockFlags, LockInterface, Outcome as TdiOutcome, Progress, TdiOperation, TdiRequester,
@@ -177,8 +177,8 @@ impl<S: Stream> Run<'_, S> {
             .map_err(|error| ConnectError::Spdm { error, socket: self.doe.take_failure() })
     }
 
-    fn vendor(&mut self, payload: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
-        match self.drive(Operation::Vendor(payload))? {
+    fn vendor(&mut self, payload: Vec<u8>) -> Result<VendorPayload, ConnectError> {
+        match self.drive(Operation::Vendor(payload.into()))? {
             Outcome::Vendor(answer) => Ok(answer),
             _ => Err(ConnectError::Outcome("VENDOR_DEFINED")),
         }
