@@ -40,9 +40,9 @@ fn every_bad_request_is_refused_as_is_due_and_the_next_session_works() {
 
 #[test]
 fn a_responder_of_one_version_or_hash_is_tried_as_well() {
-    for change in [(|config| config.versions.truncate(1)) as fn(&mut RequesterConfig), |config| {
-        config.hashes.truncate(1)
-    }] {
+    let one_version: fn(&mut RequesterConfig) = |config| config.versions.truncate(1);
+    let one_hash: fn(&mut RequesterConfig) = |config| config.hashes.truncate(1);
+    for change in [one_version, one_hash] {
         let mut wire = Wire::new();
         let mut plan = plan(&wire);
         change(&mut plan.config);
@@ -90,15 +90,16 @@ impl Line for Lax {
 
 #[test]
 fn a_responder_that_must_be_mended_is_told_so() {
-    fn clear(code: u8, param1: u8) -> Answer {
-        Ok((Kind::Clear, vec![0x13, code, param1, 0]))
+    type Case = (fn() -> Answer, bool, &'static str, bool);
+    fn clear(code: u8, param1: u8) -> (Kind, Vec<u8>) {
+        (Kind::Clear, vec![0x13, code, param1, 0])
     }
-    let cases: [(fn() -> Answer, bool, &str, bool); 5] = [
-        (|| clear(ResponseCode::DIGESTS.0, 0), false, "accepted", true),
-        (|| clear(0x81, 0), false, "malformed", true),
+    let cases: [Case; 5] = [
+        (|| Ok(clear(ResponseCode::DIGESTS.0, 0)), false, "accepted", true),
+        (|| Ok(clear(0x81, 0)), false, "malformed", true),
         (|| Err(TransportFailure::Silence), true, "no-next-session", true),
         (|| Err(TransportFailure::Silence), false, "no-answer", false),
-        (|| clear(ResponseCode::ERROR.0, ErrorCode::BUSY.0), false, "refused-otherwise", false),
+        (|| Ok(clear(ResponseCode::ERROR.0, ErrorCode::BUSY.0)), false, "refused-otherwise", false),
     ];
     for (make, for_good, verdict, fails) in cases {
         let wire = Wire::new();
