@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
 
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo, MAX_DIGEST};
@@ -164,5 +165,5 @@ pub trait Crypto: Send + Sync {
 
 /// Compares secrets or tags in a time that does not depend on where they differ.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && core::hint::black_box(a.iter().zip(b).fold(0, |acc, (a, b)| acc | (a ^ b))) == 0
+    a.ct_eq(b).into()
 }

@@ -1,8 +1,8 @@
 //! What is kept of the messages that pass: a capture, a trace and a key log.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -44,7 +44,8 @@ struct Kept<T> {
 
 /// Keeps what it was asked to keep; by default nothing.
 ///
-/// The first file that cannot be written ends all keeping, and [`finish`](Self::finish) tells.
+/// The first file that cannot be written ends all keeping. A line on standard error says so at once,
+/// as a device may be served for long, and [`finish`](Self::finish) tells the caller.
 #[derive(Default)]
 pub struct Recorder {
     pcap: Option<Kept<Pcap<File>>>,
@@ -102,7 +103,10 @@ impl Recorder {
     }
 
     fn give_up_after_a_failure(&mut self) {
-        if self.failed.is_some() {
+        if let Some(error) = &self.failed {
+            if self.pcap.is_some() || self.trace.is_some() || self.keylog.is_some() {
+                eprintln!("tdxhost: {error}; nothing more is recorded");
+            }
             self.pcap = None;
             self.trace = None;
             self.keylog = None;
@@ -134,8 +138,16 @@ fn create<T>(
     mode: u32,
     begin: impl FnOnce(File) -> io::Result<T>,
 ) -> Result<T, RecordError> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
-    file.and_then(begin).map_err(|cause| RecordError { what, path: path.to_owned(), cause })
+    let open = || {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+        // A file that was there has kept its mode; a pipe or /dev/stdout keeps it for good.
+        let metadata = file.metadata()?;
+        if mode & 0o077 == 0 && metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        begin(file)
+    };
+    open().map_err(|cause| RecordError { what, path: path.to_owned(), cause })
 }
 
 fn failure(what: &'static str, path: &Path, written: io::Result<()>) -> Option<RecordError> {
@@ -145,4 +157,44 @@ fn failure(what: &'static str, path: &Path, written: io::Result<()>) -> Option<R
 /// Time since 1970.
 pub fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_log_is_its_owner_s_alone_even_over_a_file_that_was_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        Recorder::default().keep_keylog(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // A capture has no secrets; the file's mode is its owner's affair.
+        let capture = folder.path().join("capture");
+        std::fs::write(&capture, "old").unwrap();
+        std::fs::set_permissions(&capture, Permissions::from_mode(0o640)).unwrap();
+        Recorder::default().keep_pcap(&capture).unwrap();
+        assert_eq!(std::fs::metadata(&capture).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn the_first_file_that_cannot_be_written_ends_all_keeping() {
+        let folder = tempfile::tempdir().unwrap();
+        let (capture, trace) = (folder.path().join("capture"), folder.path().join("trace"));
+        std::fs::write(&trace, "").unwrap();
+        let mut recorder = Recorder::default();
+        recorder.keep_pcap(&capture).unwrap();
+        let file = Trace::new(File::open(&trace).unwrap(), Secrets::Hidden);
+        recorder.trace = Some(Kept { path: trace, file });
+        let object = [1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        recorder.object(Sender::Requester, &object);
+        let kept = std::fs::metadata(&capture).unwrap().len();
+        recorder.object(Sender::Requester, &object);
+        assert_eq!(std::fs::metadata(&capture).unwrap().len(), kept);
+        let error = recorder.finish().unwrap_err().to_string();
+        assert!(error.starts_with("cannot write the trace /"), "{error}");
+        assert!(recorder.finish().is_ok());
+    }
 }
