@@ -96,7 +96,7 @@ pub struct Open {
     transcript: SessionTranscript,
 }
 
-/// See the [module](self).
+/// A requester that goes by the rules until a case wants something else of it.
 pub struct Probe<'a> {
     transport: &'a mut dyn Transport,
     requester: Requester,
