@@ -142,7 +142,8 @@ fn create<T>(
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
         // A file that was there has kept its mode; a pipe or /dev/stdout keeps it for good.
         let metadata = file.metadata()?;
-        if mode & 0o077 == 0 && metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        let for_others = |mode: u32| mode & 0o077 != 0;
+        if !for_others(mode) && metadata.is_file() && for_others(metadata.permissions().mode()) {
             file.set_permissions(Permissions::from_mode(mode))?;
         }
         begin(file)
