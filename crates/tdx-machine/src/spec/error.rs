@@ -30,13 +30,16 @@ pub enum SpecError {
     },
 }
 
+/// Line and reason, on one line, of what makes `text` no TOML.
+pub(crate) fn syntax_reason(text: &str, error: &toml::de::Error) -> (Option<usize>, String) {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    (before.map(|before| before.matches('\n').count() + 1), error.message().replace('\n', " "))
+}
+
 impl SpecError {
     pub(super) fn syntax(text: &str, error: &toml::de::Error) -> Self {
-        let line = error
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .map(|before| before.matches('\n').count() + 1);
-        Self::Syntax { line, reason: error.message().replace('\n', " ") }
+        let (line, reason) = syntax_reason(text, error);
+        Self::Syntax { line, reason }
     }
 
     /// What is wrong with a well-formed file.

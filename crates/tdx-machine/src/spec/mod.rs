@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tdx_abi::{KeyIdPartitioning, PhysAddr, PhysRange};
 
+pub(crate) use error::syntax_reason;
 pub use error::{SpecError, SpecIssue};
 pub(crate) use number::parse_u64;
 pub use number::{Hex, Size};

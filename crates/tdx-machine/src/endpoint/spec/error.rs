@@ -3,6 +3,7 @@
 use pcie::FunctionId;
 
 use super::MeasurementKind;
+use crate::spec::syntax_reason;
 
 /// Why a device file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,11 +34,8 @@ pub enum EndpointSpecError {
 
 impl EndpointSpecError {
     pub(super) fn syntax(text: &str, error: &toml::de::Error) -> Self {
-        let line = error
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .map(|before| before.matches('\n').count() + 1);
-        Self::Syntax { line, reason: error.message().replace('\n', " ") }
+        let (line, reason) = syntax_reason(text, error);
+        Self::Syntax { line, reason }
     }
 
     /// What is wrong with a well-formed file.
