@@ -9,6 +9,7 @@ use rcgen::{
     SanType, SignatureAlgorithm,
 };
 use spdm::algo::AsymAlgo;
+use spdm::crypto::Secret;
 use time::{Duration, OffsetDateTime};
 
 /// Arc of DMTF's SPDM object identifiers.
@@ -105,7 +106,7 @@ impl Ca {
             vec![CustomExtension::from_oid_content(&oid(SPDM_EXTENSION), HARDWARE_IDENTITY.to_vec())];
         let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;
         let chain = vec![self.root.clone(), self.intermediate.clone(), leaf.der().to_vec()];
-        Ok(Issued { chain, key: key.serialize_der() })
+        Ok(Issued { chain, key: Secret::new(key.serialize_der()) })
     }
 }
 
@@ -114,7 +115,7 @@ pub struct Issued {
     /// Certificates in DER: root, intermediate, leaf.
     pub chain: Vec<Vec<u8>>,
     /// The leaf's private key in PKCS #8 DER.
-    pub key: Vec<u8>,
+    pub key: Secret,
 }
 
 fn oid(last: u64) -> Vec<u64> {
