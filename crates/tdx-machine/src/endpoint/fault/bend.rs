@@ -38,7 +38,8 @@ fn change(bytes: &mut [u8], at: usize, change: impl Fn(u8) -> u8) {
     }
 }
 
-fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
+/// Puts `new` in place of what stands at `at`, if the message goes that far.
+pub(super) fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
     if let Some(field) = bytes.get_mut(at..at.saturating_add(new.len())) {
         field.copy_from_slice(new);
     }

@@ -3,6 +3,7 @@
 use spdm::ide_km::{self, ObjectId};
 use spdm::tdisp::{self, MessageType};
 
+use super::bend::put;
 use super::{At, DeviceFault, Echo, ReportLie};
 
 /// Bytes of a payload before a message's body: protocol id, and the header of TDISP.
@@ -41,12 +42,6 @@ pub(super) fn report_offset(payload: &[u8]) -> Option<u16> {
 fn flip(payload: &mut [u8], at: usize, bits: u8) {
     if let Some(byte) = payload.get_mut(at) {
         *byte ^= bits;
-    }
-}
-
-fn put(payload: &mut [u8], at: usize, bytes: &[u8]) {
-    if let Some(field) = payload.get_mut(at..at.saturating_add(bytes.len())) {
-        field.copy_from_slice(bytes);
     }
 }
 
