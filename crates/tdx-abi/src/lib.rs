@@ -19,6 +19,7 @@
 
 pub mod addr;
 pub mod cmr;
+pub mod connect;
 pub mod features;
 mod generated;
 pub mod hpa_list;
