@@ -34,6 +34,10 @@ impl Chance {
             Self::Busy(LockName::Tdmr) => 4,
             Self::Busy(LockName::KeyTable) => 5,
             Self::Busy(LockName::Seamldr) => 6,
+            Self::Busy(LockName::Extension) => 7,
+            Self::Busy(LockName::Iommu) => 8,
+            Self::Busy(LockName::Spdm) => 9,
+            Self::Busy(LockName::Stream) => 10,
         }
     }
 }

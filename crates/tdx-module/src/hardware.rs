@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::io::ConnectHardware;
 use tdx_abi::cmr::MAX_CMRS;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, PhysRange};
@@ -118,6 +119,10 @@ pub enum LockName {
     Tdmr,
     KeyTable,
     Seamldr,
+    Extension,
+    Iommu,
+    Spdm,
+    Stream,
 }
 
 /// What the P-SEAMLDR draws a random number for.
@@ -209,4 +214,9 @@ pub trait Hardware: Send + Sync {
 
     /// True if an interrupt is pending for `lp`: resumable leaves stop and return.
     fn interrupt_pending(&self, lp: LpIndex) -> bool;
+
+    /// The hardware of TDX Connect, if the machine has any.
+    fn connect(&self) -> Option<&dyn ConnectHardware> {
+        None
+    }
 }

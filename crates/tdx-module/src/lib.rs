@@ -32,6 +32,7 @@ mod handoff;
 pub mod hardware;
 mod hpa;
 pub mod inspect;
+pub mod io;
 mod keys;
 mod leaves;
 mod loader;

@@ -6,6 +6,7 @@
 
 mod cpu;
 mod pages;
+mod pci;
 
 use core::fmt;
 use core::ops::ControlFlow;
@@ -17,6 +18,10 @@ pub(crate) use cpu::first_online;
 pub use cpu::{CpuNumber, CpuPin, Cpus, LockstepError, LockstepFn, PackageId, PerCpu};
 pub use pages::{
     AllocRequest, DonatedPages, LeakCounter, MemoryFault, NodeId, OwnedPages, Pages, ReclaimedPages,
+};
+pub use pci::{
+    Acpi, ConnectPlatform, DmarUnit, DomainIdsInUse, HostBridge, Iommus, PciBus, PciFunction, UeventAction,
+    Uevents,
 };
 
 /// Why SEAMCALL did not reach the SEAM software.
