@@ -114,8 +114,27 @@ fn split(bytes: &[u8]) -> Result<Vec<&[u8]>, ChainError> {
 
 /// Size of the DER object at the start of `bytes`, with its header.
 fn der_size(bytes: &[u8]) -> Option<usize> {
+    let (header, body) = der_sizes(bytes)?;
+    header.checked_add(body)
+}
+
+/// Sizes of header and body of the DER object at the start of `bytes`.
+fn der_sizes(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut reader = SliceReader::new(bytes).ok()?;
     let header = Header::decode(&mut reader).ok()?;
     let body = usize::try_from(header.length()).ok()?;
-    usize::try_from(header.encoded_len().ok()?).ok()?.checked_add(body)
+    Some((usize::try_from(header.encoded_len().ok()?).ok()?, body))
+}
+
+/// The DER object at the start of `bytes`, with its header.
+#[cfg(feature = "aws-lc")]
+pub(super) fn first_der(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.get(..der_size(bytes)?)
+}
+
+/// The body of the DER object at the start of `bytes`.
+#[cfg(feature = "aws-lc")]
+pub(super) fn inside_der(bytes: &[u8]) -> Option<&[u8]> {
+    let (header, body) = der_sizes(bytes)?;
+    bytes.get(header..)?.get(..body)
 }

@@ -5,9 +5,12 @@
 //! | [`chain`] | header, root hash and certificates of a chain, taken apart and put together |
 //! | [`leaf`] | what DSP0274 asks of the certificate of a responder |
 //! | [`trust`] | the check against trusted roots (feature `aws-lc`) |
+//! | [`presented`] | the check of a chain by itself, without roots and clock (feature `aws-lc`) |
 
 pub mod chain;
 pub mod leaf;
+#[cfg(feature = "aws-lc")]
+pub mod presented;
 #[cfg(all(test, feature = "aws-lc"))]
 mod tests;
 #[cfg(feature = "aws-lc")]
@@ -16,6 +19,8 @@ pub mod trust;
 use core::time::Duration;
 
 pub use chain::CertChain;
+#[cfg(feature = "aws-lc")]
+pub use presented::PresentedChain;
 #[cfg(feature = "aws-lc")]
 pub use trust::TrustStore;
 
@@ -86,6 +91,9 @@ pub enum ChainError {
     /// No trusted root has issued the chain.
     #[error("the chain's root is not trusted")]
     UnknownRoot,
+    /// The chain begins with its leaf, and its root is left out: nothing of it can be checked.
+    #[error("the chain has no issuer of its leaf")]
+    NoIssuer,
     /// A certificate's validity has ended.
     #[error("certificate {certificate} has expired")]
     Expired {

@@ -32,7 +32,7 @@ impl TrustStore {
 
     /// The root of `chain` and how many of the chain's certificates are that root (0 or 1).
     fn root<'a>(&'a self, chain: &CertChain<'a>) -> Result<(&'a [u8], usize), ChainError> {
-        let is_root = |der: &[u8]| *AwsLc.digest(chain.hash(), der) == *chain.root_hash();
+        let is_root = |der: &[u8]| is_root_hash(chain, der);
         let first = *chain.certificates().first().ok_or(ChainError::Empty)?;
         let included = is_root(first);
         let root = match self {
@@ -94,7 +94,12 @@ impl ExtendedKeyUsageValidator for AnyPurpose {
     }
 }
 
-fn parse_all(chain: &CertChain<'_>) -> Result<Vec<Certificate>, ChainError> {
+/// Whether the chain's root hash is that of the certificate `der`.
+pub(super) fn is_root_hash(chain: &CertChain<'_>, der: &[u8]) -> bool {
+    *AwsLc.digest(chain.hash(), der) == *chain.root_hash()
+}
+
+pub(super) fn parse_all(chain: &CertChain<'_>) -> Result<Vec<Certificate>, ChainError> {
     let parse = |(certificate, der): (usize, &&[u8])| {
         Certificate::from_der(der).map_err(|_| ChainError::Malformed { certificate })
     };
@@ -130,7 +135,7 @@ fn check_validity(certificates: &[Certificate], now: Duration) -> Result<(), Cha
 }
 
 /// webpki looks at no key usage, and at repetitions only of the extensions that it knows.
-fn check_extensions(chain: &[Certificate]) -> Result<(), ChainError> {
+pub(super) fn check_extensions(chain: &[Certificate]) -> Result<(), ChainError> {
     let last = chain.len().saturating_sub(1);
     for (certificate, parsed) in chain.iter().enumerate() {
         let malformed = ChainError::Malformed { certificate };
@@ -151,7 +156,11 @@ fn check_extensions(chain: &[Certificate]) -> Result<(), ChainError> {
 }
 
 /// webpki finds a path among issuers in any order; SPDM has one order.
-fn check_order(root: &Certificate, chain: &[Certificate], included: usize) -> Result<(), ChainError> {
+pub(super) fn check_order(
+    root: &Certificate,
+    chain: &[Certificate],
+    included: usize,
+) -> Result<(), ChainError> {
     let mut issuer = root;
     for (certificate, parsed) in chain.iter().enumerate().skip(included) {
         if parsed.tbs_certificate().issuer() != issuer.tbs_certificate().subject() {
@@ -162,14 +171,14 @@ fn check_order(root: &Certificate, chain: &[Certificate], included: usize) -> Re
     Ok(())
 }
 
-fn is_self_issued(der: &[u8]) -> bool {
+pub(super) fn is_self_issued(der: &[u8]) -> bool {
     Certificate::from_der(der).is_ok_and(|certificate| {
         certificate.tbs_certificate().issuer() == certificate.tbs_certificate().subject()
     })
 }
 
 /// Our name for webpki's reason; `last` is the leaf.
-fn named(error: &webpki::Error, last: usize) -> ChainError {
+pub(super) fn named(error: &webpki::Error, last: usize) -> ChainError {
     use webpki::Error;
     match error {
         Error::InvalidSignatureForPublicKey | Error::SignatureAlgorithmMismatch => ChainError::Signature,

@@ -1,5 +1,7 @@
 //! Chains made on the spot, each wrong in one way.
 
+mod presented;
+
 extern crate std;
 
 use alloc::vec;
