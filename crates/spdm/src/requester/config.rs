@@ -12,6 +12,8 @@ use crate::msg::VersionNumber;
 pub const MIN_TRANSFER: u32 = 42;
 /// Largest exponent of a time that is waited for: 2^20 µs, about a second.
 pub(super) const MAX_EXPONENT: u8 = 20;
+/// Messages of either direction under a new key that its own update takes: two acknowledgements come.
+const UPDATE_MESSAGES: u64 = 2;
 
 /// What a requester offers and how patient it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,12 @@ pub struct RequesterConfig {
     pub busy_delay: Duration,
     /// How often a response that is not ready is asked for.
     pub ready_retries: u32,
+    /// Messages that a key of a session may protect; the next one is refused and ends the session.
+    pub sequence_limit: u64,
+    /// Messages of one direction under one key after which [`super::Requester::keys_used_up`] asks for
+    /// new keys. What one operation takes, and a key update with all its repetitions, should still be
+    /// possible between this and `sequence_limit`.
+    pub refresh_after: u64,
 }
 
 impl Default for RequesterConfig {
@@ -72,11 +80,33 @@ impl Default for RequesterConfig {
             busy_retries: 8,
             busy_delay: Duration::from_millis(20),
             ready_retries: 16,
+            sequence_limit: u64::MAX,
+            // What TLS 1.3 lets a key of AES-GCM protect, to the next power of two (RFC 8446, 5.5).
+            refresh_after: 1 << 24,
         }
     }
 }
 
 impl RequesterConfig {
+    /// Offers `HEARTBEAT` and `KEY_UPDATE` only where `allowed` has them; whoever asks for a connection
+    /// may forbid them, but nothing else.
+    #[must_use]
+    pub fn allowing(self, allowed: RequesterFlags) -> Self {
+        let flags = self
+            .flags
+            .with_hbeat(self.flags.hbeat() && allowed.hbeat())
+            .with_key_upd(self.flags.key_upd() && allowed.key_upd());
+        Self { flags, ..self }
+    }
+
+    /// Whether keys can be renewed in time, and are not used up by their own update.
+    fn can_refresh(&self) -> bool {
+        // The first request of an update is repeated to a busy responder, and asked for again.
+        let update = 1 + u64::from(self.busy_retries) + u64::from(self.ready_retries);
+        let last = self.refresh_after.checked_add(update);
+        self.refresh_after > UPDATE_MESSAGES && last.is_some_and(|last| last <= self.sequence_limit)
+    }
+
     /// Refuses what cannot be offered.
     pub(super) fn check(&self) -> Result<(), RequesterError> {
         let flags = self.flags;
@@ -103,6 +133,7 @@ impl RequesterConfig {
             (identity || unbuilt, "a requester with such capabilities"),
             (flags.key_ex() && !(keys && session), "what sessions need"),
             (!flags.key_ex() && needs_keys, "KEY_EX_CAP for its sessions"),
+            (!self.can_refresh(), "room for a key update between refresh_after and sequence_limit"),
         ];
         match wrong.iter().find(|(holds, _)| *holds) {
             Some((_, lacking)) => Err(RequesterError::Configuration(lacking)),

@@ -106,8 +106,9 @@ impl Requester {
         let id = SessionId::new(asked.session, response.session);
         let th1 = transcript.digest();
         let (suite, version) = (connection.suite, connection.version);
-        let session = Session::new(&self.crypto, suite, version, id, Role::Requester, dhe, &th1)
+        let mut session = Session::new(&self.crypto, suite, version, id, Role::Requester, dhe, &th1)
             .map_err(|error| RequesterError::Crypto { doing: "handshake keys", error })?;
+        session.set_sequence_limit(self.config.sequence_limit);
         let expected = session.finished_mac(Direction::Response, &th1).map_err(broken)?;
         if !equal(&expected, verify_data) {
             return Err(RequesterError::BadVerifyData(code));

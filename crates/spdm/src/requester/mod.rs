@@ -61,7 +61,7 @@ use crate::crypto::{Crypto, CryptoError};
 use crate::ids::{SlotId, Version};
 use crate::msg::{Context, MeasurementOperation, RequestCode, ResponseCode, SessionPolicy, SummaryHash};
 use crate::observe::Observer;
-use crate::secured::{Phase, Session};
+use crate::secured::{Direction, Phase, Session};
 use crate::transcript::{Log, SessionTranscript, Transcript};
 use crate::x509::Verifier;
 use exchange::Flight;
@@ -344,13 +344,26 @@ impl Requester {
         self.flight.as_ref().map(Flight::code)
     }
 
-    /// Lowers the number of messages that a key of the session may protect.
+    /// Whether one of the session's keys has protected as many messages as the configuration allows
+    /// ([`RequesterConfig::refresh_after`]): it is time for [`Operation::KeyUpdate`] of all keys, which is
+    /// still possible. `false` without a session.
     ///
-    /// # Errors
-    /// [`RequesterError::NoSession`] without a session.
-    pub fn set_sequence_limit(&mut self, limit: u64) -> Result<(), RequesterError> {
-        self.session.as_mut().ok_or(RequesterError::NoSession)?.session.set_sequence_limit(limit);
-        Ok(())
+    /// This does not tell whether the responder can update keys.
+    pub fn keys_used_up(&self) -> bool {
+        let used = |active: &Active| Direction::ALL.map(|direction| active.session.next_sequence(direction));
+        let active = self.session.as_ref().filter(|active| active.session.phase() == Phase::Data);
+        active.is_some_and(|active| used(active).iter().any(|&used| used >= self.config.refresh_after))
+    }
+
+    /// Messages that were sealed or opened in that direction under its present key; `None` without a
+    /// session.
+    pub fn messages_under_key(&self, direction: Direction) -> Option<u64> {
+        self.session.as_ref().map(|active| active.session.next_sequence(direction))
+    }
+
+    /// Updates of that direction's key so far; `None` without a session.
+    pub fn key_updates(&self, direction: Direction) -> Option<u32> {
+        self.session.as_ref().map(|active| active.session.updates(direction))
     }
 
     /// Begins an operation; [`Self::transmit`] has its first object then.

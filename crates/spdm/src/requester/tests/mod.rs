@@ -9,4 +9,5 @@ mod line;
 mod model;
 mod negotiation;
 mod patience;
+mod refresh;
 mod sessions;

@@ -218,25 +218,6 @@ fn a_flow_goes_from_nothing_to_a_session() {
 }
 
 #[test]
-fn keys_that_are_used_up_end_the_session_by_name() {
-    let mut bench = Bench::new();
-    bench.session().unwrap();
-    bench.requester.set_sequence_limit(2).unwrap();
-    assert_eq!(bench.run(Operation::Heartbeat), Ok(Outcome::Alive));
-    assert_eq!(bench.run(Operation::Heartbeat), Ok(Outcome::Alive));
-    let refused = bench.run(Operation::Heartbeat).unwrap_err();
-    assert!(matches!(
-        refused,
-        RequesterError::Seal {
-            error: crate::secured::SecuredError::SequenceExhausted { direction: Direction::Request, .. },
-            ..
-        }
-    ));
-    assert_eq!(refused.blame(), Blame::Platform);
-    bench.works_again();
-}
-
-#[test]
 fn a_configuration_that_cannot_be_is_refused_before_anything_is_sent() {
     let good = RequesterConfig::default;
     let wrong = [
