@@ -22,6 +22,8 @@ pub enum Blame {
     Platform,
     /// The TDX module or P-SEAMLDR.
     Module,
+    /// A PCIe device.
+    Device,
 }
 
 impl Blame {
@@ -32,6 +34,7 @@ impl Blame {
             Self::Host => "host",
             Self::Platform => "platform",
             Self::Module => "module",
+            Self::Device => "device",
         }
     }
 }

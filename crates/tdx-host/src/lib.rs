@@ -26,6 +26,7 @@ pub mod sync;
 pub mod sysinfo;
 pub mod tdmr;
 pub mod traits;
+pub mod tsm;
 pub mod update;
 pub mod upload;
 pub mod vmx;
