@@ -16,7 +16,7 @@ use crate::signing;
 use crate::transcript::Log;
 
 /// `MEAS_CAP` of a responder that signs.
-const SIGNED: u8 = 2;
+pub(super) const SIGNED: u8 = 2;
 
 /// What `MEASUREMENTS` has to agree with.
 pub(super) struct Asked {

@@ -32,16 +32,14 @@ pub(super) fn certificate(fill: u8, size: u16) -> Vec<u8> {
     der
 }
 
-/// Believes the chain with one leaf.
-struct Believer {
-    leaf: Vec<u8>,
-    key: PublicKey,
-}
+/// Believes the chains with these leaves.
+pub(super) struct Believer(Vec<(Vec<u8>, PublicKey)>);
 
 impl Verifier for Believer {
     fn verify(&self, chain: &CertChain<'_>, wanted: &Wanted) -> Result<PublicKey, ChainError> {
         assert_eq!(wanted.now, NOW);
-        if chain.leaf() == self.leaf { Ok(self.key.clone()) } else { Err(ChainError::UnknownRoot) }
+        let known = self.0.iter().find(|(leaf, _)| chain.leaf() == leaf);
+        known.map(|(_, key)| key.clone()).ok_or(ChainError::UnknownRoot)
     }
 }
 
@@ -157,11 +155,20 @@ impl Bench {
     }
 
     pub(super) fn with(ours: RequesterConfig, theirs: Config) -> Self {
+        Self::with_slots(ours, theirs, &[0])
+    }
+
+    pub(super) fn with_slots(ours: RequesterConfig, theirs: Config, slots: &[u8]) -> Self {
         let asym = theirs.asyms.first().copied().unwrap_or(AsymAlgo::EcdsaP384);
-        let signer = EcdsaSigner::generate(asym).unwrap();
-        let (leaf, key) = (certificate(3, 700), signer.public());
-        let certificates = vec![certificate(1, 600), certificate(2, 650), leaf.clone()];
-        let identity = Identity { slot: SlotId::ZERO, certificates, signer: Box::new(signer) };
+        let mut leaves = Vec::new();
+        let identities = slots.iter().map(|&slot| {
+            let signer = EcdsaSigner::generate(asym).unwrap();
+            let leaf = certificate(3 + slot, 700);
+            leaves.push((leaf.clone(), signer.public()));
+            let certificates = vec![certificate(1, 600), certificate(2, 650), leaf];
+            Identity { slot: SlotId::new(slot).unwrap(), certificates, signer: Box::new(signer) }
+        });
+        let identities = identities.collect();
         let crypto = Arc::new(AwsLc);
         let measured = vec![
             measured(1, MeasurementKind::IMMUTABLE_ROM, MeasuredValue::Either(vec![1; 40])),
@@ -177,14 +184,14 @@ impl Bench {
             ended: Vec::new(),
         };
         let line = Line {
-            responder: Responder::new(theirs, vec![identity], crypto.clone()).unwrap(),
+            responder: Responder::new(theirs, identities, crypto.clone()).unwrap(),
             device,
             tamper: Box::new(|_, _, _| Ok(())),
             exchanges: 0,
             waits: Vec::new(),
             sent: Vec::new(),
         };
-        Self { requester: Requester::new(ours, crypto, Arc::new(Believer { leaf, key })), line }
+        Self { requester: Requester::new(ours, crypto, Arc::new(Believer(leaves))), line }
     }
 
     pub(super) fn run(&mut self, operation: Operation) -> Result<Outcome, RequesterError> {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bending;
+mod collecting;
 mod evidence;
 mod handshake;
 mod large;

@@ -3,6 +3,10 @@
 //! A [`Flow`] is as sans-IO as the [`Requester`] that it leads: it starts the next operation when one
 //! is done, so that whoever moves the objects sees one long exchange.
 
+mod evidence;
+
+pub use evidence::{Collected, Evidence, EvidenceProfile};
+
 use core::time::Duration;
 
 use super::{
@@ -118,8 +122,7 @@ impl Flow {
     /// The lowest slot that may be used and holds a chain.
     fn slot(&self, requester: &Requester) -> Result<SlotId, RequesterError> {
         let slots = requester.slots().ok_or(RequesterError::NotConnected)?;
-        let mut usable = slots.provisioned().filter(|slot| self.profile.slots & 1 << slot.number() != 0);
-        usable.next().ok_or(RequesterError::Digests("none of the slots that may be used holds a chain"))
+        lowest(slots.provisioned().filter(|slot| self.profile.slots & 1 << slot.number() != 0))
     }
 
     fn operation(&self, requester: &Requester) -> Result<Option<Operation>, RequesterError> {
@@ -151,6 +154,11 @@ impl Flow {
             },
         })
     }
+}
+
+/// The first of the slots that may be used.
+fn lowest(mut slots: impl Iterator<Item = SlotId>) -> Result<SlotId, RequesterError> {
+    slots.next().ok_or(RequesterError::Digests("none of the slots that may be used holds a chain"))
 }
 
 /// Establishes a session over a transport.
