@@ -20,6 +20,7 @@ struct Bump {
     top: Cell<u64>,
 }
 
+#[derive(Clone)]
 struct NoLeaks;
 
 impl LeakCounter for NoLeaks {

@@ -44,6 +44,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 /// One CPU, no memory, no module.
 struct Bare;
 
+#[derive(Clone)]
 struct NoLeaks;
 
 impl LeakCounter for NoLeaks {

@@ -6,6 +6,7 @@ use tdx_abi::KeyIdPartitioning;
 use tdx_abi::features::Features0;
 use tdx_abi::msr::MsrIndex;
 
+use crate::connect::ConnectShared;
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
 use crate::keyid::KeyIdPool;
@@ -112,6 +113,7 @@ pub struct HostState<C, K = Spin> {
     update_claimed: AtomicBool,
     opted_in: AtomicU64,
     failure: FailureCell,
+    pub(crate) connect: ConnectShared,
 }
 
 impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
@@ -130,6 +132,7 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
             update_claimed: AtomicBool::new(false),
             opted_in: AtomicU64::new(0),
             failure: FailureCell::new(),
+            connect: ConnectShared::new(),
         }
     }
 

@@ -11,6 +11,7 @@
 #![no_std]
 
 pub mod bringup;
+pub mod connect;
 pub mod cpu;
 pub mod device;
 pub mod errno;
@@ -19,6 +20,7 @@ pub mod host;
 pub mod hotplug;
 pub mod keyid;
 pub mod memory;
+pub mod page_list;
 pub mod power;
 pub mod seamcall;
 pub mod seamldr;
@@ -32,6 +34,7 @@ pub mod upload;
 pub mod vmx;
 
 pub use bringup::{BringUpOptions, BringUpReport, Phase, Progress};
+pub use connect::{CONNECT_ERRORS, CallGuard, ConnectError, ConnectState};
 pub use errno::Errno;
 pub use error::{Blame, ERRORS, ErrorInfo, HostError};
 pub use host::{HostMemory, HostState, Lifecycle};

@@ -1,5 +1,6 @@
 //! The failures, in the order in which the walks meet them.
 
+use tdx_abi::hpa_list::HpaListError;
 use tdx_abi::metadata::FieldId;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, PhysRange};
@@ -417,6 +418,13 @@ host_errors! {
     } = "disable-failed", Module, EIO,
         "the module does not take its leave: {error}",
         "modules without TDH.SYS.DISABLE stay as they are until the machine is reset; their memory must not be reused";
+    /// Pages that no operand can name.
+    PageListRefused {
+        /// Why.
+        reason: HpaListError,
+    } = "page-list-refused", Host, EINVAL,
+        "a list of pages cannot be given to the module: {reason}",
+        "a bug of the caller, or a module that asks for more pages than a list can hold";
     /// S3 or hibernation.
     SuspendRefused {
         /// What was asked for.

@@ -1,7 +1,9 @@
 //! Calls to the TDX module and P-SEAMLDR: one typed wrapper per leaf over one policy of retry and
 //! resumption, which is nowhere else.
 
+mod ext;
 mod gate;
+mod iommu;
 mod seamldr;
 mod sys;
 mod words;
@@ -27,6 +29,17 @@ pub const ENTROPY_TRIES: u32 = 10;
 pub const BUSY_TRIES: u32 = 10_000;
 /// Times that an interrupted call is resumed.
 pub const RESUME_TRIES: u32 = 1_000_000;
+
+/// What an interrupted call is resumed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resume {
+    /// The operands of its start; the module knows the rest.
+    Same,
+    /// The operands of its start, but RCX as returned.
+    CarryRcx,
+    /// The registers as returned.
+    CarryAll,
+}
 
 /// What stood in the way of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,11 +191,24 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         registers: &mut Registers,
         input: impl Fn() -> Registers,
     ) -> Result<Status, SeamcallError> {
+        self.call_resumed(pin, leaf, Resume::CarryAll, registers, input)
+    }
+
+    /// [`Self::call`] of a leaf that is resumed in its own way.
+    #[inline]
+    fn call_resumed(
+        &self,
+        pin: &CpuPin<'_>,
+        leaf: LeafWord,
+        resume: Resume,
+        registers: &mut Registers,
+        input: impl Fn() -> Registers,
+    ) -> Result<Status, SeamcallError> {
         *registers = input();
         let first = self.once(pin, leaf, registers).map(Status::from_raw);
         match first {
             Ok(status) if !status.is_error() => Ok(status),
-            first => self.call_again(pin, leaf, &input, registers, first),
+            first => self.call_again(pin, leaf, resume, &input, registers, first),
         }
     }
 
@@ -192,12 +218,13 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         &self,
         pin: &CpuPin<'_>,
         leaf: LeafWord,
+        resume: Resume,
         input: &dyn Fn() -> Registers,
         registers: &mut Registers,
         first: Result<Status, SeamcallCause>,
     ) -> Result<Status, SeamcallError> {
         let mut resumed = 0;
-        let ended = self.try_again(pin, leaf, input, registers, first, &mut resumed);
+        let ended = self.try_again(pin, leaf, (resume, input), registers, first, &mut resumed);
         // A call that is given up, or cut off by a fault, stays interrupted inside the module.
         let finished = match &ended {
             Ok(_) => true,
@@ -213,12 +240,14 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         &self,
         pin: &CpuPin<'_>,
         leaf: LeafWord,
-        input: &dyn Fn() -> Registers,
+        (resume, input): (Resume, &dyn Fn() -> Registers),
         registers: &mut Registers,
         mut last: Result<Status, SeamcallCause>,
         resumed: &mut u32,
     ) -> Result<Status, SeamcallError> {
         let (mut entropy, mut busy) = (1, 1);
+        // Where a list goes on, once the module said so.
+        let mut carried_rcx = None;
         loop {
             let fail = |cause, registers: &Registers| {
                 Err(SeamcallError { leaf, cause, rcx: registers.rcx, rdx: registers.rdx })
@@ -246,10 +275,15 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
                 return fail(SeamcallCause::Status(status), registers);
             }
             *count += 1;
-            // A resumed call goes on with the registers as returned, a repeated one with those of its start:
-            // some leaves clear registers before they check anything.
-            if status.code() != StatusCode::INTERRUPTED_RESUMABLE {
+            // A repeated call goes on with the registers of its start: some leaves clear registers before they
+            // check anything. So does a resumed one, but for what its leaf hands on.
+            let interrupted = status.code() == StatusCode::INTERRUPTED_RESUMABLE;
+            if interrupted && resume == Resume::CarryRcx {
+                carried_rcx = Some(registers.rcx);
+            }
+            if !(interrupted && resume == Resume::CarryAll) {
                 *registers = input();
+                registers.rcx = carried_rcx.unwrap_or(registers.rcx);
             }
             hint::spin_loop();
             last = self.once(pin, leaf, registers).map(Status::from_raw);
@@ -264,8 +298,20 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
         leaf: LeafWord,
         input: impl Fn() -> Registers,
     ) -> Result<Registers, SeamcallError> {
+        self.call_plain_resumed(pin, leaf, Resume::CarryAll, input)
+    }
+
+    /// [`Self::call_plain`] of a leaf that is resumed in its own way.
+    #[inline]
+    fn call_plain_resumed(
+        &self,
+        pin: &CpuPin<'_>,
+        leaf: LeafWord,
+        resume: Resume,
+        input: impl Fn() -> Registers,
+    ) -> Result<Registers, SeamcallError> {
         let mut registers = Registers::default();
-        let status = self.call(pin, leaf, &mut registers, input)?;
+        let status = self.call_resumed(pin, leaf, resume, &mut registers, input)?;
         if status == StatusCode::SUCCESS.plain() {
             return Ok(registers);
         }

@@ -25,8 +25,8 @@ pub enum MemoryFault {
     NotMemory(PhysAddr),
 }
 
-/// Counts pages that nobody will ever give back.
-pub trait LeakCounter {
+/// Counts pages that nobody will ever give back. Clones count together.
+pub trait LeakCounter: Clone {
     /// `range` is lost.
     fn leaked(&self, range: PhysRange);
 }
@@ -85,6 +85,10 @@ impl<L: LeakCounter> OwnedPages<L> {
     pub fn into_allocator(self) -> PhysRange {
         self.0.take().0
     }
+
+    pub(crate) fn into_parts(self) -> (PhysRange, Option<L>) {
+        self.0.take()
+    }
 }
 
 /// Pages that the module owns. Nothing can be read or written through them; dropping them is a leak.
@@ -120,6 +124,10 @@ impl<L: LeakCounter> ReclaimedPages<L> {
     /// Where they are.
     pub fn range(&self) -> PhysRange {
         self.0.range
+    }
+
+    pub(crate) fn into_parts(self) -> (PhysRange, Option<L>) {
+        self.0.take()
     }
 
     /// Makes ordinary memory of the pages.
