@@ -69,10 +69,23 @@ impl Evidence {
     /// # Errors
     /// [`RequesterError::NoSession`] without a session, and those of [`Requester::start`].
     pub fn recollect(profile: EvidenceProfile, requester: &mut Requester) -> Result<Self, RequesterError> {
-        let slot = requester.session().ok_or(RequesterError::NoSession)?.slot;
         let evidence = Self::recollecting(profile);
-        requester.start(evidence.measurements(requester, slot)?.unwrap_or(Operation::Digests))?;
+        requester.start(evidence.recollection(requester)?)?;
         Ok(evidence)
+    }
+
+    /// The operation that a [`Self::recollect`] begins with, for who starts operations itself.
+    ///
+    /// # Errors
+    /// [`RequesterError::NoSession`] without a session.
+    pub fn recollection(&self, requester: &Requester) -> Result<Operation, RequesterError> {
+        let slot = requester.session().ok_or(RequesterError::NoSession)?.slot;
+        Ok(self.measurements(requester, slot)?.unwrap_or(Operation::Digests))
+    }
+
+    /// Evidence whose [`Operation::Connect`] is under way, for who starts operations itself.
+    pub const fn connecting(profile: EvidenceProfile) -> Self {
+        Self { profile, stage: Stage::Connect }
     }
 
     /// A [`Self::recollect`] that is under way already, in a requester that was restored.
@@ -98,14 +111,24 @@ impl Evidence {
     }
 
     fn go_on(&mut self, requester: &mut Requester, outcome: Outcome) -> Result<Progress, RequesterError> {
-        let Some((stage, operation)) = self.next(requester)? else { return Ok(Progress::Done(outcome)) };
+        let Some(operation) = self.follow(requester)? else { return Ok(Progress::Done(outcome)) };
         requester.start(operation)?;
-        self.stage = stage;
         Ok(Progress::More)
     }
 
+    /// The operation that follows the one that is done; `None` behind the last one. [`Self::receive`]
+    /// starts it at once; who has something else to do in between starts it when it likes.
+    ///
+    /// # Errors
+    /// [`RequesterError::Digests`] if no slot can be used.
+    pub fn follow(&mut self, requester: &Requester) -> Result<Option<Operation>, RequesterError> {
+        let Some((stage, operation)) = self.next(requester)? else { return Ok(None) };
+        self.stage = stage;
+        Ok(Some(operation))
+    }
+
     /// What follows on the stage that is done.
-    fn next(&self, requester: &Requester) -> Result<Option<(Stage, Operation)>, RequesterError> {
+    fn next(self, requester: &Requester) -> Result<Option<(Stage, Operation)>, RequesterError> {
         let read = |slot| (Stage::Certificate(slot), Operation::Certificate(slot));
         Ok(Some(match self.stage {
             Stage::Connect => (Stage::Digests, Operation::Digests),
@@ -124,21 +147,18 @@ impl Evidence {
     }
 
     /// The slots that are read.
-    fn slots<'a>(
-        &'a self,
-        requester: &'a Requester,
-    ) -> Result<impl Iterator<Item = SlotId> + 'a, RequesterError> {
+    fn slots(self, requester: &Requester) -> Result<impl Iterator<Item = SlotId>, RequesterError> {
         let slots = requester.slots().ok_or(RequesterError::NotConnected)?;
-        Ok(slots.provisioned().filter(|slot| self.profile.slots & 1 << slot.number() != 0))
+        Ok(slots.provisioned().filter(move |slot| self.profile.slots & 1 << slot.number() != 0))
     }
 
     /// The slot whose key signs.
-    fn signer(&self, requester: &Requester) -> Result<SlotId, RequesterError> {
+    fn signer(self, requester: &Requester) -> Result<SlotId, RequesterError> {
         super::lowest(self.slots(requester)?)
     }
 
     /// What proves the device and what it runs, before there is a session.
-    fn proof(&self, requester: &Requester) -> Result<Option<Operation>, RequesterError> {
+    fn proof(self, requester: &Requester) -> Result<Option<Operation>, RequesterError> {
         let (connection, slot) = (requester.connected()?, self.signer(requester)?);
         if let Some(measurements) = self.measurements(requester, slot)? {
             return Ok(Some(measurements));
@@ -150,7 +170,7 @@ impl Evidence {
     }
 
     /// All measurements, signed; `None` of a device that does not sign any.
-    fn measurements(&self, requester: &Requester, slot: SlotId) -> Result<Option<Operation>, RequesterError> {
+    fn measurements(self, requester: &Requester, slot: SlotId) -> Result<Option<Operation>, RequesterError> {
         let connection = requester.connected()?;
         let signs = connection.measurements && connection.peer.flags.meas() == SIGNED;
         Ok(signs.then_some(Operation::Measurements(MeasurementsRequest {
@@ -161,7 +181,7 @@ impl Evidence {
         })))
     }
 
-    fn session(&self, requester: &Requester) -> Result<(Stage, Operation), RequesterError> {
+    fn session(self, requester: &Requester) -> Result<(Stage, Operation), RequesterError> {
         let (slot, policy) = (self.signer(requester)?, self.profile.policy);
         let request = SessionRequest { slot, summary: SummaryHash::None, policy };
         Ok((Stage::Session, Operation::StartSession(request)))
