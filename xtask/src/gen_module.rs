@@ -87,8 +87,20 @@ struct Release {
     vmx_values: String,
     max_vcpus_per_td: Option<u16>,
     rows: Vec<String>,
+    connect: Option<ConnectSizes>,
     assumed: Vec<String>,
     synthetic: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConnectSizes {
+    ide_mt_pages: u16,
+    spdm_mt_pages: u16,
+    iommu_mt_pages: u16,
+    max_dev_info_pages: u16,
+    pool_pages: u32,
+    ext_required: bool,
 }
 
 #[derive(Deserialize)]
@@ -251,7 +263,7 @@ fn leaf_range(text: &str) -> Result<(u16, u16)> {
 fn release_table(releases: &Releases, checks: &Checks) -> Result<String> {
     let mut out = header("releases.toml");
     out.push_str(
-        "use crate::profile::{Generation, HandoffVersions, LeafSet, Profile, Svn, VmxValues};\n\
+        "use crate::profile::{ConnectSizes, Generation, HandoffVersions, LeafSet, Profile, Svn, VmxValues};\n\
          use tdx_abi::features::Features0;\nuse tdx_abi::seamldr::Version;\n\n\
          pub(crate) static RELEASES: &[Profile] = &[\n",
     );
@@ -287,7 +299,7 @@ fn release_table(releases: &Releases, checks: &Checks) -> Result<String> {
              handoff: HandoffVersions {{ module_hv: {}, min_update_hv: {}, no_downgrade: {}, pages: {} }}, \
              cpus: &{:#x?}, leaves: {leaves}, versions: {versions}, cpuid_entries: {}, \
              cpuid_configs: {}, vmx_values: VmxValues::{vmx}, max_vcpus_per_td: {:?}, rows: &{:?}, \
-             assumed: &{:?}, synthetic: {} }},",
+             connect: {}, assumed: &{:?}, synthetic: {} }},",
             release.build_date,
             release.build_num,
             release.internal_version,
@@ -304,12 +316,29 @@ fn release_table(releases: &Releases, checks: &Checks) -> Result<String> {
             release.cpuid_configs,
             release.max_vcpus_per_td,
             release.rows,
+            connect_sizes(release.connect.as_ref()),
             release.assumed,
             release.synthetic,
         );
     }
     out.push_str("];\n");
     Ok(out)
+}
+
+fn connect_sizes(sizes: Option<&ConnectSizes>) -> String {
+    let Some(sizes) = sizes else {
+        return "None".to_owned();
+    };
+    format!(
+        "Some(ConnectSizes {{ ide_mt_pages: {}, spdm_mt_pages: {}, iommu_mt_pages: {}, max_dev_info_pages: {}, \
+         pool_pages: {}, ext_required: {} }})",
+        sizes.ide_mt_pages,
+        sizes.spdm_mt_pages,
+        sizes.iommu_mt_pages,
+        sizes.max_dev_info_pages,
+        sizes.pool_pages,
+        sizes.ext_required
+    )
 }
 
 fn hash(text: &str) -> Result<[u8; 48]> {

@@ -25,6 +25,7 @@
 
 mod call;
 pub mod checks;
+mod connect;
 mod disable;
 pub mod features;
 mod generated;
@@ -52,5 +53,5 @@ pub use hardware::{
 pub use inspect::Inspection;
 pub use loader::{LoadError, LoaderConfig, LoaderGeneration, UnknownRelease};
 pub use module::{MODELLED_LEAVES, ModuleConfig, ModuleState, UnknownRow};
-pub use profile::Profile;
+pub use profile::{ConnectSizes, Profile};
 pub use software::{LpPort, NoAnswer, SeamConfig, SeamSoftware};

@@ -11,6 +11,7 @@ use tdx_abi::{KeyId, Registers};
 
 use crate::call::{Call, Exit, invalid};
 use crate::checks::Switch;
+use crate::connect::{self, Connect};
 use crate::disable::Disable;
 use crate::features;
 use crate::handoff::{Counters, Estate, Handoff, WbtEntry, idle_write_back};
@@ -19,9 +20,9 @@ use crate::keys::KeyTable;
 use crate::leaves;
 use crate::lock::SharedExclusiveLock;
 use crate::lps::LpTable;
-use crate::metadata::HandoffFields;
+use crate::metadata::LiveFields;
 use crate::platform::Platform;
-use crate::profile::{Generation, HandoffVersions, Profile, Svn};
+use crate::profile::{ConnectSizes, Generation, HandoffVersions, Profile, Svn};
 use crate::software::NoAnswer;
 use crate::tdmrs::{Tdmr, TdmrTable};
 
@@ -39,6 +40,10 @@ pub const MODELLED_LEAVES: &[SeamcallLeaf] = &[
     SeamcallLeaf::SYS_SHUTDOWN,
     SeamcallLeaf::SYS_UPDATE,
     SeamcallLeaf::SYS_DISABLE,
+    SeamcallLeaf::EXT_INIT,
+    SeamcallLeaf::EXT_MEM_ADD,
+    SeamcallLeaf::IOMMU_SETUP,
+    SeamcallLeaf::IOMMU_CLEAR,
 ];
 
 /// KeyIDs of TDX 1.5 and later: their numbers are below this.
@@ -77,6 +82,9 @@ pub struct ModuleConfig {
     pub build_num: u16,
     /// Build date, BCD yyyymmdd; normally that of the release.
     pub build_date: u32,
+    /// What TDX Connect and the extensions take; normally that of the release. Without effect where the
+    /// release has neither.
+    pub connect: ConnectSizes,
     switches: Vec<(Switch, bool)>,
 }
 
@@ -94,6 +102,7 @@ impl ModuleConfig {
             version: profile.version,
             build_num: profile.build_num,
             build_date: profile.build_date,
+            connect: profile.connect.unwrap_or(ConnectSizes::NONE),
             switches: Vec::new(),
         }
     }
@@ -103,6 +112,9 @@ impl ModuleConfig {
     pub(crate) fn follow(&mut self, before: &Self) {
         self.real_features = before.real_features;
         self.withheld = before.withheld;
+        if before.connect != before.profile.connect.unwrap_or(ConnectSizes::NONE) {
+            self.connect = before.connect;
+        }
         self.switches.clone_from(&before.switches);
     }
 
@@ -129,6 +141,7 @@ pub(crate) struct Rules {
     pub(crate) real_features: bool,
     /// TDX_FEATURES0 as reported.
     pub(crate) features0: Features0,
+    pub(crate) connect: ConnectSizes,
     on: u32,
 }
 
@@ -156,6 +169,7 @@ impl Rules {
             build_date: config.build_date,
             real_features: config.real_features,
             features0: features0.difference(config.withheld),
+            connect: config.connect,
             on,
         }
     }
@@ -236,6 +250,8 @@ pub(crate) struct Module {
     pub(crate) interrupted_migrations: AtomicU16,
     pub(crate) disable: Disable,
     disabled: AtomicBool,
+    /// Made by SYS.CONFIG or SYS.UPDATE.
+    pub(crate) connect: OnceLock<Connect>,
 }
 
 impl Module {
@@ -260,6 +276,7 @@ impl Module {
             interrupted_migrations: AtomicU16::new(0),
             disable: Disable::default(),
             disabled: AtomicBool::new(false),
+            connect: OnceLock::new(),
         }
     }
 
@@ -284,9 +301,15 @@ impl Module {
         }
     }
 
-    /// The metadata fields that mirror the header of the hand-off area.
-    pub(crate) fn handoff_fields(&self) -> HandoffFields {
-        HandoffFields::new(self.handoff.region().header())
+    /// The metadata fields that change while the module runs.
+    pub(crate) fn live_fields(&self) -> LiveFields {
+        LiveFields::new(self.handoff.region().header(), self.pool_pages_missing())
+    }
+
+    /// Pages that the memory pool of the extensions still needs: none for a host that did not opt in.
+    pub(crate) fn pool_pages_missing(&self) -> u32 {
+        let opted_in = self.opted_in().contains(Features0::TDX_CONNECT);
+        self.connect.get().filter(|_| opted_in).map_or(0, |connect| connect.pool.missing())
     }
 
     /// What a successor needs; `None` before the module is configured. Nobody else may be inside.
@@ -406,7 +429,7 @@ impl Module {
         if leaf != SeamcallLeaf::SYS_DISABLE && self.disable.has_begun() {
             return Err(StatusCode::SYS_BUSY.into());
         }
-        Ok(())
+        connect::admit(leaf, self.opted_in(), self.connect.get())
     }
 }
 
@@ -448,6 +471,10 @@ fn run(call: &Call<'_>, leaf: SeamcallLeaf, regs: &mut Registers) -> Result<Stat
         SeamcallLeaf::SYS_UPDATE => leaves::sys_update::run(call, regs),
         SeamcallLeaf::SYS_DISABLE => leaves::sys_disable::run(call),
         SeamcallLeaf::SYS_LP_SHUTDOWN => leaves::sys_lp_shutdown::run(call),
+        SeamcallLeaf::EXT_INIT => leaves::ext_init::run(call),
+        SeamcallLeaf::EXT_MEM_ADD => leaves::ext_mem_add::run(call, regs),
+        SeamcallLeaf::IOMMU_SETUP => leaves::iommu_setup::run(call, regs),
+        SeamcallLeaf::IOMMU_CLEAR => leaves::iommu_clear::run(call, regs),
         _ => Err(invalid(OperandId::RAX)),
     }
 }

@@ -68,6 +68,35 @@ pub enum VmxValues {
     V1_5_05,
 }
 
+/// What a module with TDX Connect asks for, in 4 KiB pages. Assumed: no such module was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectSizes {
+    /// Pages of a stream object: IDE_MT_PAGE_COUNT.
+    pub ide_mt_pages: u16,
+    /// Pages of a session object: SPDM_MT_PAGE_COUNT.
+    pub spdm_mt_pages: u16,
+    /// Single pages of an IOMMU_MT, its two blocks not counted: IOMMU_MT_PAGE_COUNT.
+    pub iommu_mt_pages: u16,
+    /// Most pages of device information: SPDM_MAX_DEV_INFO_PAGES.
+    pub max_dev_info_pages: u16,
+    /// Memory pool of the extensions: MEMORY_POOL_REQUIRED_PAGES before any was given.
+    pub pool_pages: u32,
+    /// Leaves that need the extension work behind TDH.EXT.INIT only: EXT_REQUIRED.
+    pub ext_required: bool,
+}
+
+impl ConnectSizes {
+    /// A module without TDX Connect.
+    pub const NONE: Self = Self {
+        ide_mt_pages: 0,
+        spdm_mt_pages: 0,
+        iommu_mt_pages: 0,
+        max_dev_info_pages: 0,
+        pool_pages: 0,
+        ext_required: false,
+    };
+}
+
 /// A set of leaf numbers up to 191.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafSet([u64; 3]);
@@ -129,6 +158,8 @@ pub struct Profile {
     pub max_vcpus_per_td: Option<u16>,
     /// Rows that it has and others have not.
     pub rows: &'static [&'static str],
+    /// What TDX Connect and the extensions take, if it has them.
+    pub connect: Option<ConnectSizes>,
     /// Names of the values that are assumed.
     pub assumed: &'static [&'static str],
     /// True if no such module was ever published.

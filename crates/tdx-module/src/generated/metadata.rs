@@ -53,10 +53,4 @@ pub(crate) static CONSTANTS: &[Constant] = &[
     Constant { name: "VPCU_L2_DEBUG_CTLS_FIXED0", value: 0x7, reported: 0x7 },
     Constant { name: "VCPU_L2_DEBUG_CTLS_FIXED1", value: 0x0, reported: 0x0 },
     Constant { name: "TDX_CONNECT_FEATURES", value: 0x1281, reported: 0x1281 },
-    Constant { name: "IDE_MT_PAGE_COUNT", value: 0x1, reported: 0x1 },
-    Constant { name: "SPDM_MT_PAGE_COUNT", value: 0x2, reported: 0x2 },
-    Constant { name: "IOMMU_MT_PAGE_COUNT", value: 0x8, reported: 0x8 },
-    Constant { name: "SPDM_MAX_DEV_INFO_PAGES", value: 0x10, reported: 0x10 },
-    Constant { name: "MEMORY_POOL_REQUIRED_PAGES", value: 0x40, reported: 0x40 },
-    Constant { name: "EXT_REQUIRED", value: 0x1, reported: 0x1 },
 ];

@@ -1,5 +1,9 @@
 //! The leaves, one file each. Each check names its row.
 
+pub(crate) mod ext_init;
+pub(crate) mod ext_mem_add;
+pub(crate) mod iommu_clear;
+pub(crate) mod iommu_setup;
 pub(crate) mod sys_config;
 pub(crate) mod sys_disable;
 pub(crate) mod sys_info;

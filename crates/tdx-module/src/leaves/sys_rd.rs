@@ -5,7 +5,7 @@ use tdx_abi::metadata::{Context, FieldId};
 use tdx_abi::status::{Status, StatusCode};
 
 use crate::call::{Call, Exit};
-use crate::metadata::HandoffFields;
+use crate::metadata::LiveFields;
 
 pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit> {
     let id = FieldId::from_raw(regs.rdx);
@@ -30,7 +30,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
         .metadata
         .read(id.with_context(Context::SYS), opted_in)
         .ok_or(StatusCode::METADATA_FIELD_ID_INCORRECT)?;
-    let live = HandoffFields::contain(id).then(|| call.module.handoff_fields());
+    let live = LiveFields::contain(id).then(|| call.module.live_fields());
     let value = live.and_then(|fields| fields.get(id).copied()).unwrap_or(found.value);
     (regs.rdx, regs.r8) = (found.next.raw(), value);
     Ok(Status::SUCCESS)

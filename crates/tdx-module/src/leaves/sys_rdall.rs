@@ -26,7 +26,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
         .metadata
         .runs_from(FieldId::from_raw(regs.r8), call.module.opted_in())
         .ok_or(StatusCode::METADATA_FIELD_ID_INCORRECT)?;
-    let live = call.module.handoff_fields();
+    let live = call.module.live_fields();
     let runs =
         runs.map(|run| Run { values: live.get(run.header).map_or(run.values, slice::from_ref), ..run });
     let mut page = [0; LIST_BYTES];

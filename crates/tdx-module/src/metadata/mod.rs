@@ -66,19 +66,28 @@ const fn key(id: FieldId) -> u32 {
     (id.class() as u32) << 24 | id.field_code()
 }
 
-/// The fields that show the header of the hand-off area as it is now; those of the table are 0.
+/// The fields that change while the module runs: the header of the hand-off area and the pages that the
+/// memory pool still needs. Those of the table are 0.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct HandoffFields([u64; 3]);
+pub(crate) struct LiveFields([u64; 4]);
 
-impl HandoffFields {
-    pub(crate) fn new(header: HandoffHeader) -> Self {
-        Self([u64::from(header.valid), u64::from(header.version), u64::from(header.size)])
+/// Place of the memory pool among them.
+const POOL: usize = 3;
+
+impl LiveFields {
+    pub(crate) fn new(header: HandoffHeader, pool_pages_missing: u32) -> Self {
+        let handoff = [u64::from(header.valid), u64::from(header.version), u64::from(header.size)];
+        let [valid, version, size] = handoff;
+        Self([valid, version, size, u64::from(pool_pages_missing)])
     }
 
-    /// Place of `id` among them: they follow each other.
+    /// Place of `id` among them: those of the hand-off follow each other.
     fn place(id: FieldId) -> Option<usize> {
+        if key(id) == key(sys::MEMORY_POOL_REQUIRED_PAGES) {
+            return Some(POOL);
+        }
         let place = key(id).checked_sub(key(sys::HANDOFF_DATA_VALID))?;
-        usize::try_from(place).ok().filter(|&place| place < 3)
+        usize::try_from(place).ok().filter(|&place| place < POOL)
     }
 
     /// True if `id` is one of them.

@@ -15,6 +15,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::call::{Call, Exit, invalid};
 use crate::checks::Switch;
+use crate::connect::Connect;
+use crate::io::ConnectHardware;
 use crate::module::ModuleState;
 use crate::tdmrs::{TdmrConfig, TdmrTable};
 
@@ -71,6 +73,8 @@ pub(crate) fn run(call: &Call<'_>, regs: &Registers) -> Result<Status, Exit> {
     }
     // SYSINIT_DONE is left for good here, so that the cells are empty.
     if module.tdmrs.set(TdmrTable::new(tdmrs)).is_ok() && module.global_key.set(global_key).is_ok() {
+        let units = call.hw.connect().map_or(&[][..], ConnectHardware::units);
+        module.connect.get_or_init(|| Connect::new(module.rules.connect, units));
         module.opted_in.store(opted_in.bits(), Ordering::Release);
         module.set_state(ModuleState::SysConfigDone);
     }

@@ -1,0 +1,90 @@
+//! What the module keeps for TDX Connect and for its extensions: the pages that hosts gave, the VT-d
+//! units that are set up, the memory pool of the extensions.
+
+mod pages;
+mod pool;
+mod registers;
+mod units;
+
+pub(crate) use pages::{Owner, PageRefusal, PageRegistry, ReleaseTarget};
+pub(crate) use pool::Pool;
+pub(crate) use registers::{CommandStatus, UnitRegisters};
+pub(crate) use units::{IommuTable, Progress, Unit, UnitState, UnitTable};
+
+use tdx_abi::features::Features0;
+use tdx_abi::leaf::SeamcallLeaf;
+use tdx_abi::status::{OperandId, StatusCode};
+
+use crate::call::{Call, Exit, invalid};
+use crate::io::{ConnectHardware, UnitFacts};
+use crate::profile::ConnectSizes;
+
+/// State of TDX Connect and of the extensions. Made when the module is configured.
+#[derive(Debug)]
+pub(crate) struct Connect {
+    pub(crate) sizes: ConnectSizes,
+    pub(crate) pages: PageRegistry,
+    pub(crate) units: UnitTable,
+    pub(crate) pool: Pool,
+}
+
+impl Connect {
+    pub(crate) fn new(sizes: ConnectSizes, units: &[UnitFacts]) -> Self {
+        Self {
+            sizes,
+            pages: PageRegistry::default(),
+            units: UnitTable::new(units),
+            pool: Pool::new(sizes.pool_pages, sizes.ext_required),
+        }
+    }
+
+    /// Leaves that need the extension work.
+    pub(crate) fn ext_ready(&self) -> bool {
+        self.pool.ext_ready()
+    }
+
+    /// A call was interrupted and has not been resumed: its progress is in this instance alone.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.pool.is_interrupted() || self.units.iter().any(Unit::is_interrupted)
+    }
+
+    /// There is something that a successor has to know.
+    pub(crate) fn holds_pages(&self) -> bool {
+        !self.pages.is_empty()
+    }
+}
+
+/// Leaves of TDX Connect: units, sessions, streams, and the groups that are not modelled.
+pub(crate) const fn is_connect_leaf(leaf: SeamcallLeaf) -> bool {
+    matches!(leaf.0, 128..=135 | 137..=145 | 150..=166)
+}
+
+/// Leaves that run in the extension.
+const fn needs_extension(leaf: SeamcallLeaf) -> bool {
+    matches!(leaf, SeamcallLeaf::SPDM_CONNECT | SeamcallLeaf::SPDM_DISCONNECT | SeamcallLeaf::SPDM_MNG)
+}
+
+/// The rows that all leaves of TDX Connect share.
+pub(crate) fn admit(leaf: SeamcallLeaf, opted_in: Features0, connect: Option<&Connect>) -> Result<(), Exit> {
+    // CONNECT-1
+    if is_connect_leaf(leaf) && !opted_in.contains(Features0::TDX_CONNECT) {
+        return Err(invalid(OperandId::RAX));
+    }
+    // CONNECT-2
+    if needs_extension(leaf) && !connect.is_some_and(Connect::ext_ready) {
+        return Err(StatusCode::SYS_STATE_INCORRECT.into());
+    }
+    Ok(())
+}
+
+impl<'a> Call<'a> {
+    /// State of TDX Connect. Every caller runs in a ready module, which has it.
+    pub(crate) fn connect(&self) -> Result<&'a Connect, Exit> {
+        self.module.connect.get().ok_or_else(|| StatusCode::SYS_NOT_READY.into())
+    }
+
+    /// The I/O hardware. Units and everything below them exist only on a machine that has it.
+    pub(crate) fn io(&self) -> Result<&'a dyn ConnectHardware, Exit> {
+        self.hw.connect().ok_or_else(|| StatusCode::SYS_NOT_READY.into())
+    }
+}
