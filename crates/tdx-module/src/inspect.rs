@@ -2,13 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
+use tdx_abi::connect::ids::TdxIommuId;
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::seamldr::Version;
 use tdx_abi::{KeyId, PageLevel, PhysAddr, PhysRange};
 
+pub use crate::connect::Owner;
 pub use crate::keys::KeyState;
 
+use crate::connect::{Connect, Unit, UnitState};
 use crate::hardware::{LpIndex, PackageIndex};
 use crate::loader::LoaderConfig;
 use crate::module::{Module, ModuleState};
@@ -86,6 +89,8 @@ pub struct ModuleInspection {
     pub key_ids: Vec<KeyRange>,
     /// TDMRs, ascending.
     pub tdmrs: Vec<TdmrInspection>,
+    /// TDX Connect and the extensions, once the module is configured.
+    pub connect: Option<ConnectInspection>,
     /// Calls by leaf; `None` for all leaves that are not modelled.
     pub calls: Vec<(Option<SeamcallLeaf>, u64)>,
 }
@@ -108,6 +113,55 @@ pub struct KeyRange {
     pub last: KeyId,
     /// Their state.
     pub state: KeyState,
+}
+
+/// TDX Connect and the extensions at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectInspection {
+    /// Pages that the memory pool needs and has not got.
+    pub pool_pages_missing: u32,
+    /// Pages that it has got.
+    pub pool_pages_given: u32,
+    /// Leaves that need the extension work.
+    pub ext_ready: bool,
+    /// A call was interrupted and has not been resumed.
+    pub interrupted: bool,
+    /// VT-d units, as firmware listed them.
+    pub units: Vec<UnitInspection>,
+    /// Pages that hosts gave, by owner, ascending.
+    pub pages: Vec<(PhysRange, Owner)>,
+}
+
+/// A VT-d unit at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitInspection {
+    /// First address of its registers.
+    pub registers: PhysAddr,
+    /// The name that TDH.IOMMU.SETUP gives it.
+    pub id: TdxIommuId,
+    /// Whether it is in TDX mode.
+    pub mode: UnitMode,
+    /// How often it was cleared.
+    pub generation: u64,
+    /// Session objects below it.
+    pub sessions: u16,
+    /// Those among them that are connected or on their way.
+    pub active_sessions: u16,
+    /// Streams that are configured below it.
+    pub streams: u16,
+}
+
+/// Whether a unit is in TDX mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitMode {
+    /// An ordinary unit.
+    Ordinary,
+    /// TDH.IOMMU.SETUP has begun.
+    SettingUp,
+    /// In TDX mode.
+    Trusted,
+    /// TDH.IOMMU.CLEAR has begun.
+    Clearing,
 }
 
 /// A TDMR at one moment.
@@ -168,8 +222,37 @@ impl Module {
                 .map(|(first, last, state)| KeyRange { first, last, state })
                 .collect(),
             tdmrs: self.tdmrs.get().map_or_else(Vec::new, |tdmrs| tdmrs.iter().map(inspect).collect()),
+            connect: self.connect.get().map(inspect_connect),
             calls: lps.map_or_else(Vec::new, crate::lps::LpTable::calls),
         }
+    }
+}
+
+fn inspect_connect(connect: &Connect) -> ConnectInspection {
+    ConnectInspection {
+        pool_pages_missing: connect.pool.missing(),
+        pool_pages_given: connect.pool.given(),
+        ext_ready: connect.ext_ready(),
+        interrupted: connect.is_interrupted(),
+        units: connect.units.iter().map(inspect_unit).collect(),
+        pages: connect.pages.list(),
+    }
+}
+
+fn inspect_unit(unit: &Unit) -> UnitInspection {
+    UnitInspection {
+        registers: unit.facts().registers.start(),
+        id: unit.id(),
+        mode: match unit.state() {
+            UnitState::Free => UnitMode::Ordinary,
+            UnitState::Setup { .. } => UnitMode::SettingUp,
+            UnitState::Configured(_) => UnitMode::Trusted,
+            UnitState::Clearing { .. } => UnitMode::Clearing,
+        },
+        generation: unit.generation(),
+        sessions: unit.sessions(),
+        active_sessions: unit.active_sessions(),
+        streams: unit.streams(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The device information blob: what was read of a device, as records.
 
-use spdm::ids::SlotId;
+use spdm::algo::HashAlgo;
+use spdm::crypto::Crypto;
+use spdm::crypto::aws_lc::AwsLc;
 use spdm::requester::Requester;
 use tdx_abi::connect::dev_info::{RecordHeader, RecordType};
 use tdx_abi::{KeyId, PAGE_SIZE, PhysAddr};
@@ -12,23 +14,29 @@ use crate::call::Call;
 const PAGE: usize = 4096;
 const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 
-/// The records of a device: negotiation, chains of `slots`, measurements if there are any, and the answers
-/// of TDISP and IDE_KM.
-pub(crate) fn blob(requester: &Requester, slots: u8, capabilities: &[Vec<u8>]) -> Vec<u8> {
+/// The records of a device: negotiation, chains, signed measurements if there are any, and the answers of
+/// TDISP and IDE_KM.
+pub(crate) fn blob(requester: &Requester, answers: &[Vec<u8>]) -> Vec<u8> {
+    let evidence = requester.evidence();
     let mut blob = Vec::new();
-    append(&mut blob, RecordType::VCA, 0, requester.negotiation());
-    for slot in (0..8).filter(|slot| slots & 1 << slot != 0).filter_map(SlotId::new) {
-        if let Some(chain) = requester.chain(slot) {
-            append(&mut blob, RecordType::CERTIFICATE_CHAIN, slot.number().into(), &chain.bytes);
-        }
+    append(&mut blob, RecordType::VCA, 0, evidence.negotiation);
+    for (slot, chain) in evidence.chains {
+        append(&mut blob, RecordType::CERTIFICATE_CHAIN, slot.number().into(), chain);
     }
-    if let Some(measurements) = requester.measurements() {
-        append(&mut blob, RecordType::MEASUREMENTS, 0, &measurements.messages);
+    if let Some(measurements) = evidence.measurements {
+        append(&mut blob, RecordType::MEASUREMENTS, 0, measurements);
     }
-    for answer in capabilities {
+    for answer in answers {
         append(&mut blob, RecordType::CAPABILITIES, 0, answer);
     }
     blob
+}
+
+/// By which the module knows a blob again.
+pub(crate) fn digest(blob: &[u8]) -> [u8; 48] {
+    let digest = AwsLc.digest(HashAlgo::Sha384, blob);
+    // SHA-384 has 48 bytes.
+    digest.first_chunk().copied().unwrap_or([0; 48])
 }
 
 fn append(blob: &mut Vec<u8>, kind: RecordType, index: u16, bytes: &[u8]) {

@@ -36,6 +36,17 @@ impl ExtensionSlot {
         Some(HeldSlot { owner })
     }
 
+    /// A session is gone: nobody will resume what was interrupted in it.
+    pub(crate) fn forget(&self, session: SpdmId) {
+        let mut owner = match self.owner.try_lock() {
+            Ok(owner) => owner,
+            Err(TryLockError::Poisoned(owner)) => owner.into_inner(),
+            // Who runs there is at work on another session.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        owner.take_if(|owner| owner.session == session);
+    }
+
     /// Whether a call runs or was interrupted.
     pub(crate) fn is_taken(&self) -> bool {
         match self.owner.try_lock() {

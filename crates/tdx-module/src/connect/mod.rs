@@ -6,7 +6,8 @@ mod pool;
 mod registers;
 mod units;
 
-pub(crate) use pages::{Owner, PageRefusal, PageRegistry, ReleaseTarget};
+pub use pages::Owner;
+pub(crate) use pages::{PageRefusal, PageRegistry, ReleaseTarget};
 pub(crate) use pool::Pool;
 pub(crate) use registers::{CommandStatus, UnitRegisters};
 pub(crate) use units::{IommuTable, Progress, Unit, UnitState, UnitTable};

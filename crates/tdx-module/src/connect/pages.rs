@@ -20,7 +20,7 @@ const ROOT_BYTES: usize = ROOT_ENTRIES * size_of::<u64>();
 
 /// Whose page it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Owner {
+pub enum Owner {
     /// The memory pool of the extensions: never given back.
     Pool,
     /// The VT-d unit with this place in the table.

@@ -222,7 +222,7 @@ impl UnitTable {
     }
 
     /// The unit that TDH.IOMMU.SETUP named so.
-    pub(crate) fn named(&self, id: TdxIommuId) -> Option<&Unit> {
+    pub(crate) fn get(&self, id: TdxIommuId) -> Option<&Unit> {
         self.iter().find(|unit| unit.id() == id)
     }
 

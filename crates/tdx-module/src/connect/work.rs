@@ -166,8 +166,7 @@ impl Work {
                     self.phase = Phase::Advance;
                     return Ok(Some(Turn::Interrupted));
                 }
-                let next = self.plan.next(call, requester).inspect_err(|_| self.phase = Phase::Advance)?;
-                if let Some(operation) = next {
+                if let Some(operation) = self.plan.next(call, requester)? {
                     let started = requester.start(operation);
                     started.map_err(|error| self.plan.status(Failure::of(&error, None)))?;
                     self.phase = Phase::Post;

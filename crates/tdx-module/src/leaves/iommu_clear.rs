@@ -14,7 +14,7 @@ use crate::connect::{CommandStatus, IommuTable, Unit, UnitRegisters, UnitState};
 pub(crate) fn run(call: &Call<'_>, regs: &Registers) -> Result<Status, Exit> {
     let connect = call.connect()?;
     // TDH.IOMMU.CLEAR-1
-    let unit = connect.units.named(TdxIommuId(regs.rcx)).ok_or_else(|| invalid(OperandId::RCX))?;
+    let unit = connect.units.get(TdxIommuId(regs.rcx)).ok_or_else(|| invalid(OperandId::RCX))?;
     // TDH.IOMMU.CLEAR-4
     let _lock = call.lock_unit(unit, OperandId::RCX)?;
     // TDH.IOMMU.CLEAR-2

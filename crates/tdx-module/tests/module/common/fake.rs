@@ -4,12 +4,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pcie::FunctionId;
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, PhysRange, Registers};
+use tdx_module::io::{ConnectHardware, LinkStatus, MmioWidth, UnitFacts};
 use tdx_module::{
     CmrEntry, CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo,
     NoAnswer, PackageIndex, PconfigError, RandomUse, SeamNote, SeamSoftware,
 };
+
+use super::fake_io::IoFacts;
 
 pub(crate) const LPS: u32 = 4;
 pub(crate) const GIB: u64 = 1 << 30;
@@ -94,6 +98,9 @@ pub(crate) struct Facts {
     pub(crate) pconfig: Option<PconfigError>,
     pub(crate) contended: Vec<LockName>,
     pub(crate) interrupt: bool,
+    /// An interrupt comes at the look that follows so many others, and only there.
+    pub(crate) interrupt_after: Option<u32>,
+    pub(crate) io: IoFacts,
     pub(crate) cache_parts: u32,
     /// Words of memory; all others are 0.
     pub(crate) memory: BTreeMap<u64, u64>,
@@ -129,6 +136,8 @@ impl Default for Facts {
             pconfig: None,
             contended: Vec::new(),
             interrupt: false,
+            interrupt_after: None,
+            io: IoFacts::default(),
             cache_parts: 2,
             memory: BTreeMap::new(),
             poison: None,
@@ -186,6 +195,8 @@ pub(crate) enum Moment {
     ProgramKey,
     Initialise,
     Random,
+    MmioRead(u64),
+    MmioWrite(u64),
 }
 
 /// A call of another LP from inside a call.
@@ -380,6 +391,59 @@ impl Hardware for FakeHardware {
     }
 
     fn interrupt_pending(&self, _lp: LpIndex) -> bool {
-        locked(&self.facts).interrupt
+        let mut facts = locked(&self.facts);
+        let now = facts.interrupt_after == Some(0);
+        facts.interrupt_after = facts.interrupt_after.and_then(|looks| looks.checked_sub(1));
+        now || facts.interrupt
+    }
+
+    fn connect(&self) -> Option<&dyn ConnectHardware> {
+        Some(self)
+    }
+}
+
+impl ConnectHardware for FakeHardware {
+    fn units(&self) -> &[UnitFacts] {
+        locked(&self.facts).io.units
+    }
+
+    fn mmio_read(&self, pa: PhysAddr, width: MmioWidth) -> u64 {
+        self.at(Moment::MmioRead(pa.as_u64()));
+        locked(&self.facts).io.read(pa.as_u64(), width)
+    }
+
+    fn mmio_write(&self, pa: PhysAddr, width: MmioWidth, value: u64) {
+        self.at(Moment::MmioWrite(pa.as_u64()));
+        locked(&self.facts).io.write(pa.as_u64(), width, value);
+    }
+
+    fn config_read(&self, function: FunctionId, offset: u16) -> u32 {
+        locked(&self.facts).io.config.get(&(function, offset)).copied().unwrap_or(u32::MAX)
+    }
+
+    fn config_write(&self, function: FunctionId, offset: u16, value: u32) {
+        locked(&self.facts).io.config.insert((function, offset), value);
+    }
+
+    fn protect(&self, range: PhysRange, protected: bool) {
+        let io = &mut locked(&self.facts).io;
+        if protected {
+            io.protected.insert(range);
+        } else {
+            io.protected.remove(&range);
+        }
+    }
+
+    fn protect_config(&self, function: FunctionId, offset: u16, length: u16, protected: bool) {
+        let io = &mut locked(&self.facts).io;
+        if protected {
+            io.protected_config.insert((function, offset, length));
+        } else {
+            io.protected_config.remove(&(function, offset, length));
+        }
+    }
+
+    fn link(&self, root_port: FunctionId) -> Option<LinkStatus> {
+        locked(&self.facts).io.links.get(&root_port).copied()
     }
 }

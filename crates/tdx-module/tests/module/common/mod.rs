@@ -1,6 +1,8 @@
 //! A module on a fake machine, and the table of cases that a leaf refuses.
 
+pub(crate) mod connect;
 mod fake;
+pub(crate) mod fake_io;
 pub(crate) mod install;
 
 use std::sync::Arc;
@@ -95,7 +97,7 @@ impl Bench {
         self.program_keys();
     }
 
-    fn program_keys(&self) {
+    pub(crate) fn program_keys(&self) {
         for lp in [0, 2] {
             self.ok(lp, SeamcallLeaf::SYS_KEY_CONFIG, Registers::default());
         }
