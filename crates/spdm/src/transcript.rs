@@ -71,6 +71,12 @@ impl Transcript {
         self.agreed.as_mut().map(|agreed| &mut agreed.authentication)
     }
 
+    /// Whether no message stands behind VCA: all that there is can be made of VCA again.
+    pub fn is_bare(&self) -> bool {
+        let bare = |agreed: &Agreed| agreed.authentication.is_empty() && agreed.measurements.is_empty();
+        self.agreed.as_ref().is_none_or(bare)
+    }
+
     /// L1/L2 of messages in the clear. `None` before [`Self::agree`].
     ///
     /// It is emptied by signed `MEASUREMENTS`, by a `GET_MEASUREMENTS` that is refused (except that its

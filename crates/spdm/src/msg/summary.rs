@@ -28,7 +28,7 @@ impl SummaryHash {
         }
     }
 
-    pub(super) fn from_code(code: u8) -> Result<Self, DecodeError> {
+    pub(crate) fn from_code(code: u8) -> Result<Self, DecodeError> {
         match code {
             0 => Ok(Self::None),
             1 => Ok(Self::Tcb),

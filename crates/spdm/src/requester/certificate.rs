@@ -14,12 +14,12 @@ const HEADER: u32 = 8;
 
 /// A chain of which a part has come.
 pub(super) struct Reading {
-    slot: SlotId,
-    got: Vec<u8>,
+    pub(super) slot: SlotId,
+    pub(super) got: Vec<u8>,
     /// Size of the chain, once it is known.
-    total: Option<usize>,
+    pub(super) total: Option<usize>,
     /// Bytes that were asked for.
-    length: u16,
+    pub(super) length: u16,
 }
 
 impl Requester {

@@ -77,7 +77,7 @@ pub(super) fn bytes(
 }
 
 /// How the request under way travels, or its answer.
-enum Mode {
+pub(super) enum Mode {
     /// As it is.
     Whole,
     /// As it is, and the answer is asked for again.
@@ -90,15 +90,15 @@ enum Mode {
 
 /// A request whose answer is waited for. It may carry keys, and is overwritten when dropped.
 pub(super) struct Flight {
-    step: Step,
-    request: Zeroizing<Vec<u8>>,
-    kind: Kind,
-    mode: Mode,
+    pub(super) step: Step,
+    pub(super) request: Zeroizing<Vec<u8>>,
+    pub(super) kind: Kind,
+    pub(super) mode: Mode,
     /// What was sent last, for a busy responder.
-    sent: Zeroizing<Vec<u8>>,
-    out: Option<Outgoing>,
-    busy: u32,
-    polls: u32,
+    pub(super) sent: Zeroizing<Vec<u8>>,
+    pub(super) out: Option<Outgoing>,
+    pub(super) busy: u32,
+    pub(super) polls: u32,
 }
 
 impl Flight {
@@ -396,6 +396,12 @@ impl Requester {
         Ok(Progress::RetryAfter(not_ready.delay()))
     }
 
+    /// What an answer in chunks must exceed; one to a request of that size.
+    pub(super) fn least_chunk(&self, request: usize) -> usize {
+        let in_chunks = self.peer.is_some_and(|peer| request > peer.data_transfer_size as usize);
+        MIN_TRANSFER as usize - if in_chunks { ACK_HEADER } else { 0 }
+    }
+
     fn on_large_response(
         &mut self,
         mut flight: Flight,
@@ -414,8 +420,7 @@ impl Requester {
         if !allowed || !self.chunks() {
             return Err(flight.chunk(ChunkFault::NotAllowed));
         }
-        let in_chunks = self.peer.is_some_and(|peer| flight.request.len() > peer.data_transfer_size as usize);
-        let least = MIN_TRANSFER as usize - if in_chunks { ACK_HEADER } else { 0 };
+        let least = self.least_chunk(flight.request.len());
         flight.mode = Mode::Fetching { handle, sequence: 0, total: None, got: Vec::new(), least };
         self.post_fetch(&mut flight, handle, 0)?;
         self.flight = Some(flight);

@@ -4,10 +4,11 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use super::MeasurementsRequest;
 use crate::algo::{HashAlgo, Suite};
 use crate::crypto::{Digest, PublicKey};
 use crate::ids::{SessionId, SlotId, Version};
-use crate::msg::{Layout, MeasurementOperation, ResponderFlags, SummaryHash, VersionNumber};
+use crate::msg::{Layout, MeasurementOperation, Measurements, ResponderFlags, SummaryHash, VersionNumber};
 
 /// What `CAPABILITIES` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,26 @@ pub struct MeasurementRecord {
     pub session: Option<SessionId>,
     /// Request and response as they were, signature included.
     pub messages: Vec<u8>,
+}
+
+impl MeasurementRecord {
+    pub(super) fn new(
+        asked: MeasurementsRequest,
+        response: &Measurements<'_>,
+        session: Option<SessionId>,
+        messages: Vec<u8>,
+    ) -> Self {
+        let total = asked.operation == MeasurementOperation::Total;
+        Self {
+            operation: asked.operation,
+            blocks: response.record.to_vec(),
+            count: if total { response.total } else { response.blocks },
+            raw: asked.raw,
+            signed: asked.signed,
+            session,
+            messages,
+        }
+    }
 }
 
 impl fmt::Debug for MeasurementRecord {

@@ -11,10 +11,11 @@ impl Requester {
         let version = self.version;
         let active = self.session.as_mut().ok_or(RequesterError::NoSession)?;
         let header = exchange::bytes(|writer| Finish { version, verify_data: &[] }.write(writer))?;
-        let digest = active.transcript.digest_with(&[&header]);
+        let transcript = active.transcript.as_mut().ok_or(RequesterError::NoSession)?;
+        let digest = transcript.digest_with(&[&header]);
         let mac = active.session.finished_mac(Direction::Request, &digest).map_err(broken)?;
         let request = exchange::bytes(|writer| Finish { version, verify_data: &mac }.write(writer))?;
-        active.transcript.append(&request);
+        transcript.append(&request);
         Ok(Next::Send(Step::Finish, request))
     }
 
@@ -22,9 +23,9 @@ impl Requester {
         let layout = self.connected()?.layout();
         let (_, exact) = message.read(|reader| FinishRsp::read(reader, &layout))?;
         let active = self.session.as_mut().ok_or(RequesterError::NoSession)?;
-        active.transcript.append(exact);
-        let th2 = active.transcript.digest();
-        active.session.enter_data(&th2).map_err(broken)?;
+        let mut transcript = active.transcript.take().ok_or(RequesterError::NoSession)?;
+        transcript.append(exact);
+        active.session.enter_data(&transcript.digest()).map_err(broken)?;
         let facts = active.facts;
         self.observe_secrets();
         Ok(Next::Done(Outcome::Session(facts)))

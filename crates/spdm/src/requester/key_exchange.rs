@@ -124,7 +124,7 @@ impl Requester {
             summary,
         };
         let measurements = self.transcript.session_measurements().ok_or(RequesterError::NotConnected)?;
-        self.session = Some(Active { session, facts, transcript, measurements });
+        self.session = Some(Active { session, facts, transcript: Some(transcript), measurements });
         self.observe_secrets();
         self.finish_handshake()
     }

@@ -9,10 +9,10 @@ use crate::secured::{Direction, SecuredError};
 
 /// What `KEY_UPDATE_ACK` has to agree with.
 pub(super) struct Asked {
-    operation: KeyOperation,
-    tag: u8,
+    pub(super) operation: KeyOperation,
+    pub(super) tag: u8,
     /// Updates of the responder's key so far.
-    before: u32,
+    pub(super) before: u32,
 }
 
 fn failed(error: SecuredError) -> RequesterError {

@@ -20,10 +20,10 @@ pub(super) const SIGNED: u8 = 2;
 
 /// What `MEASUREMENTS` has to agree with.
 pub(super) struct Asked {
-    request: MeasurementsRequest,
-    context: Option<Context>,
+    pub(super) request: MeasurementsRequest,
+    pub(super) context: Option<Context>,
     /// Read before, to be compared with.
-    earlier: Option<MeasurementRecord>,
+    pub(super) earlier: Option<MeasurementRecord>,
 }
 
 impl Requester {
@@ -117,19 +117,8 @@ impl Requester {
         if response.content == ContentChange::Changed {
             return Err(RequesterError::MeasurementsChanged { index: None });
         }
-        let record = MeasurementRecord {
-            operation: wanted.operation,
-            blocks: response.record.to_vec(),
-            count: if wanted.operation == MeasurementOperation::Total {
-                response.total
-            } else {
-                response.blocks
-            },
-            raw: wanted.raw,
-            signed: wanted.signed,
-            session: self.session.as_ref().map(|active| active.facts.id),
-            messages: [request, exact].concat(),
-        };
+        let session = self.session.as_ref().map(|active| active.facts.id);
+        let record = MeasurementRecord::new(wanted, &response, session, [request, exact].concat());
         if let Some(earlier) = &asked.earlier {
             compare(earlier, &record)?;
         }

@@ -12,6 +12,7 @@
 //! | `digests`, `certificate`, `challenge`, `measurements` | who the device is and what it runs |
 //! | `key_exchange`, `finish` | [`Operation::StartSession`] |
 //! | `heartbeat`, `key_update`, `vendor`, `end_session` | inside a session |
+//! | `saved` | a requester with a session as bytes, for another program to go on with |
 //!
 //! Nothing is believed before it is proved: an operation succeeds only if every message was in order,
 //! every signature and MAC right. Any other answer is a [`RequesterError`], after which connection and
@@ -37,6 +38,7 @@ mod key_exchange;
 mod key_update;
 mod measurements;
 mod opaque;
+mod saved;
 mod transport;
 mod vendor;
 mod version;
@@ -53,6 +55,7 @@ use core::time::Duration;
 pub use config::{MIN_TRANSFER, RequesterConfig};
 pub use error::{Blame, ChunkFault, OpaqueFault, RequesterError};
 pub use facts::{Chain, Connection, MeasurementRecord, Peer, SessionFacts, Slots, Summary};
+pub use saved::{NotSavable, RestoreError};
 pub use transport::{Transport, TransportFailure, drive};
 pub use vendor::VendorPayload;
 
@@ -188,8 +191,8 @@ pub struct Outgoing {
 struct Active {
     session: Session,
     facts: SessionFacts,
-    /// Of `KEY_EXCHANGE` and `FINISH`.
-    transcript: SessionTranscript,
+    /// Of `KEY_EXCHANGE` and `FINISH`, which nothing follows.
+    transcript: Option<SessionTranscript>,
     /// Of `GET_MEASUREMENTS`.
     measurements: Log,
 }

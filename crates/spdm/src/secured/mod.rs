@@ -17,6 +17,7 @@ mod tests;
 pub use crate::key_schedule::Direction;
 pub use error::SecuredError;
 pub use session::Session;
+pub(crate) use session::Unreadable;
 
 use core::fmt;
 

@@ -1,5 +1,9 @@
 //! A session's keys and the messages under them.
 
+mod saved;
+
+pub(crate) use saved::Unreadable;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 

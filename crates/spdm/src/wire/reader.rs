@@ -43,6 +43,15 @@ impl<'a> Reader<'a> {
         self.array::<1>(field).map(|[byte]| byte)
     }
 
+    /// A byte that is 0 or 1.
+    pub fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+        match self.u8(field)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(DecodeError::Value { field, value: other.into() }),
+        }
+    }
+
     /// Two bytes.
     pub fn u16(&mut self, field: &'static str) -> Result<u16, DecodeError> {
         self.array(field).map(u16::from_le_bytes)
@@ -103,6 +112,13 @@ mod tests {
         assert_eq!(Reader::new(&[0, 0]).reserved(2, "param1"), Ok(()));
         let refused = DecodeError::Reserved { field: "param1", value: 0x0100 };
         assert_eq!(Reader::new(&[0, 1]).reserved(2, "param1"), Err(refused));
+    }
+
+    #[test]
+    fn a_flag_is_0_or_1() {
+        let mut reader = Reader::new(&[0, 1, 2]);
+        assert_eq!((reader.flag("a"), reader.flag("b")), (Ok(false), Ok(true)));
+        assert_eq!(reader.flag("c"), Err(DecodeError::Value { field: "c", value: 2 }));
     }
 
     #[test]

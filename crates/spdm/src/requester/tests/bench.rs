@@ -33,7 +33,7 @@ pub(super) fn certificate(fill: u8, size: u16) -> Vec<u8> {
 }
 
 /// Believes the chains with these leaves.
-pub(super) struct Believer(Vec<(Vec<u8>, PublicKey)>);
+struct Believer(Vec<(Vec<u8>, PublicKey)>);
 
 impl Verifier for Believer {
     fn verify(&self, chain: &CertChain<'_>, wanted: &Wanted) -> Result<PublicKey, ChainError> {
@@ -142,6 +142,7 @@ impl Transport for Line {
 /// Both sides.
 pub(super) struct Bench {
     pub(super) requester: Requester,
+    pub(super) verifier: Arc<dyn Verifier>,
     pub(super) line: Line,
 }
 
@@ -191,7 +192,8 @@ impl Bench {
             waits: Vec::new(),
             sent: Vec::new(),
         };
-        Self { requester: Requester::new(ours, crypto, Arc::new(Believer(leaves))), line }
+        let verifier: Arc<dyn Verifier> = Arc::new(Believer(leaves));
+        Self { requester: Requester::new(ours, crypto, Arc::clone(&verifier)), verifier, line }
     }
 
     pub(super) fn run(&mut self, operation: Operation) -> Result<Outcome, RequesterError> {

@@ -11,4 +11,6 @@ mod model;
 mod negotiation;
 mod patience;
 mod refresh;
+mod saved;
+mod saved_history;
 mod sessions;
