@@ -9,7 +9,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use criterion::{BatchSize, Criterion, Throughput};
 use pcie::Bdf;
 use spdm::ide_km::{IdeKey, Ifv, KeySet, KeySlot, StreamId};
-use tdx_machine::ide::{Association, MaxPayload, Port, StreamSettings, Tlp, TlpHeader};
+use tdx_machine::ide::{Association, ByteEnables, MaxPayload, Port, StreamSettings, Tlp, TlpHeader};
 
 /// Least share of the bare cipher's throughput.
 const LIMIT: f64 = 0.7;
@@ -38,7 +38,7 @@ impl Link {
 
     /// The payload goes there and comes back in the same buffer.
     fn pass(&mut self, payload: Vec<u8>) -> Vec<u8> {
-        let header = TlpHeader::Write { requester: Bdf::from_routing_id(0x3b00), address: 0x1000 };
+        let header = TlpHeader::Write { requester: Bdf::from_routing_id(0x3b00), address: 0x1000, enables: ByteEnables::ALL };
         let sealed =
             self.device.seal(ID, Tlp { trusted: true, header, payload }).expect("a secure stream sends");
         let mut tlps = self.root.open(sealed).expect("what was sent arrives");

@@ -12,13 +12,16 @@ use tdx_module::hardware::{
     CpuidRegs, Hardware, KeyAlgorithm, LockName, LpIdentity, LpIndex, MachineCheck, McheckInfo, PconfigError,
     RandomUse, SeamNote,
 };
+use tdx_module::io::ConnectHardware;
 
 use crate::chaos::{Chance, Chaos};
+use crate::connect::Devices;
 use crate::cpu::{CpuFacts, LpState};
 use crate::event::{DropReason, Event, EventLog};
 use crate::fault::{Answer, FailingCall, Fault, FaultError, TakesEffect};
 use crate::firmware::layout::Layout;
 use crate::memory::{Dram, Ram, Rules, Store};
+use crate::pci::{Dial, Topology};
 use crate::spec::{AllocatorSpec, EmbedderSpec, PlatformSpec, Size, SpecError, SpecIssue};
 
 /// Largest free run with the fault `no-contiguous-pamt`: less than the PAMT of any TDMR.
@@ -108,7 +111,9 @@ pub(crate) struct Board {
     chaos: Chaos,
     events: Arc<EventLog>,
     memory: Dram,
+    pci: Topology,
     layouts: PowerOnHistory<Layout>,
+    io: Devices,
     lps: Box<[LpState]>,
     facts: RwLock<CpuFacts>,
     faults: Mutex<Faults>,
@@ -127,7 +132,12 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub(crate) fn new(spec: PlatformSpec, seed: u64, ram: Option<Box<dyn Ram>>) -> Result<Self, SpecError> {
+    pub(crate) fn new(
+        spec: PlatformSpec,
+        seed: u64,
+        ram: Option<Box<dyn Ram>>,
+        dial: Option<&mut Dial<'_>>,
+    ) -> Result<Self, SpecError> {
         spec.validate()?;
         let bits = spec.keyids.bits;
         // validate() has checked the width.
@@ -136,6 +146,8 @@ impl Board {
         })?;
         let chaos = Chaos::new(seed, &spec.chaos);
         let events = Arc::new(EventLog::default());
+        let pci = Topology::new(&spec, seed, Arc::clone(&events), dial)
+            .map_err(|issue| SpecError::Invalid { platform: spec.name.clone(), issue })?;
         let rules = Rules {
             integrity: spec.keyids.integrity,
             partial_write_poison: spec.errata().pw_mce,
@@ -158,7 +170,9 @@ impl Board {
             chaos,
             events,
             memory,
+            pci,
             layouts: PowerOnHistory::new(layout),
+            io: Devices::new(&spec, &spec.faults),
             lps,
             seam_on: AtomicBool::new(false),
             seam_loaded: AtomicBool::new(false),
@@ -188,9 +202,11 @@ impl Board {
         };
         self.memory.reset();
         self.events.clear();
+        self.pci.power_cycle();
         self.lps.iter().for_each(LpState::reset);
         let facts = CpuFacts::new(&self.spec, &active);
         self.layouts.push(Layout::new(&self.spec, &active, facts.package_fms()));
+        self.io.reset(&self.spec, &active);
         *self.facts.write() = facts;
         self.start();
         self.events.push(Event::PowerCycled);
@@ -250,6 +266,7 @@ impl Board {
         *self.facts.write() = CpuFacts::new(&self.spec, &faults.active);
         drop(faults);
         self.arm(&fault);
+        self.io.inject(&fault);
         Ok(())
     }
 
@@ -287,8 +304,16 @@ impl Board {
         self.layouts.current()
     }
 
+    pub(crate) fn io(&self) -> &Devices {
+        &self.io
+    }
+
     pub(crate) fn memory(&self) -> &Dram {
         &self.memory
+    }
+
+    pub(crate) fn pci(&self) -> &Topology {
+        &self.pci
     }
 
     pub(crate) fn events(&self) -> &EventLog {
@@ -504,5 +529,9 @@ impl Hardware for Board {
 
     fn interrupt_pending(&self, lp: LpIndex) -> bool {
         self.lp_state(lp).is_some_and(|state| self.chaos.strikes(Chance::Interrupt, lp.0, &state.draws))
+    }
+
+    fn connect(&self) -> Option<&dyn ConnectHardware> {
+        (!self.spec.iommus.is_empty()).then_some(self)
     }
 }

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use parking_lot::Mutex;
+use pcie::FunctionId;
+use spdm::ide_km::StreamId;
 use tdx_abi::{KeyId, PhysAddr};
 use tdx_module::hardware::LpIndex;
 use tdx_module::profile::Svn;
@@ -40,6 +42,18 @@ pub enum Event {
         /// Why.
         reason: DropReason,
     },
+    /// Somebody outside SEAM mode wrote a register that SEAM mode keeps for itself: the write went nowhere.
+    ProtectedWrite {
+        /// The register.
+        pa: PhysAddr,
+    },
+    /// The same for a register of configuration space.
+    ProtectedConfigWrite {
+        /// The function.
+        function: FunctionId,
+        /// Offset of the register.
+        offset: u16,
+    },
     /// An LP left SEAM mode for good.
     LpShutdown {
         /// The LP.
@@ -64,6 +78,27 @@ pub enum Event {
         /// The profile that it is played as.
         profile: &'static str,
     },
+    /// The link below a root port went down.
+    LinkDown {
+        /// The port.
+        port: FunctionId,
+        /// Why.
+        why: LinkLoss,
+    },
+    /// The link below a root port came up.
+    LinkUp {
+        /// The port.
+        port: FunctionId,
+    },
+    /// An IDE stream turned insecure: an integrity check failed.
+    StreamFailed {
+        /// The root port at one end of it.
+        port: FunctionId,
+        /// The stream.
+        stream: StreamId,
+        /// The end that has noticed.
+        noticed_by: StreamEnd,
+    },
     /// Power was cut.
     PowerCut,
     /// Power was cycled.
@@ -77,6 +112,26 @@ pub enum DropReason {
     UntrustedDma,
     /// Nothing answers at that address.
     NotRam,
+}
+
+/// Why a link went down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLoss {
+    /// The device was pulled out.
+    Removed,
+    /// Software holds the bus below the port in reset.
+    SecondaryBusReset,
+    /// By itself, for a moment.
+    Reset,
+}
+
+/// One of the two ends of an IDE stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The root port.
+    RootPort,
+    /// The device.
+    Device,
 }
 
 impl Event {
@@ -103,6 +158,12 @@ impl fmt::Display for Event {
             Self::DroppedWrite { pa, reason: DropReason::NotRam } => {
                 write!(f, "write to {pa} dropped: no memory there")
             }
+            Self::ProtectedWrite { pa } => {
+                write!(f, "write to register {pa} dropped: only SEAM mode may write it")
+            }
+            Self::ProtectedConfigWrite { function, offset } => {
+                write!(f, "write to register {offset:#x} of {function} dropped: only SEAM mode may write it")
+            }
             Self::LpShutdown { lp } => write!(f, "{lp} shut down in SEAM mode"),
             Self::Cr4WriteFaulted { lp } => write!(f, "write of CR4.VMXE on {lp} faulted"),
             Self::SeamcallFailed { lp, rax } => {
@@ -113,6 +174,22 @@ impl fmt::Display for Event {
                 "the module that was installed (SVN {}.{}) is of no known release: it is played as {profile}",
                 svn.major, svn.minor
             ),
+            Self::LinkDown { port, why } => {
+                let why = match why {
+                    LinkLoss::Removed => "the device was pulled out",
+                    LinkLoss::SecondaryBusReset => "secondary bus reset",
+                    LinkLoss::Reset => "link reset",
+                };
+                write!(f, "link below {port} down: {why}")
+            }
+            Self::LinkUp { port } => write!(f, "link below {port} up"),
+            Self::StreamFailed { port, stream, noticed_by } => {
+                let end = match noticed_by {
+                    StreamEnd::RootPort => "the root port",
+                    StreamEnd::Device => "the device",
+                };
+                write!(f, "{stream} below {port} is insecure: an integrity check failed at {end}")
+            }
             Self::PowerCut => f.write_str("power cut"),
             Self::PowerCycled => f.write_str("power cycled"),
         }

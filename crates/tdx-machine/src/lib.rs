@@ -12,21 +12,26 @@
 mod board;
 pub mod capture;
 mod chaos;
+mod connect;
 mod cpu;
 pub mod endpoint;
 mod event;
 pub mod fault;
 mod firmware;
 pub mod ide;
+mod key_unit;
 mod machine;
 mod memory;
+pub mod pci;
 mod power;
 pub mod presets;
+mod protection;
 mod seam;
 pub mod spec;
+mod vtd;
 
 pub use cpu::VmxFault;
-pub use event::{DropReason, Event};
+pub use event::{DropReason, Event, LinkLoss, StreamEnd};
 pub use fault::{Fault, FaultError};
 pub use firmware::{E820Entry, LogicalProcessor, NodeId};
 pub use machine::{GpFault, Machine, MemFault, SeamFault};

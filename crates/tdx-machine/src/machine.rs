@@ -10,7 +10,7 @@ use tdx_module::{Inspection, LpPort, NoAnswer, SeamSoftware};
 
 use crate::board::Board;
 use crate::cpu::VmxFault;
-use crate::event::{DropReason, Event};
+use crate::event::Event;
 use crate::fault::{Answer, CallLeaf, Fault, FaultError};
 use crate::firmware::{E820Entry, LogicalProcessor, NodeId};
 use crate::memory::{MemoryFootprint, PoisonRecord, Ram, Store};
@@ -317,39 +317,23 @@ impl Machine {
     }
 
     fn host_access(&self, pa: PhysAddr, key: KeyId, len: usize) -> Result<(), MemFault> {
-        if !self.board.is_shared(key) {
-            return Err(MemFault::ReservedKeyId { key });
-        }
-        let range = PhysRange::from_size(pa, len as u64).ok_or(MemFault::NotRam { pa })?;
-        if range.overlaps(self.board.seamrr()) {
-            return Err(MemFault::SeamRange { pa });
-        }
-        if self.board.layout().is_backed(range) { Ok(()) } else { Err(MemFault::NotRam { pa }) }
+        self.board.host_access(pa, key, len)
+    }
+
+    pub(crate) const fn board(&self) -> &Board {
+        &self.board
     }
 
     /// A device without trust reads memory. With a private KeyID, or where no memory answers, it
     /// gets all ones. `Err`: poison, which the device sees as an error.
     pub fn dma_read(&self, pa: PhysAddr, key: KeyId, bytes: &mut [u8]) -> Result<(), MemFault> {
-        if self.host_access(pa, key, bytes.len()).is_err() {
-            bytes.fill(0xFF);
-            return Ok(());
-        }
-        self.board.memory().read(pa, key, bytes).map_err(|pa| MemFault::MachineCheck { pa })
+        self.board.dma_read(pa, key, bytes)
     }
 
     /// A device without trust writes memory. With a private KeyID, or where no memory answers,
     /// the write is dropped and shows in the log.
     pub fn dma_write(&self, pa: PhysAddr, key: KeyId, bytes: &[u8]) {
-        match self.host_access(pa, key, bytes.len()) {
-            Ok(()) => self.board.memory().write(pa, key, bytes, Store::Direct),
-            Err(fault) => {
-                let reason = match fault {
-                    MemFault::ReservedKeyId { .. } => DropReason::UntrustedDma,
-                    _ => DropReason::NotRam,
-                };
-                self.board.events().push(Event::DroppedWrite { pa, reason });
-            }
-        }
+        self.board.dma_write(pa, key, bytes);
     }
 
     /// Which access poisoned the line of `pa`.
@@ -387,7 +371,7 @@ impl Machine {
         self.lps().len()
     }
 
-    /// An ACPI table by its signature: `DMAR` or `SRAT`.
+    /// An ACPI table by its signature: `DMAR`, `KEYP` or `SRAT`.
     pub fn acpi_table(&self, signature: &str) -> Option<&[u8]> {
         self.board.layout().acpi.get(signature).map(Vec::as_slice)
     }

@@ -1,23 +1,26 @@
 //! What a machine is switched on with.
 
 use crate::board::Board;
+use crate::endpoint::OutsideDsm;
 use crate::machine::Machine;
 use crate::memory::Ram;
+use crate::pci::Dial;
 use crate::seam;
 use crate::spec::{PlatformSpec, SpecError};
 
 /// A machine that is about to be switched on.
-pub struct PowerOn {
+pub struct PowerOn<'a> {
     spec: PlatformSpec,
     seed: u64,
     ram: Option<Box<dyn Ram>>,
     module_image: Option<Vec<u8>>,
+    dial: Option<Box<Dial<'a>>>,
 }
 
-impl PowerOn {
+impl<'a> PowerOn<'a> {
     /// The machine of a platform file, with memory of its own and seed 0.
     pub fn new(spec: PlatformSpec) -> Self {
-        Self { spec, seed: 0, ram: None, module_image: None }
+        Self { spec, seed: 0, ram: None, module_image: None, dial: None }
     }
 
     /// Chance follows this seed.
@@ -43,9 +46,15 @@ impl PowerOn {
         Self { module_image: Some(file.into()), ..self }
     }
 
+    /// Device security managers outside, which the platform file names by a socket, are reached so.
+    #[must_use]
+    pub fn dial(self, dial: impl FnMut(&str) -> Result<Box<dyn OutsideDsm>, String> + 'a) -> Self {
+        Self { dial: Some(Box::new(dial)), ..self }
+    }
+
     /// Switches it on.
-    pub fn switch_on(self) -> Result<Machine, SpecError> {
-        let board = Board::new(self.spec, self.seed, self.ram)?;
+    pub fn switch_on(mut self) -> Result<Machine, SpecError> {
+        let board = Board::new(self.spec, self.seed, self.ram, self.dial.as_deref_mut())?;
         if let Some(file) = self.module_image {
             let refused = |issue| SpecError::Invalid { platform: board.spec().name.clone(), issue };
             board.set_module(seam::from_image(&board, &file).map_err(refused)?);

@@ -3,7 +3,10 @@ use core::fmt;
 use bitfield_struct::bitfield;
 use open_enum::open_enum;
 
-use crate::config::{CapabilityError, CapabilityId, Layout, PciCapability, ReadConfig, find, register};
+use crate::config::{
+    AccessError, CapabilityError, CapabilityId, ConfigSpace, Layout, PciCapability, ReadConfig, Width, find,
+    register,
+};
 
 open_enum! {
     /// What a function is to the fabric.
@@ -19,6 +22,22 @@ open_enum! {
         /// Endpoint inside the root complex.
         INTEGRATED = 0x9 => "root complex integrated endpoint",
     }
+}
+
+impl PortType {
+    /// Whether a link with a slot is below such a port.
+    const fn has_slot(self) -> bool {
+        matches!(self, Self::ROOT_PORT | Self::DOWNSTREAM)
+    }
+}
+
+/// What a port with a slot tells of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// The link is up: data link layer active.
+    pub link_up: bool,
+    /// Something is in the slot.
+    pub present: bool,
 }
 
 /// Most bytes of payload in a TLP: 128 to 4096.
@@ -136,6 +155,22 @@ impl Express {
     const DEVICE_CAPABILITIES: u16 = 0x04;
     const LINK_CAPABILITIES: u16 = 0x0c;
     const LINK_CONTROL: u16 = 0x10;
+    const SLOT_CAPABILITIES: u16 = 0x14;
+    const SLOT_CONTROL: u16 = 0x18;
+    /// Link capabilities: a link that goes down unasked is an error, and the link status tells whether it is
+    /// up.
+    const TELLS_LINK: u32 = 0b11 << 19;
+    /// Link status, in the dword of the link control: data link layer active.
+    const LINK_ACTIVE: u32 = 1 << 29;
+    /// Slot capabilities: what is in the slot may vanish, or change.
+    const HOT_PLUG: u32 = 0b11 << 5;
+    /// Slot control: presence detect and data link layer changes are told.
+    const SLOT_WRITABLE: u32 = 0x1008;
+    /// Slot status, in the dword of the slot control: something is in the slot.
+    const PRESENT: u32 = 1 << 22;
+    /// Slot status: presence detect has changed, and the state of the data link layer has.
+    const PRESENCE_CHANGED: u32 = 1 << 19;
+    const LINK_CHANGED: u32 = 1 << 24;
 
     /// Reads the capability, if the function has it. A payload size that is reserved counts as 128.
     pub fn find(config: &impl ReadConfig) -> Option<Self> {
@@ -157,6 +192,36 @@ impl Express {
         let at = find(config, CapabilityId::EXPRESS)?.offset;
         let control = register(config, at, Self::DEVICE_CONTROL) & 0xffff;
         Some((at + Self::DEVICE_CONTROL, DeviceControl::from_bits(control as u16)))
+    }
+
+    /// Whether the link below a root port or a downstream port of a switch is up, and something is in its
+    /// slot. `None` for functions without a slot.
+    pub fn slot(config: &impl ReadConfig) -> Option<Slot> {
+        let at = find(config, CapabilityId::EXPRESS)?.offset;
+        PortType((register(config, at, Self::FLAGS) >> 20 & 0xf) as u8).has_slot().then(|| Slot {
+            link_up: register(config, at, Self::LINK_CONTROL) & Self::LINK_ACTIVE != 0,
+            present: register(config, at, Self::SLOT_CONTROL) & Self::PRESENT != 0,
+        })
+    }
+
+    /// Says what is below a port with a slot, as its hardware does, and that it has changed if it has.
+    pub fn set_slot(config: &mut ConfigSpace, slot: Slot) -> Result<(), AccessError> {
+        let (Some(before), Some(found)) = (Self::slot(config), find(config, CapabilityId::EXPRESS)) else {
+            return Ok(());
+        };
+        let put = |dword: u32, bit: u32, set: bool| if set { dword | bit } else { dword & !bit };
+        let at = found.offset.saturating_add(Self::LINK_CONTROL);
+        let link = put(config.read32(at)?, Self::LINK_ACTIVE, slot.link_up);
+        config.set(at, Width::Dword, link)?;
+        let at = found.offset.saturating_add(Self::SLOT_CONTROL);
+        let mut status = put(config.read32(at)?, Self::PRESENT, slot.present);
+        for (bit, changed) in [
+            (Self::PRESENCE_CHANGED, before.present != slot.present),
+            (Self::LINK_CHANGED, before.link_up != slot.link_up),
+        ] {
+            status |= if changed { bit } else { 0 };
+        }
+        config.set(at, Width::Dword, status).map(drop)
     }
 
     const fn link(self) -> u32 {
@@ -185,8 +250,9 @@ impl PciCapability for Express {
     }
 
     fn lay_out(&self, layout: &mut Layout<'_>) {
-        // Version 2 of the layout in bits 19:16.
-        layout.read_only(Self::FLAGS, u32::from(self.port_type.0) << 20 | 2 << 16);
+        let slot = self.port_type.has_slot();
+        // Version 2 of the layout in bits 19:16; bit 24: there is a slot.
+        layout.read_only(Self::FLAGS, u32::from(slot) << 24 | u32::from(self.port_type.0) << 20 | 2 << 16);
         let device = DeviceCapabilities::new()
             .with_max_payload(self.max_payload.field())
             .with_role_based_errors(true)
@@ -199,7 +265,12 @@ impl PciCapability for Express {
         let writable = DeviceControl::from_bits(u16::MAX).with_function_reset(false).into_bits() & !(3 << 9);
         // The status register above has four errors that a 1 clears.
         layout.register(Self::DEVICE_CONTROL, control.into_bits().into(), writable.into(), 0xf << 16);
-        layout.read_only(Self::LINK_CAPABILITIES, self.link());
+        layout.read_only(Self::LINK_CAPABILITIES, self.link() | if slot { Self::TELLS_LINK } else { 0 });
         layout.read_only(Self::LINK_CONTROL, self.link() << 16);
+        if slot {
+            layout.read_only(Self::SLOT_CAPABILITIES, Self::HOT_PLUG);
+            let changed = Self::PRESENCE_CHANGED | Self::LINK_CHANGED;
+            layout.register(Self::SLOT_CONTROL, 0, Self::SLOT_WRITABLE, changed);
+        }
     }
 }

@@ -13,6 +13,6 @@ mod tests;
 pub use aer::{Aer, UncorrectableErrors};
 pub use device3::Device3;
 pub use doe::DoeCapability;
-pub use express::{DeviceCapabilities, DeviceControl, Express, MaxPayload, PortType};
+pub use express::{DeviceCapabilities, DeviceControl, Express, MaxPayload, PortType, Slot};
 pub use msix::{Msix, TableAt};
 pub use sriov::{SrIov, SrIovRegisters};

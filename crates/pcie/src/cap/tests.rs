@@ -60,6 +60,28 @@ fn a_function_with_tee_io_says_so_in_bit_30_of_its_device_capabilities() {
 }
 
 #[test]
+fn a_root_port_tells_of_its_slot_and_of_changes_in_it() {
+    let root_port = Express { port_type: PortType::ROOT_PORT, ..EXPRESS };
+    let (at, mut space) = built(|builder| builder.capability(&root_port));
+    assert_eq!(Express::slot(&space), Some(Slot::default()));
+    let there = Slot { link_up: true, present: true };
+    Express::set_slot(&mut space, there).unwrap();
+    assert_eq!(Express::slot(&space), Some(there));
+    assert_eq!(space.read16(at + 0x12).unwrap() >> 13 & 1, 1, "data link layer active");
+    let status = at + 0x1a;
+    assert_eq!(space.read16(status), Ok(1 << 8 | 1 << 6 | 1 << 3));
+    space.write(status, Width::Word, 0xffff).unwrap();
+    assert_eq!(space.read16(status), Ok(1 << 6), "presence is no event");
+    Express::set_slot(&mut space, Slot { link_up: false, ..there }).unwrap();
+    assert_eq!(space.read16(status), Ok(1 << 8 | 1 << 6));
+
+    let (_, mut endpoint) = built(|builder| builder.capability(&EXPRESS));
+    let before = endpoint.clone();
+    Express::set_slot(&mut endpoint, there).unwrap();
+    assert_eq!((Express::slot(&endpoint), endpoint), (None, before), "an endpoint has no slot");
+}
+
+#[test]
 fn a_function_reset_is_written_and_reads_as_0() {
     let (at, mut space) = built(|builder| builder.capability(&EXPRESS));
     let all = DeviceControl::from_bits(u16::MAX).into_bits().into();

@@ -216,6 +216,8 @@ impl ConfigBuilder {
         builder.define(offset::PREFETCHABLE, 0x0001_0001, 0xfff0_fff0, 0);
         builder.define(offset::PREFETCHABLE_UPPER, 0, u32::MAX, 0);
         builder.define(offset::PREFETCHABLE_UPPER + 4, 0, u32::MAX, 0);
+        // Interrupt line, and of bridge control: parity error response, SERR#, secondary bus reset.
+        builder.define(offset::INTERRUPT, 0, 0x0043_00ff, 0);
         builder
     }
 

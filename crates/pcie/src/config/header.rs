@@ -30,6 +30,8 @@ pub mod offset {
     pub const CAPABILITIES: u16 = 0x34;
     /// Interrupt line 7:0 and pin 15:8; type 1: bridge control 31:16.
     pub const INTERRUPT: u16 = 0x3c;
+    /// Type 1: bridge control, 16 bits.
+    pub const BRIDGE_CONTROL: u16 = 0x3e;
 }
 
 /// Status register: the function has PCI capabilities. In the dword of the command register.

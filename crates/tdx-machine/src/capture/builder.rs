@@ -104,9 +104,12 @@ pub(super) fn build(
                 reg_base: Hex(unit.reg_base),
                 include_all: unit.include_all,
                 scope: unit.scope.clone(),
+                ..IommuSpec::default()
             })
             .collect(),
         host_bridges: Vec::new(),
+        root_ports: Vec::new(),
+        endpoints: Vec::new(),
         key_units: Vec::new(),
     };
     if kind.has_tdx() && spec.cmrs.is_empty() {

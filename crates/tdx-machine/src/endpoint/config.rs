@@ -11,11 +11,10 @@ use pcie::doe::{DOE_SIZE, MailboxEvent, ObjectType};
 use pcie::ide::{Ide, StreamControl};
 use spdm::Kind as Travel;
 use spdm::ide_km::{PortIndex, StreamId};
-use spdm::observe::Observer;
 use spdm::tdisp::TdiEvent;
 
 use super::function::Kind;
-use super::{Answered, Endpoint};
+use super::{Answered, Endpoint, MailboxObserver};
 
 /// Base address registers of a type 0 header, 6 dwords.
 const BARS: std::ops::Range<u16> = offset::BAR..offset::BAR + 24;
@@ -42,7 +41,7 @@ impl Endpoint {
         width: Width,
         value: u32,
         now: Duration,
-        observer: &mut dyn Observer,
+        observer: &mut dyn MailboxObserver,
     ) -> Result<(), AccessError> {
         let Some(index) = self.dsm.hardware.find(function) else { return Ok(()) };
         if let Some(register) = self.mailbox_register(index, at) {
@@ -208,6 +207,28 @@ impl Endpoint {
         }
     }
 
+    /// From that exchange on the next object is not answered, once: whoever asked for that
+    /// [hears of it](Self::take_stop).
+    pub(crate) fn stop_at(&mut self, exchange: Option<u64>) {
+        self.stop_at = exchange;
+    }
+
+    /// Whether an object was left unanswered since the last time.
+    pub(crate) fn take_stop(&mut self) -> bool {
+        std::mem::take(&mut self.stopped)
+    }
+
+    /// Data objects that the mailbox has answered, or dropped, so far.
+    pub const fn exchanges(&self) -> u64 {
+        self.exchanges
+    }
+
+    /// The mailbox fails from now on whatever it is given, until the device is reset.
+    pub fn kill_mailbox(&mut self) {
+        self.mailbox_dead = true;
+        self.mailbox.break_down();
+    }
+
     /// The register of the mailbox at an offset of function 0, counted from its capability.
     fn mailbox_register(&self, index: usize, at: u16) -> Option<u16> {
         let base = self.doe.filter(|_| index == 0)?;
@@ -216,7 +237,10 @@ impl Endpoint {
     }
 
     /// Answers the data object that was written, if there is one.
-    fn serve_mailbox(&mut self, now: Duration, observer: &mut dyn Observer) {
+    fn serve_mailbox(&mut self, now: Duration, observer: &mut dyn MailboxObserver) {
+        if self.mailbox_dead {
+            self.mailbox.break_down();
+        }
         while let Some(event) = self.mailbox.take_event() {
             if event != MailboxEvent::Request {
                 continue;
@@ -225,7 +249,18 @@ impl Endpoint {
             let kind =
                 if object.object_type == ObjectType::SECURED_SPDM { Travel::Secured } else { Travel::Clear };
             let payload = object.payload.to_vec();
-            let answered = match self.answer(kind, &payload, now, observer) {
+            observer.request(kind, &payload);
+            if self.stop_at.is_some_and(|at| self.exchanges >= at) {
+                // Nobody answers: the mailbox stays busy.
+                (self.stop_at, self.stopped) = (None, true);
+                return;
+            }
+            self.exchanges += 1;
+            let answered = self.answer(kind, &payload, now, observer);
+            if let Answered::Object(kind, payload) = &answered {
+                observer.response(*kind, payload);
+            }
+            let answered = match answered {
                 Answered::Object(Travel::Clear, answer) => self.mailbox.respond_as(ObjectType::SPDM, &answer),
                 Answered::Object(Travel::Secured, answer) => {
                     self.mailbox.respond_as(ObjectType::SECURED_SPDM, &answer)

@@ -114,7 +114,7 @@ impl Hardware {
     }
 
     /// Whether a stream with that id is enabled in the registers of a port.
-    fn is_enabled(&self, port: PortIndex, stream: StreamId) -> bool {
+    pub(super) fn is_enabled(&self, port: PortIndex, stream: StreamId) -> bool {
         let ide = self.port(port).and_then(|function| Ide::find(&function.config));
         ide.is_some_and(|ide| ide.enabled(stream.0).is_some())
     }

@@ -20,7 +20,9 @@ mod dsm;
 pub mod fault;
 mod function;
 mod hardware;
+pub(crate) mod link;
 pub mod mmio;
+mod outside;
 pub mod spec;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,9 @@ mod tests;
 pub use ca::{Ca, CaError, Issued, Validity};
 pub use dma::{Dma, DmaAccess, DmaCommand, DmaFault, DmaStatus};
 pub use fault::{Answered, DeviceFault};
+pub use link::Upstream;
 pub use mmio::{MmioAccess, MmioFault};
+pub use outside::{MailboxObserver, OutsideDsm, OutsideError};
 pub use spec::{EndpointSpec, EndpointSpecError, EndpointSpecIssue};
 
 use std::sync::Arc;
@@ -96,6 +100,8 @@ pub struct FunctionFacts {
     pub interface: InterfaceId,
     /// It is a virtual function.
     pub is_virtual: bool,
+    /// The physical function of a virtual one.
+    pub physical: Option<FunctionId>,
     /// State of the interface.
     pub state: TdiState,
     /// Where its window lies, if it answers accesses to memory.
@@ -105,14 +111,37 @@ pub struct FunctionFacts {
 /// A TEE-IO device.
 pub struct Endpoint {
     spec: EndpointSpec,
-    responder: Responder,
+    /// Who it is, from the first time on that somebody asks.
+    identity: Option<DeviceIdentity>,
     dsm: Dsm,
     mailbox: Mailbox<Vec<u32>>,
     /// Offset of the mailbox' capability in function 0.
     doe: Option<u16>,
-    ca: Ca,
+    /// The mailbox fails whatever it is given, until the device is reset.
+    mailbox_dead: bool,
+    /// Somebody else who answers in place of the responder.
+    outside: Option<Box<dyn OutsideDsm>>,
+    /// Data objects that the mailbox has answered or dropped.
+    exchanges: u64,
+    /// The number of the one that is not answered.
+    stop_at: Option<u64>,
+    stopped: bool,
     made: Made,
     faults: Faults,
+}
+
+/// The authority of a device, and the responder with the keys that it certifies.
+struct DeviceIdentity {
+    ca: Ca,
+    responder: Responder,
+}
+
+impl DeviceIdentity {
+    fn new(spec: &EndpointSpec, made: Made, faults: &Faults) -> Result<Self, EndpointError> {
+        let ca = Ca::new(spec.spdm.signature.0, made.validity)?;
+        let responder = responder_of(spec, &ca, made, faults, Arc::new(AwsLc))?;
+        Ok(Self { ca, responder })
+    }
 }
 
 /// When a device was made, and as which one.
@@ -126,13 +155,17 @@ impl Endpoint {
     /// A device that is powered on at `now`, the time since 1970. Its keys are fresh whatever the seed,
     /// which only numbers the device.
     pub fn new(spec: &EndpointSpec, seed: u64, now: Duration) -> Result<Self, EndpointError> {
-        spec.validate()?;
-        let crypto: Arc<dyn Crypto> = Arc::new(AwsLc);
-        let made = Made { validity: Validity::around(now), seed };
-        let ca = Ca::new(spec.spdm.signature.0, made.validity)?;
-        let faults = Faults::new(&spec.faults);
-        let responder = responder_of(spec, &ca, made, &faults, Arc::clone(&crypto))?;
+        let mut endpoint = Self::without_identity(spec, seed, now)?;
+        endpoint.identify()?;
+        Ok(endpoint)
+    }
 
+    /// The same, but keys and certificates are made when the first data object comes: a machine with many
+    /// devices would wait for them.
+    pub fn without_identity(spec: &EndpointSpec, seed: u64, now: Duration) -> Result<Self, EndpointError> {
+        spec.validate()?;
+        let made = Made { validity: Validity::around(now), seed };
+        let faults = Faults::new(&spec.faults);
         let functions = functions(spec)?;
         let doe = functions.first().and_then(|first| find_extended(&first.config, ExtendedId::DOE));
         let doe = doe.map(|found| found.offset);
@@ -143,15 +176,41 @@ impl Endpoint {
             fresh_keys: spec.tdisp.fresh_keys,
             ..TdiConfig::default()
         });
-        let hardware = Hardware::new(functions, spec.tdisp.address_width, spec.ide, crypto);
+        let hardware = Hardware::new(functions, spec.tdisp.address_width, spec.ide, Arc::new(AwsLc));
         let measurements = dsm::measurements(&spec.measurements);
         let dsm = Dsm { measurements, keys: KeyManager::new(), tdis, hardware };
         let dwords = (spec.spdm.data_transfer_size + OBJECT_OVERHEAD).div_ceil(4);
         let buffer = vec![0; usize::try_from(dwords).unwrap_or(usize::MAX)];
         let mailbox = Mailbox::new(buffer, SupportedTypes::SPDM, Capability::new());
-        let mut endpoint = Self { spec: spec.clone(), responder, dsm, mailbox, doe, ca, made, faults };
+        let mut endpoint = Self {
+            spec: spec.clone(),
+            identity: None,
+            dsm,
+            mailbox,
+            doe,
+            mailbox_dead: false,
+            outside: None,
+            exchanges: 0,
+            stop_at: None,
+            stopped: false,
+            made,
+            faults,
+        };
         endpoint.power_on();
         Ok(endpoint)
+    }
+
+    /// Makes keys and certificates, if there are none yet.
+    pub fn identify(&mut self) -> Result<(), EndpointError> {
+        if self.identity.is_none() {
+            self.identity = Some(DeviceIdentity::new(&self.spec, self.made, &self.faults)?);
+        }
+        Ok(())
+    }
+
+    /// Whether keys and certificates have been made.
+    pub const fn has_identity(&self) -> bool {
+        self.identity.is_some()
     }
 
     /// The device file.
@@ -159,9 +218,10 @@ impl Endpoint {
         &self.spec
     }
 
-    /// The root certificate of the device's authority in DER: what a verifier has to trust.
+    /// The root certificate of the device's authority in DER: what a verifier has to trust. Empty as long as
+    /// there is [none](Self::has_identity).
     pub fn root(&self) -> &[u8] {
-        self.ca.root()
+        self.identity.as_ref().map_or(&[], |identity| identity.ca.root())
     }
 
     /// What is wrong with the device now.
@@ -179,7 +239,10 @@ impl Endpoint {
         self.faults.set(faults);
         if anew {
             self.reset();
-            self.responder = responder_of(&self.spec, &self.ca, self.made, &self.faults, Arc::new(AwsLc))?;
+            if let Some(identity) = &mut self.identity {
+                identity.responder =
+                    responder_of(&self.spec, &identity.ca, self.made, &self.faults, Arc::new(AwsLc))?;
+            }
         }
         Ok(())
     }
@@ -191,6 +254,12 @@ impl Endpoint {
             id: function.id,
             interface: function.interface,
             is_virtual: matches!(function.kind, Kind::Virtual { .. }),
+            physical: match function.kind {
+                Kind::Physical { .. } => None,
+                Kind::Virtual { parent, .. } => {
+                    self.dsm.hardware.functions.get(parent).map(|parent| parent.id)
+                }
+            },
             state: function.state,
             window: self.dsm.hardware.window(index),
         })
@@ -222,31 +291,47 @@ impl Endpoint {
         now: Duration,
         observer: &mut dyn Observer,
     ) -> Answered {
+        if let Some(outside) = &mut self.outside {
+            return outside::answer(outside.as_mut(), kind, payload);
+        }
+        // Without keys nobody can be asked.
+        if self.identify().is_err() {
+            return Answered::DoeError;
+        }
+        let Some(DeviceIdentity { responder, .. }) = &mut self.identity else { return Answered::DoeError };
         let payload = self.faults.request(kind, payload);
         let mut device = self.faults.device(&mut self.dsm);
-        let reply = self.responder.handle(kind, &payload, &mut device, now, observer);
+        let reply = responder.handle(kind, &payload, &mut device, now, observer);
         self.faults.answer(reply.map(|reply| (reply.kind, reply.payload)))
     }
 
     /// The sessions of the device, handshakes included.
     pub fn sessions(&self) -> impl Iterator<Item = SessionInfo> + '_ {
-        self.responder.sessions()
+        self.identity.iter().flat_map(|identity| identity.responder.sessions())
     }
 
     /// Lets the time pass: sessions without a heartbeat end.
     pub fn tick(&mut self, now: Duration) {
-        self.responder.tick(now, &mut self.dsm);
+        if let Some(identity) = &mut self.identity {
+            identity.responder.tick(now, &mut self.dsm);
+        }
     }
 
     /// The requester is gone: sessions end.
     pub fn disconnect(&mut self) {
-        self.responder.reset(&mut self.dsm);
+        if let Some(identity) = &mut self.identity {
+            identity.responder.reset(&mut self.dsm);
+        }
+        if let Some(outside) = &mut self.outside {
+            outside.reset();
+        }
     }
 
     /// A conventional reset, or the loss of the link: the device is as after power-on.
     pub fn reset(&mut self) {
-        self.responder.reset(&mut self.dsm);
+        self.disconnect();
         self.mailbox.reset();
+        self.mailbox_dead = false;
         self.power_on();
     }
 

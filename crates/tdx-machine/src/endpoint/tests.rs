@@ -22,7 +22,7 @@ use spdm::x509::TrustStore;
 
 use super::mmio::{PAGE, reg};
 use super::*;
-use crate::ide::{Association, MaxPayload, Port, StreamSettings, TlpHeader};
+use crate::ide::{Association, ByteEnables, MaxPayload, Port, StreamSettings, TlpHeader};
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 const PORT: PortIndex = PortIndex(0);
@@ -498,7 +498,11 @@ fn root_port(keys: &SetKeys) -> Port {
 
 fn write_tlp() -> Tlp {
     let requester = Bdf::from_routing_id(0);
-    Tlp { trusted: true, header: TlpHeader::Write { requester, address: 0x1000 }, payload: vec![1, 2, 3, 4] }
+    Tlp {
+        trusted: true,
+        header: TlpHeader::Write { requester, address: 0x1000, enables: ByteEnables::ALL },
+        payload: vec![1, 2, 3, 4],
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //!
 //! | modelled | how |
 //! |---|---|
-//! | TLPs | memory reads and writes of whole dwords, completions with and without data |
+//! | TLPs | memory reads of whole dwords, memory writes with byte enables, completions with and without data |
 //! | prefix and header | M, K and T bit, sub-stream, stream id; fields as in a header of 4 dwords, which is authenticated and not encrypted |
 //! | initialisation vector | sub-stream in the top nibble, 28 bits 0, invocation field big endian, from 1 |
 //! | aggregation | 2, 4 or 8 TLPs of a sub-stream under one MAC travel as one [`Sealed`] |
@@ -20,6 +20,7 @@ mod cipher;
 mod error;
 mod lane;
 mod port;
+mod route;
 mod sealed;
 mod stream;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod tlp;
 pub use cipher::Mac;
 pub use error::{OpenError, SealError};
 pub use port::{Association, Port, StreamSettings};
+pub use route::{Packet, Routes, route};
 pub use sealed::{BadSealed, Sealed};
 pub use stream::{Aggregation, Stream, StreamState, StreamStatus};
-pub use tlp::{BadTlp, CompletionStatus, MaxPayload, Tlp, TlpHeader};
+pub use tlp::{BadTlp, ByteEnables, CompletionStatus, MaxPayload, Tlp, TlpHeader};

@@ -66,6 +66,21 @@ impl Port {
         &mut self.streams[at].stream
     }
 
+    /// From now on these belong to a stream; its keys stay.
+    pub fn associate(&mut self, id: StreamId, association: Association) {
+        if let Some(found) = self.find(id) {
+            found.association = association;
+        }
+    }
+
+    /// The link is down: no stream is secure any more, and no key is left. Each has to be disabled before
+    /// it can be secure again.
+    pub fn link_down(&mut self) {
+        for PortStream { stream, .. } in &mut self.streams {
+            stream.fail(false);
+        }
+    }
+
     /// Removes a stream with its keys.
     pub fn remove(&mut self, id: StreamId) {
         self.streams.retain(|stream| stream.stream.id() != id);

@@ -1,4 +1,4 @@
-use spdm::ide_km::{Direction, IdeKey, Ifv, KeyRefused, KeySlot, StreamId, SubStream};
+use spdm::ide_km::{Direction, IdeKey, Ifv, KeyRefused, KeySet, KeySlot, StreamId, SubStream};
 
 use super::cipher::CipherFailed;
 use super::error::{OpenError, SealError};
@@ -85,7 +85,7 @@ pub struct Stream {
 }
 
 const fn lane(direction: Direction, sub_stream: SubStream) -> usize {
-    KeySlot { set: spdm::ide_km::KeySet::K0, direction, sub_stream }.lane()
+    KeySlot { set: KeySet::K0, direction, sub_stream }.lane()
 }
 
 impl Stream {
@@ -146,6 +146,31 @@ impl Stream {
     /// Wipes the key of a slot.
     pub fn stop(&mut self, slot: KeySlot) {
         self.lanes[slot.lane()].stop(slot.set);
+    }
+
+    /// Whether a slot has a key, in use or waiting.
+    pub fn has_key(&self, slot: KeySlot) -> bool {
+        self.lanes[slot.lane()].has_key(slot.set)
+    }
+
+    /// The set that TLPs of a sub-stream are sent with.
+    pub fn sends_with(&self, sub_stream: SubStream) -> Option<KeySet> {
+        self.lanes[lane(Direction::Tx, sub_stream)].current()
+    }
+
+    /// The set of the last TLP of a sub-stream that was received and sound.
+    pub fn last_received(&self, sub_stream: SubStream) -> Option<KeySet> {
+        self.lanes[lane(Direction::Rx, sub_stream)].last()
+    }
+
+    /// Takes over the keys of the stream at the other end of the link.
+    pub(crate) fn mirror(&mut self, other: &Self) {
+        for direction in Direction::ALL {
+            for sub_stream in SubStream::ALL {
+                let theirs = &other.lanes[lane(direction.opposite(), sub_stream)];
+                self.lanes[lane(direction, sub_stream)].mirror(theirs, direction == Direction::Rx);
+            }
+        }
     }
 
     /// Whether every lane has a key in use.

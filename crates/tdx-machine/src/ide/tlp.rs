@@ -33,6 +33,37 @@ pub enum CompletionStatus {
     CompleterAbort,
 }
 
+/// Which bytes of a write's first and last dword are written. Those in between are contiguous.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ByteEnables {
+    /// Bytes at the front of the payload that are not written, 0 to 3.
+    pub skip: u8,
+    /// Bytes at its end that are not written, 0 to 3.
+    pub cut: u8,
+}
+
+impl ByteEnables {
+    /// All bytes are written.
+    pub const ALL: Self = Self { skip: 0, cut: 0 };
+
+    /// First and last byte enables of a request of that many dwords, the first in bits 3:0.
+    const fn encode(self, dwords: usize) -> u8 {
+        let (first, last) = (0xf << (self.skip & 3) & 0xf, 0xf >> (self.cut & 3));
+        if dwords == 1 { first & last } else { last << 4 | first }
+    }
+
+    /// What they say, if the bytes are contiguous.
+    fn decode(bits: u8, dwords: usize) -> Option<Self> {
+        let all = (0..4).flat_map(|skip| (0..4).map(move |cut| Self { skip, cut }));
+        all.filter(|enables| enables.fits(dwords)).find(|enables| enables.encode(dwords) == bits)
+    }
+
+    /// Whether at least one byte is written.
+    const fn fits(self, dwords: usize) -> bool {
+        self.skip < 4 && self.cut < 4 && (dwords != 1 || self.skip + self.cut < 4)
+    }
+}
+
 /// What a TLP does, without its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TlpHeader {
@@ -47,12 +78,14 @@ pub enum TlpHeader {
         /// How many dwords, 1 to 1024.
         dwords: u16,
     },
-    /// Memory write: all bytes of the payload's dwords.
+    /// Memory write of whole dwords, less some bytes of the first and the last one.
     Write {
         /// Who writes.
         requester: Bdf,
         /// Multiple of 4.
         address: u64,
+        /// Which bytes.
+        enables: ByteEnables,
     },
     /// Completion, with data if there is a payload.
     Completion {
@@ -179,8 +212,8 @@ fn check(header: &TlpHeader, payload: usize) -> Result<(), BadTlp> {
             }
             within_a_page(address, usize::from(dwords) * 4)
         }
-        TlpHeader::Write { address, .. } => {
-            if payload == 0 {
+        TlpHeader::Write { address, enables, .. } => {
+            if payload == 0 || !enables.fits(payload / 4) {
                 return Err(BadTlp::Payload(payload));
             }
             within_a_page(address, payload)
@@ -215,11 +248,12 @@ pub(super) fn encode(header: &TlpHeader, payload: usize) -> [u8; 16] {
     let mut bytes = [0; 16];
     let (kind, dwords) = match *header {
         TlpHeader::Read { requester, tag, address, dwords } => {
-            request(&mut bytes, requester, tag, address, dwords.into());
+            let enables = ByteEnables::ALL.encode(dwords.into());
+            request(&mut bytes, requester, tag, address, enables);
             (READ, usize::from(dwords))
         }
-        TlpHeader::Write { requester, address } => {
-            request(&mut bytes, requester, 0, address, payload / 4);
+        TlpHeader::Write { requester, address, enables } => {
+            request(&mut bytes, requester, 0, address, enables.encode(payload / 4));
             (WRITE, payload / 4)
         }
         TlpHeader::Completion { completer, requester, tag, status, byte_count, lower_address } => {
@@ -241,16 +275,11 @@ pub(super) fn encode(header: &TlpHeader, payload: usize) -> [u8; 16] {
     bytes
 }
 
-fn request(bytes: &mut [u8; 16], requester: Bdf, tag: u8, address: u64, dwords: usize) {
+fn request(bytes: &mut [u8; 16], requester: Bdf, tag: u8, address: u64, enables: u8) {
     bytes[4..6].copy_from_slice(&requester.routing_id().to_be_bytes());
     bytes[6] = tag;
-    bytes[7] = byte_enables(dwords);
+    bytes[7] = enables;
     bytes[8..16].copy_from_slice(&address.to_be_bytes());
-}
-
-/// All bytes of the first and, if there is another one, of the last dword.
-const fn byte_enables(dwords: usize) -> u8 {
-    if dwords == 1 { 0x0f } else { 0xff }
 }
 
 /// The header in `bytes` and the size of its payload.
@@ -267,8 +296,13 @@ pub(super) fn decode(bytes: &[u8; 16]) -> Result<(TlpHeader, usize), BadTlp> {
     ]);
     let requester = Bdf::from_routing_id(word(4));
     let (header, payload) = match kind {
-        READ => (TlpHeader::Read { requester, tag: bytes[6], address, dwords }, 0),
-        WRITE if bytes[6] == 0 => (TlpHeader::Write { requester, address }, usize::from(dwords) * 4),
+        READ if bytes[7] == ByteEnables::ALL.encode(dwords.into()) => {
+            (TlpHeader::Read { requester, tag: bytes[6], address, dwords }, 0)
+        }
+        WRITE if bytes[6] == 0 => {
+            let enables = ByteEnables::decode(bytes[7], dwords.into()).ok_or(BadTlp::Type(kind))?;
+            (TlpHeader::Write { requester, address, enables }, usize::from(dwords) * 4)
+        }
         COMPLETION | COMPLETION_WITH_DATA if bytes[12..] == [0; 4] => {
             let status = match word(6) >> 13 {
                 0 => CompletionStatus::Success,
@@ -297,9 +331,6 @@ pub(super) fn decode(bytes: &[u8; 16]) -> Result<(TlpHeader, usize), BadTlp> {
         }
         _ => return Err(BadTlp::Type(kind)),
     };
-    if matches!(kind, READ | WRITE) && bytes[7] != byte_enables(dwords.into()) {
-        return Err(BadTlp::Type(kind));
-    }
     check(&header, payload)?;
     Ok((header, payload))
 }

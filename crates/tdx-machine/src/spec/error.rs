@@ -1,7 +1,10 @@
 //! Why a platform file is refused.
 
+use pcie::FunctionId;
 use tdx_abi::PhysRange;
 use tdx_module::LoadError;
+
+use crate::endpoint::EndpointSpecError;
 
 /// Why a platform file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +136,73 @@ pub enum SpecIssue {
     DuplicateIommu { base: u64 },
     #[error("PCI function {device}.{function} in the scope of an IOMMU; devices go to 31, functions to 7")]
     BadFunction { device: u8, function: u8 },
+    #[error("IOMMU {base:#x} has stack {stack}; a package has stacks 0 to 15")]
+    IommuStack { base: u64, stack: u8 },
+    #[error(
+        "IOMMU {base:#x} serves bus {bus:#04x} of segment {segment}, which is no root bus of a host bridge"
+    )]
+    IommuWithoutBridge { base: u64, segment: u16, bus: u8 },
+    #[error("host bridge {segment:04x}:{bus:02x} ends at bus {last_bus:#04x}, in front of its root bus")]
+    BridgeBuses { segment: u16, bus: u8, last_bus: u8 },
+    #[error("host bridges {segment:04x}:{bus:02x} and {segment:04x}:{other:02x} share buses")]
+    OverlappingBridges { segment: u16, bus: u8, other: u8 },
+    #[error("the window of host bridge {segment:04x}:{bus:02x} is empty, inverted, or not whole MiB")]
+    BridgeWindow { segment: u16, bus: u8 },
+    #[error("`host_bridge.window` {window} overlaps {what}")]
+    WindowOverlap { window: PhysRange, what: &'static str },
+    #[error(
+        "root port {number} of {segment:04x}:{bus:02x}:{device:02x}.{function}; devices go to 31, functions to 7"
+    )]
+    RootPortAddress { segment: u16, bus: u8, device: u8, function: u8, number: u8 },
+    #[error("root port {port} is on no root bus of a host bridge")]
+    PortWithoutBridge { port: FunctionId },
+    #[error("root port {port} is given twice")]
+    DuplicatePort { port: FunctionId },
+    #[error(
+        "root port {port} has {streams} selective streams; its configuration space has room for 1 to {most}"
+    )]
+    PortStreams { port: FunctionId, streams: u16, most: u16 },
+    #[error(
+        "buses {secondary:#04x} to {subordinate:#04x} below root port {port} are none of its host bridge, or inverted"
+    )]
+    PortBuses { port: FunctionId, secondary: u8, subordinate: u8 },
+    #[error("bus {bus:#04x} is below root port {port} and below root port {other}")]
+    OverlappingPorts { port: FunctionId, other: FunctionId, bus: u8 },
+    #[error("an endpoint is below {port}, where no root port is")]
+    EndpointWithoutPort { port: FunctionId },
+    #[error("two endpoints are below root port {port}, which has room for one")]
+    TwoEndpoints { port: FunctionId },
+    #[error("the endpoint below {port} is `{device}` and has a device file of its own: one of them must go")]
+    TwoDevices { port: FunctionId, device: String },
+    #[error("`endpoint.device` is `{device}`; known are {known}")]
+    UnknownDevice { device: String, known: String },
+    #[error("the endpoint below {port}: {error}")]
+    Device { port: FunctionId, error: Box<EndpointSpecError> },
+    #[error("what is at root port {port} cannot be built: {reason}")]
+    NotBuilt { port: FunctionId, reason: String },
+    #[error("the responder at {socket}, which is to answer for the endpoint below {port}: {reason}")]
+    OutsideDsm { port: FunctionId, socket: String, reason: String },
+    #[error("`endpoint.dsm.socket` of the endpoint below {port} is empty")]
+    NoSocket { port: FunctionId },
+    #[error(
+        "the windows of the endpoint below {port} do not fit the memory of its host bridge, {}",
+        window.map_or_else(|| "which has no `window`".to_owned(), |window| window.to_string())
+    )]
+    WindowFull { port: FunctionId, window: Option<PhysRange> },
+    #[error("key unit {base:#x} has keys for {streams} streams; allowed are 1 to 256")]
+    UnitStreams { base: u64, streams: u16 },
+    #[error("key unit {base:#x} belongs to {segment:04x}:{bus:02x}, where no host bridge is")]
+    UnitWithoutBridge { base: u64, segment: u16, bus: u8 },
+    #[error("key unit {base:#x} lists {port}, where no root port is")]
+    UnitWithoutPort { base: u64, port: FunctionId },
+    #[error("key unit {base:#x} lists root port {port} of another host bridge")]
+    UnitOfTwoBridges { base: u64, port: FunctionId },
+    #[error("key unit {base:#x} lists root port {port}, which has no IDE capability")]
+    UnitPortWithoutIde { base: u64, port: FunctionId },
+    #[error("root port {port} has {streams} selective streams, its key unit {base:#x} has keys for {most}")]
+    MoreStreamsThanUnit { base: u64, port: FunctionId, streams: u16, most: u16 },
+    #[error("root port {port} gets keys from two units, {first:#x} and {second:#x}")]
+    PortOfTwoUnits { port: FunctionId, first: u64, second: u64 },
     #[error("MSR index {index:#x} of `package.msr_absent` does not fit 32 bits")]
     BadMsrIndex { index: u64 },
     #[error("CPUID {what} {value:#x} of `package.cpuid` does not fit 32 bits")]

@@ -14,7 +14,7 @@ const FOUR_GIB: u64 = 4 << 30;
 
 impl PlatformSpec {
     /// This platform with other memory and processors: those of a virtual machine whose RAM lies at
-    /// `ram`. Everything that lists memory or processors is replaced: memory map, nodes, CMRs (all
+    /// `ram`, and without devices. Everything that lists memory or processors is replaced: memory map, nodes, CMRs (all
     /// of the RAM from 1 MiB up in whole pages), topology, x2APIC ids; what belongs to packages that
     /// the machine does not have goes. The SEAM range moves if RAM lies where it was.
     pub fn with_guest(
@@ -31,6 +31,16 @@ impl PlatformSpec {
         self.cpu.x2apic = X2apicSpec::default();
         self.packages.retain(|package| package.index < packages);
         self.host_bridges.retain(|bridge| bridge.package < packages);
+        // Devices are the virtual machine's own, wherever its addresses are.
+        for bridge in &mut self.host_bridges {
+            bridge.window = None;
+        }
+        self.root_ports.clear();
+        self.endpoints.clear();
+        self.key_units.clear();
+        for unit in &mut self.iommus {
+            unit.bus = None;
+        }
         self.memory = MemorySpec::default();
         let usable = |range: &PhysRange| E820Spec {
             start: Hex(range.start().as_u64()),

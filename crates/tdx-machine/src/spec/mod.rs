@@ -3,6 +3,7 @@
 mod error;
 mod guest;
 mod number;
+mod pci;
 mod seamldr;
 mod topology;
 mod validate;
@@ -16,6 +17,10 @@ pub(crate) use error::syntax_reason;
 pub use error::{SpecError, SpecIssue};
 pub(crate) use number::parse_u64;
 pub use number::{Hex, Size};
+pub use pci::{
+    BridgePlan, DevicePlan, DsmSpec, EndpointEntry, FunctionSpec, HostBridgeSpec, IommuSpec, KeyUnitPlan,
+    KeyUnitSpec, PciPlan, PortPlan, RootPortSpec,
+};
 pub use seamldr::{Generation, SeamldrSpec, UnknownRelease};
 pub use topology::{CpuKind, CpuSpec, X2apicSpec};
 pub(crate) use validate::{MIN_GENERATED, is_date};
@@ -90,6 +95,12 @@ pub struct PlatformSpec {
     /// PCI host bridges.
     #[serde(default, rename = "host_bridge", skip_serializing_if = "Vec::is_empty")]
     pub host_bridges: Vec<HostBridgeSpec>,
+    /// Root ports.
+    #[serde(default, rename = "root_port", skip_serializing_if = "Vec::is_empty")]
+    pub root_ports: Vec<RootPortSpec>,
+    /// What is plugged into them.
+    #[serde(default, rename = "endpoint", skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointEntry>,
     /// Key configuration units of root ports.
     #[serde(default, rename = "key_unit", skip_serializing_if = "Vec::is_empty")]
     pub key_units: Vec<KeyUnitSpec>,
@@ -373,63 +384,6 @@ pub struct CpuidSpec {
     /// Value of EDX.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edx: Option<Hex>,
-}
-
-/// A PCI function by its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FunctionSpec {
-    /// Bus.
-    pub bus: u8,
-    /// Device, 0 to 31.
-    pub device: u8,
-    /// Function, 0 to 7.
-    pub function: u8,
-    /// True for a bridge: everything below it belongs to the scope too.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub bridge: bool,
-}
-
-/// A VT-d unit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IommuSpec {
-    /// PCI segment.
-    pub segment: u16,
-    /// Register base, 4 KiB aligned.
-    pub reg_base: Hex,
-    /// Every function of the segment that no other unit names belongs to it.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub include_all: bool,
-    /// Functions it serves.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scope: Vec<FunctionSpec>,
-}
-
-/// A PCI host bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HostBridgeSpec {
-    /// PCI segment.
-    pub segment: u16,
-    /// Root bus.
-    pub bus: u8,
-    /// Package it belongs to.
-    pub package: u32,
-}
-
-/// A key configuration unit: the registers that take IDE keys for the root ports of a bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeyUnitSpec {
-    /// PCI segment of its root ports.
-    pub segment: u16,
-    /// Root bus of its host bridge.
-    pub bus: u8,
-    /// Register base, 4 KiB aligned.
-    pub reg_base: Hex,
-    /// IDE streams it has keys for.
-    pub streams: u16,
 }
 
 impl PlatformSpec {

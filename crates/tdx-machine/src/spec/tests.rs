@@ -267,7 +267,7 @@ fn dates_are_eight_decimal_digits() {
 
 #[test]
 fn device_rules_are_named() {
-    let unit = IommuSpec { segment: 0, reg_base: Hex(0x1000), include_all: false, scope: vec![] };
+    let unit = IommuSpec { segment: 0, reg_base: Hex(0x1000), ..IommuSpec::default() };
     let list = |units: Vec<IommuSpec>| issue(move |spec| spec.iommus = units);
     assert_eq!(list(vec![unit.clone()]), None);
     assert_eq!(
@@ -281,10 +281,10 @@ fn device_rules_are_named() {
         Some(SpecIssue::BadFunction { device: 32, function: 0 })
     );
     assert_eq!(
-        issue(|spec| spec.host_bridges = vec![HostBridgeSpec { segment: 0, bus: 0, package: 3 }]),
+        issue(|spec| spec.host_bridges = vec![HostBridgeSpec { package: 3, ..HostBridgeSpec::default() }]),
         Some(SpecIssue::NoSuchPackage { key: "host_bridge.package", package: 3, packages: 1 })
     );
-    let key_unit = KeyUnitSpec { segment: 0, bus: 0, reg_base: Hex(0x10), streams: 1 };
+    let key_unit = KeyUnitSpec { reg_base: Hex(0x10), streams: 1, ..KeyUnitSpec::default() };
     assert_eq!(
         issue(|spec| spec.key_units = vec![key_unit]),
         Some(SpecIssue::UnalignedRegisters { key: "key_unit", base: 0x10 })

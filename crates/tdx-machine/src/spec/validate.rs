@@ -164,7 +164,11 @@ fn address_bits(spec: &PlatformSpec) -> u8 {
         .map_or(0, |layout| layout.maxpa() - layout.keyid_bits())
 }
 
-fn within_width(spec: &PlatformSpec, what: &'static str, range: PhysRange) -> Result<(), SpecIssue> {
+pub(super) fn within_width(
+    spec: &PlatformSpec,
+    what: &'static str,
+    range: PhysRange,
+) -> Result<(), SpecIssue> {
     let (bits, end) = (address_bits(spec), range.end().as_u64());
     if end > 1 << bits {
         return Err(SpecIssue::BeyondAddressWidth { what, end, bits });
@@ -253,15 +257,10 @@ fn devices(spec: &PlatformSpec) -> Result<(), SpecIssue> {
             return Err(SpecIssue::BadFunction { device: bad.device, function: bad.function });
         }
     }
-    for unit in &spec.key_units {
-        if unit.reg_base.0 % PAGE_SIZE != 0 {
-            return Err(SpecIssue::UnalignedRegisters { key: "key_unit", base: unit.reg_base.0 });
-        }
-    }
     for bridge in &spec.host_bridges {
         has_package(spec, "host_bridge.package", bridge.package)?;
     }
-    Ok(())
+    spec.pci_plan().map(drop)
 }
 
 fn has_package(spec: &PlatformSpec, key: &'static str, package: u32) -> Result<(), SpecIssue> {

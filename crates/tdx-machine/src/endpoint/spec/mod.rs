@@ -360,6 +360,31 @@ impl EndpointSpec {
         Ok(spec)
     }
 
+    /// Physical functions by number.
+    fn ascending(&self) -> Vec<FunctionSpec> {
+        let mut functions = self.functions.clone();
+        functions.sort_by_key(|function| function.number);
+        functions
+    }
+
+    /// To what the first window has to be aligned, so that those behind it have the least gaps.
+    pub(crate) fn alignment(&self) -> u64 {
+        self.functions.iter().map(|function| function.memory.0).max().unwrap_or(1)
+    }
+
+    /// The first address behind the windows, if the first one begins at `start`.
+    pub(crate) fn windows_end(&self, start: u64) -> Option<u64> {
+        self.ascending().iter().try_fold(start, |next, function| {
+            let size = function.memory.0;
+            let own = next.checked_next_multiple_of(size)?.checked_add(size)?;
+            if function.virtual_functions == 0 {
+                return Some(own);
+            }
+            let all = size.checked_mul(function.virtual_functions.into())?;
+            own.checked_next_multiple_of(size)?.checked_add(all)
+        })
+    }
+
     /// Whether this is a device that can be built.
     pub fn validate(&self) -> Result<(), EndpointSpecError> {
         validate::check(self)

@@ -78,7 +78,7 @@ impl Link {
 }
 
 fn write(size: usize, fill: u8) -> Tlp {
-    let header = TlpHeader::Write { requester: device(), address: 0x12_3456_7000 };
+    let header = TlpHeader::Write { requester: device(), address: 0x12_3456_7000, enables: ByteEnables::ALL };
     Tlp { trusted: true, header, payload: vec![fill; size] }
 }
 

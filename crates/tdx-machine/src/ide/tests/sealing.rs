@@ -61,8 +61,10 @@ fn payloads_are_permitted_up_to_the_maximum() {
 
 #[test]
 fn what_is_no_tlp_is_not_sent() {
-    let at =
-        |address, size| Tlp { header: TlpHeader::Write { requester: device(), address }, ..write(size, 0) };
+    let at = |address, size| Tlp {
+        header: TlpHeader::Write { requester: device(), address, enables: ByteEnables::ALL },
+        ..write(size, 0)
+    };
     let reads = |dwords| Tlp {
         header: TlpHeader::Read { requester: device(), tag: 0, address: 0, dwords },
         ..read(0)
@@ -168,7 +170,10 @@ fn what_is_for_no_stream_or_from_a_stranger_is_misrouted() {
     let mut link = Link::new();
     for (routing_id, known) in [(0x3b00, true), (0x3b07, true), (0x3b08, false), (0x3aff, false)] {
         let sender = Bdf::from_routing_id(routing_id);
-        let tlp = Tlp { header: TlpHeader::Write { requester: sender, address: 0 }, ..write(4, 0) };
+        let tlp = Tlp {
+            header: TlpHeader::Write { requester: sender, address: 0, enables: ByteEnables::ALL },
+            ..write(4, 0)
+        };
         let expected = if known {
             Ok(vec![tlp.clone()])
         } else {
