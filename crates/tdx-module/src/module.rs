@@ -44,6 +44,15 @@ pub const MODELLED_LEAVES: &[SeamcallLeaf] = &[
     SeamcallLeaf::EXT_MEM_ADD,
     SeamcallLeaf::IOMMU_SETUP,
     SeamcallLeaf::IOMMU_CLEAR,
+    SeamcallLeaf::SPDM_CREATE,
+    SeamcallLeaf::SPDM_DELETE,
+    SeamcallLeaf::SPDM_CONNECT,
+    SeamcallLeaf::SPDM_DISCONNECT,
+    SeamcallLeaf::SPDM_MNG,
+    SeamcallLeaf::IDE_STREAM_CREATE,
+    SeamcallLeaf::IDE_STREAM_BLOCK,
+    SeamcallLeaf::IDE_STREAM_DELETE,
+    SeamcallLeaf::IDE_STREAM_KM,
 ];
 
 /// KeyIDs of TDX 1.5 and later: their numbers are below this.
@@ -475,6 +484,15 @@ fn run(call: &Call<'_>, leaf: SeamcallLeaf, regs: &mut Registers) -> Result<Stat
         SeamcallLeaf::EXT_MEM_ADD => leaves::ext_mem_add::run(call, regs),
         SeamcallLeaf::IOMMU_SETUP => leaves::iommu_setup::run(call, regs),
         SeamcallLeaf::IOMMU_CLEAR => leaves::iommu_clear::run(call, regs),
+        SeamcallLeaf::SPDM_CREATE => leaves::spdm_create::run(call, regs),
+        SeamcallLeaf::SPDM_DELETE => leaves::spdm_delete::run(call, regs),
+        SeamcallLeaf::SPDM_CONNECT => leaves::spdm_connect::run(call, regs),
+        SeamcallLeaf::SPDM_DISCONNECT => leaves::spdm_disconnect::run(call, regs),
+        SeamcallLeaf::SPDM_MNG => leaves::spdm_mng::run(call, regs),
+        SeamcallLeaf::IDE_STREAM_CREATE => leaves::ide_stream_create::run(call, regs),
+        SeamcallLeaf::IDE_STREAM_BLOCK => leaves::ide_stream_block::run(call, regs),
+        SeamcallLeaf::IDE_STREAM_DELETE => leaves::ide_stream_delete::run(call, regs),
+        SeamcallLeaf::IDE_STREAM_KM => leaves::ide_stream_km::run(call, regs),
         _ => Err(invalid(OperandId::RAX)),
     }
 }

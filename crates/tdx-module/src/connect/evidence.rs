@@ -30,6 +30,7 @@ enum Stage {
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct EvidencePlan {
+    config: SpdmConfigInfo,
     evidence: Evidence,
     recollects: bool,
     stage: Stage,
@@ -50,6 +51,7 @@ impl EvidencePlan {
     /// For a device that is to be connected.
     pub(crate) fn connect(info: &SpdmConfigInfo, function: FuncId) -> Self {
         Self {
+            config: *info,
             evidence: Evidence::connecting(profile(info)),
             recollects: false,
             stage: Stage::Begin,
@@ -71,6 +73,11 @@ impl EvidencePlan {
     /// The same, with its request under way.
     pub(crate) fn recollecting(info: &SpdmConfigInfo, function: FuncId, answers: Vec<Vec<u8>>) -> Self {
         Self { stage: Stage::Evidence, ..Self::recollect(info, function, answers) }
+    }
+
+    /// What is wanted.
+    pub(crate) const fn config(&self) -> &SpdmConfigInfo {
+        &self.config
     }
 
     /// What TDISP and IDE_KM have told.

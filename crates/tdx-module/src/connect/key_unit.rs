@@ -83,6 +83,13 @@ impl<'a> KeyUnit<'a> {
         (unit.rx_ivs() + IV_BYTES * u64::from(unit.rx_slots) <= facts.registers.size()).then_some(unit)
     }
 
+    /// Whether there are such a stream and such slots.
+    pub(crate) fn has(&self, number: u16, slots: &SlotSet) -> bool {
+        number < self.streams
+            && slots.tx.iter().all(|&slot| slot < self.tx_slots)
+            && slots.rx.iter().all(|&slot| slot < self.rx_slots)
+    }
+
     fn tx_keys(&self) -> u64 {
         STREAMS + STREAM_BYTES * u64::from(self.streams)
     }

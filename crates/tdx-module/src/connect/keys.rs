@@ -65,12 +65,22 @@ impl KeyPlan {
         Self { stream, operation, set, step: 0, key: None }
     }
 
+    /// One that another instance began.
+    pub(crate) const fn restored(
+        stream: Arc<Stream>,
+        operation: KmOperation,
+        set: KeySet,
+        step: u8,
+        key: Option<IdeKey>,
+    ) -> Self {
+        Self { stream, operation, set, step, key }
+    }
+
     /// What the root port does before the first message.
     pub(crate) fn begin(&self, call: &Call<'_>) -> Result<(), Status> {
         let hardware = self.hardware(call)?;
         if self.operation == KmOperation::STOP {
             hardware.disable();
-            self.stream.set_state(StreamState::Configured);
         } else {
             hardware.keys.assign(self.set);
         }
@@ -130,7 +140,7 @@ impl KeyPlan {
             let key = self.key.take().ok_or(NOT_READY)?;
             hardware.keys.set_key(slot.at_the_other_end(), &key);
         }
-        match (self.operation, self.step + 1) {
+        match (self.operation, self.step.saturating_add(1)) {
             (KmOperation::SETUP, ROUND) => hardware.keys.prime(self.set),
             (KmOperation::REFRESH, ROUND) => {
                 hardware.keys.prime(self.set);
@@ -145,7 +155,7 @@ impl KeyPlan {
             }
             _ => {}
         }
-        self.step += 1;
+        self.step = self.step.saturating_add(1);
         Ok(())
     }
 
@@ -167,14 +177,14 @@ impl KeyPlan {
     /// All of it is done.
     pub(crate) fn finish(&self) {
         if self.operation == KmOperation::STOP {
-            return;
+            return self.stream.set_state(StreamState::Configured);
         }
         self.stream.use_set(self.set);
         self.stream.set_torn(false);
         self.stream.set_state(StreamState::Secure);
     }
 
-    /// It ended before its end. A stream that was being set up stays without keys; one that was being
+    /// It ended before its end. A stream that was being set up or stopped has no keys; one that was being
     /// refreshed keeps its set, unless one end may have changed over.
     pub(crate) fn abort(&self, call: &Call<'_>) {
         match self.operation {
@@ -183,6 +193,7 @@ impl KeyPlan {
                     hardware.disable();
                 }
             }
+            KmOperation::STOP => self.stream.set_state(StreamState::Configured),
             KmOperation::REFRESH if self.step >= ROUND => self.stream.set_torn(true),
             _ => {}
         }

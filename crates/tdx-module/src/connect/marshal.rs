@@ -13,6 +13,14 @@ use tdx_abi::{KeyId, PhysAddr};
 
 use crate::call::{Call, Exit};
 
+impl Call<'_> {
+    /// The pages of an output array: each of them the host's.
+    pub(crate) fn host_array(&self, raw: u64, operand: OperandId) -> Result<Vec<PhysAddr>, Exit> {
+        let pages = self.page_array(raw, operand)?;
+        pages.into_iter().map(|page| self.host_page(page.as_u64(), operand)).collect()
+    }
+}
+
 /// The two message pages of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MessagePages {

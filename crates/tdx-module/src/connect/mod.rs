@@ -1,10 +1,22 @@
 //! What the module keeps for TDX Connect and for its extensions: the pages that hosts gave, the VT-d
 //! units that are set up, the memory pool of the extensions.
 
+pub(crate) mod dev_info;
+mod entropy;
+pub(crate) mod evidence;
+mod extension;
+pub(crate) mod key_unit;
+pub(crate) mod keys;
+pub(crate) mod marshal;
 mod pages;
 mod pool;
+mod refusal;
 mod registers;
+pub(crate) mod root_port;
+pub(crate) mod session;
+pub(crate) mod stream;
 mod units;
+pub(crate) mod work;
 
 pub use pages::Owner;
 pub(crate) use pages::{PageRefusal, PageRegistry, ReleaseTarget};
@@ -12,6 +24,7 @@ pub(crate) use pool::Pool;
 pub(crate) use registers::{CommandStatus, UnitRegisters};
 pub(crate) use units::{IommuTable, Progress, Unit, UnitState, UnitTable};
 
+use session::SessionTable;
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, StatusCode};
@@ -27,6 +40,7 @@ pub(crate) struct Connect {
     pub(crate) pages: PageRegistry,
     pub(crate) units: UnitTable,
     pub(crate) pool: Pool,
+    pub(crate) sessions: SessionTable,
 }
 
 impl Connect {
@@ -36,6 +50,7 @@ impl Connect {
             pages: PageRegistry::default(),
             units: UnitTable::new(units),
             pool: Pool::new(sizes.pool_pages, sizes.ext_required),
+            sessions: SessionTable::default(),
         }
     }
 
@@ -46,7 +61,9 @@ impl Connect {
 
     /// A call was interrupted and has not been resumed: its progress is in this instance alone.
     pub(crate) fn is_interrupted(&self) -> bool {
-        self.pool.is_interrupted() || self.units.iter().any(Unit::is_interrupted)
+        self.pool.is_interrupted()
+            || self.units.iter().any(Unit::is_interrupted)
+            || self.sessions.is_interrupted()
     }
 
     /// There is something that a successor has to know.

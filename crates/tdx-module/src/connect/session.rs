@@ -18,7 +18,7 @@ use tdx_abi::status::{OperandId, StatusCode};
 
 use super::entropy::Entropy;
 use super::extension::{ExtensionCall, ExtensionSlot, HeldSlot};
-use super::stream::{Stream, StreamTable};
+use super::stream::{Stream, StreamKey, StreamTable};
 use super::units::Unit;
 use super::work::{Bench, Turn, Work};
 use crate::call::{Call, Exit};
@@ -111,6 +111,15 @@ impl Body {
             self.works.remove(&task);
         }
         turn.map(Some)
+    }
+
+    /// Nobody goes on with work. If the device has a message of it, the two ends do not count the same
+    /// messages any more: the session is lost.
+    pub(crate) fn abandon(&mut self, task: Task) {
+        let lost = self.works.remove(&task).is_some_and(|work| work.is_in_flight());
+        if let Some(requester) = self.requester.as_mut().filter(|_| lost) {
+            requester.reset();
+        }
     }
 
     /// Nothing is left of the session, its secrets included.
@@ -289,11 +298,24 @@ impl<'a> Call<'a> {
         session: &'s Session,
         operand: OperandId,
     ) -> Result<MutexGuard<'s, Body>, Exit> {
-        let busy = || Exit::from(StatusCode::OPERAND_BUSY.with_operand(operand));
+        self.check_session_lock(operand)?;
+        session.try_lock().ok_or_else(|| StatusCode::OPERAND_BUSY.with_operand(operand).into())
+    }
+
+    /// OPERAND_BUSY if some other agent holds the lock that this LP is about to try, or has tried.
+    pub(crate) fn check_session_lock(&self, operand: OperandId) -> Result<(), Exit> {
         if self.hw.contended(self.lp, LockName::Spdm) {
-            return Err(busy());
+            return Err(StatusCode::OPERAND_BUSY.with_operand(operand).into());
         }
-        session.try_lock().ok_or_else(busy)
+        Ok(())
+    }
+
+    /// The stream of a session with that id.
+    pub(crate) fn stream(&self, session: &Session, id: u64) -> Result<Option<Arc<Stream>>, Exit> {
+        let Ok(id) = u8::try_from(id) else { return Ok(None) };
+        let key = StreamKey { unit: session.unit, id };
+        let stream = self.connect()?.sessions.streams.get(key);
+        Ok(stream.filter(|stream| stream.facts.session == session.id))
     }
 
     /// The slot of the extension for this call, or OPERAND_BUSY: the leaf itself has to wait.

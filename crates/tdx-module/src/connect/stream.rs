@@ -194,7 +194,9 @@ impl<'a> StreamHardware<'a> {
         let (connect, io) = (call.connect()?, call.io()?);
         let unit = connect.units.iter().find(|unit| unit.index() == facts.key.unit);
         let key_unit = unit.and_then(|unit| unit.facts().key_units.get(usize::from(facts.key_unit)));
-        let Some(key_unit) = key_unit.and_then(|key_unit| KeyUnit::new(io, key_unit)) else { return Ok(None) };
+        let has_room = |unit: &KeyUnit<'_>| unit.has(facts.number, &facts.slots);
+        let key_unit = key_unit.and_then(|key_unit| KeyUnit::new(io, key_unit)).filter(has_room);
+        let Some(key_unit) = key_unit else { return Ok(None) };
         let port = RootPort::new(io, facts.port);
         let Some(block) = port.block(facts.block) else { return Ok(None) };
         Ok(Some(Self {

@@ -163,6 +163,11 @@ impl Unit {
         self.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
+    /// No session object more can be made.
+    pub(crate) fn is_full(&self) -> bool {
+        self.sessions() >= MAX_SESSIONS
+    }
+
     pub(crate) fn remove_session(&self) {
         decrease(&self.sessions);
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spdm::msg::{RequesterFlags, VersionNumber};
-use spdm::requester::{Operation, Outcome, Progress, Requester, RequesterConfig};
+use spdm::requester::{Operation, Outcome, Progress, Requester, RequesterConfig, RestoreError};
 use spdm::x509::PresentedChain;
 use tdx_abi::connect::spdm::{HBEAT_CAP, KEY_UPD_CAP, SpdmConfigInfo};
 use tdx_abi::status::Status;
@@ -42,6 +42,16 @@ pub(crate) fn config(info: &SpdmConfigInfo) -> RequesterConfig {
 /// A requester for a device that is to be judged by others: its chain has to be one, whoever has signed it.
 pub(crate) fn requester(info: &SpdmConfigInfo, entropy: &Arc<Entropy>) -> Requester {
     Requester::new(config(info), Arc::new(SeamCrypto(Arc::clone(entropy))), Arc::new(PresentedChain))
+}
+
+/// The requester that another instance had.
+pub(crate) fn restored(
+    info: &SpdmConfigInfo,
+    entropy: &Arc<Entropy>,
+    bytes: &[u8],
+) -> Result<Requester, RestoreError> {
+    let crypto = Arc::new(SeamCrypto(Arc::clone(entropy)));
+    Requester::restore(config(info), crypto, Arc::new(PresentedChain), bytes)
 }
 
 /// What a leaf does with a device.

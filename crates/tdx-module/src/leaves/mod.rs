@@ -2,8 +2,17 @@
 
 pub(crate) mod ext_init;
 pub(crate) mod ext_mem_add;
+pub(crate) mod ide_stream_block;
+pub(crate) mod ide_stream_create;
+pub(crate) mod ide_stream_delete;
+pub(crate) mod ide_stream_km;
 pub(crate) mod iommu_clear;
 pub(crate) mod iommu_setup;
+pub(crate) mod spdm_connect;
+pub(crate) mod spdm_create;
+pub(crate) mod spdm_delete;
+pub(crate) mod spdm_disconnect;
+pub(crate) mod spdm_mng;
 pub(crate) mod sys_config;
 pub(crate) mod sys_disable;
 pub(crate) mod sys_info;
