@@ -7,6 +7,9 @@
 //! `length` counts what follows it; the six bytes before the ciphertext are authenticated with it.
 //! On DOE the sequence number has no bytes on the wire and there is no random padding, so a message
 //! is accepted only as the next one of its direction.
+//!
+//! A session of the data phase can be written down and read again with all that it needs to go on; that is
+//! for the requester, whose state it is a part of ([`crate::requester::Requester::save`]).
 
 mod channel;
 mod error;
