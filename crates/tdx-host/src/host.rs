@@ -9,6 +9,8 @@ use tdx_abi::msr::MsrIndex;
 use crate::connect::ConnectShared;
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
+use crate::ext::Pool;
+use crate::iommu::ConnectMemory;
 use crate::keyid::KeyIdPool;
 use crate::memory::{MemoryBlock, TdxMemory};
 use crate::seamcall::{Gate, SeamPort};
@@ -17,7 +19,7 @@ use crate::sync::{Spin, SpinOnce};
 use crate::sysinfo::{SysInfo, SysInfoCell};
 use crate::tdmr::TdmrTable;
 use crate::traits::{
-    CpuNumber, CpuPin, Cpus, Firmware, LeakCounter, PerCpu, Processor, Seam, Vmx, first_online,
+    CpuNumber, CpuPin, Cpus, Firmware, LeakCounter, Pages, PerCpu, Processor, Seam, Vmx, first_online,
 };
 use crate::update::{FailureCell, UpdateFailure};
 use crate::vmx::{VmxClients, VmxPort, vmx_basic};
@@ -87,12 +89,28 @@ pub struct HostMemory<B, L: LeakCounter> {
     pub blocks: TdxMemory<B>,
     /// TDMRs and their PAMTs.
     pub tdmrs: TdmrTable<L>,
+    /// Memory of the module's extensions.
+    pub pool: Pool<L>,
+    /// What TDX Connect holds.
+    pub connect: ConnectMemory<L>,
 }
 
 impl<B: AsRef<[MemoryBlock]> + AsMut<[MemoryBlock]>, L: LeakCounter> HostMemory<B, L> {
     /// No memory; as many blocks fit as `storage` has room for.
     pub const fn new(storage: B) -> Self {
-        Self { blocks: TdxMemory::new(storage), tdmrs: TdmrTable::new() }
+        Self {
+            blocks: TdxMemory::new(storage),
+            tdmrs: TdmrTable::new(),
+            pool: Pool::new(),
+            connect: ConnectMemory::new(),
+        }
+    }
+}
+
+impl<B, L: LeakCounter> HostMemory<B, L> {
+    /// Takes the extensions' memory back from a module that is no more. Caches have been written back.
+    pub(crate) fn reclaim_pool<P: Pages<Leaks = L> + ?Sized>(&mut self, platform: &P) {
+        core::mem::take(&mut self.pool).reclaim().into_owned(platform).free(platform);
     }
 }
 
@@ -304,6 +322,15 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         // Somebody else may have come first, with the same result.
         let _ = self.step(Lifecycle::Off, Lifecycle::Checked);
         Ok(())
+    }
+
+    /// WBINVD everywhere: no line of one key may be written back over memory that has another.
+    pub(crate) fn write_caches_back<P: Cpus + Processor + ?Sized>(&self, platform: &P) {
+        // The visitor does not fail.
+        let _ = platform.on_each_cpu(&|pin| {
+            platform.wbinvd(pin);
+            Ok(())
+        });
     }
 
     fn check_platform<P>(&self, platform: &P, pin: &CpuPin<'_>) -> Result<(), HostError>

@@ -41,6 +41,29 @@ impl<L: LeakCounter, const RUNS: usize> Runs<L, RUNS> {
         self.runs().iter().map(|run| run.size()).sum()
     }
 
+    fn count(&self) -> usize {
+        usize::try_from(self.bytes() / PAGE_SIZE).unwrap_or(usize::MAX)
+    }
+
+    /// The first `count` pages and the others; both are armed, and the list is empty.
+    fn split(&mut self, count: usize) -> (Self, Self) {
+        let leaks = self.leaks.take();
+        let (mut first, mut rest) = (Self::new(), Self::new());
+        let mut wanted = (count as u64).saturating_mul(PAGE_SIZE);
+        for run in self.runs() {
+            let cut = PhysAddr::new(run.start().as_u64() + wanted.min(run.size()));
+            wanted -= wanted.min(run.size());
+            let halves = [PhysRange::new(run.start(), cut), PhysRange::new(cut, run.end())];
+            for (list, half) in [&mut first, &mut rest].into_iter().zip(halves) {
+                // Neither list has more runs than this one.
+                half.filter(|half| !half.is_empty()).map(|half| list.push(half));
+            }
+        }
+        self.forget();
+        (first.leaks, rest.leaks) = (leaks.clone(), leaks);
+        (first, rest)
+    }
+
     fn has_room_for(&self, run: PhysRange) -> bool {
         self.used < RUNS || self.runs().last().is_some_and(|last| last.end() == run.start())
     }
@@ -194,9 +217,16 @@ impl<L: LeakCounter, const RUNS: usize> PageList<L, RUNS> {
         }
     }
 
+    /// Takes the first `count` pages out; all of them if there are no more.
+    pub fn split_first(&mut self, count: usize) -> Self {
+        let (first, rest) = self.0.split(count);
+        self.0 = rest;
+        Self(first)
+    }
+
     /// How many pages there are.
     pub fn count(&self) -> usize {
-        usize::try_from(self.0.bytes() / PAGE_SIZE).unwrap_or(usize::MAX)
+        self.0.count()
     }
 
     /// Where they are, in the order of the list.
@@ -299,7 +329,7 @@ impl<L: LeakCounter, const RUNS: usize> DonatedList<L, RUNS> {
 
     /// How many pages there are.
     pub fn count(&self) -> usize {
-        usize::try_from(self.0.bytes() / PAGE_SIZE).unwrap_or(usize::MAX)
+        self.0.count()
     }
 
     /// Where they are, in the order of the list.
@@ -342,18 +372,26 @@ impl<L: LeakCounter, const RUNS: usize> DonatedList<L, RUNS> {
         ReclaimedList(core::mem::replace(&mut self.0, Runs::new()))
     }
 
-    /// Moves the pages of `more` behind those of this list; what has no room comes back.
-    pub fn append<const MORE: usize>(&mut self, mut more: DonatedList<L, MORE>) -> DonatedList<L, MORE> {
-        let leaks = more.0.leaks.take();
-        let mut rest = Runs::new();
-        for run in more.0.runs() {
-            if !self.0.push(*run) {
-                rest.push(*run);
-            }
+    /// True if the pages of `more` have room behind those of this list.
+    pub fn has_room_for<const MORE: usize>(&self, more: &PageList<L, MORE>) -> bool {
+        self.0.used + more.0.used <= RUNS
+    }
+
+    /// Moves the pages of `more` behind those of this list. Those without room are counted as lost: ask
+    /// [`Self::has_room_for`] before.
+    pub fn append<const MORE: usize>(&mut self, mut more: DonatedList<L, MORE>) {
+        let Some(leaks) = more.0.leaks.take() else { return };
+        for run in more.0.runs().iter().filter(|run| !self.0.push(**run)) {
+            leaks.leaked(*run);
         }
-        self.0.leaks = self.0.leaks.take().or_else(|| leaks.clone());
-        rest.leaks = leaks;
-        DonatedList(rest)
+        self.0.leaks = self.0.leaks.take().or(Some(leaks));
+    }
+
+    /// Takes the first `count` pages out; all of them if there are no more.
+    pub fn split_first(&mut self, count: usize) -> Self {
+        let (first, rest) = self.0.split(count);
+        self.0 = rest;
+        Self(first)
     }
 
     fn defuse(mut self) {

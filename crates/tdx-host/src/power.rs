@@ -7,7 +7,7 @@ use crate::error::HostError;
 use crate::host::{HostMemory, HostState, Lifecycle, on_boot_cpu};
 use crate::memory::MemoryBlock;
 use crate::tdmr::TdmrLimits;
-use crate::traits::{CpuPin, Cpus, LogLevel, Platform, Processor, Vmx};
+use crate::traits::{ConnectPlatform, CpuPin, Cpus, LogLevel, Platform, Processor, Vmx};
 
 /// A way to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,15 +58,21 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
 
     /// Ends the module in order: TDH.SYS.DISABLE, caches written back, VMX off on every CPU.
     ///
+    /// IOMMUs go out of trusted mode before, so that the next kernel finds them as the firmware left them;
+    /// whoever registered a TSM has unregistered it by then.
+    ///
     /// The module's pages become ordinary memory again if it took leave; a module without the leaf, or one
     /// that a failed update left down, keeps them until the machine is reset. Refused while an update runs.
     pub fn shutdown<P, B>(&self, platform: &P, memory: &mut HostMemory<B, P::Leaks>) -> Result<(), HostError>
     where
-        P: Platform + ?Sized,
+        P: ConnectPlatform + ?Sized,
         B: AsRef<[MemoryBlock]> + AsMut<[MemoryBlock]>,
     {
         let _no_update = self.claim_update()?;
         let was_ready = self.lifecycle() == Lifecycle::Ready;
+        if was_ready {
+            self.connect_exit(platform, &mut memory.connect);
+        }
         let disabled = was_ready && self.disable_module(platform);
         // Shut down before, or crashed: that path takes the CPUs down, and no page is used again.
         if self.is_going_down() {
@@ -78,6 +84,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
             let whole = |_| u64::MAX;
             let clear = self.partial_write_erratum();
             memory.tdmrs.reclaim(platform, clear, &TdmrLimits::of(&info), whole);
+            memory.reclaim_pool(platform);
             memory.blocks.clear();
         }
         Ok(())

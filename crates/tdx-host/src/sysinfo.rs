@@ -3,13 +3,16 @@
 use core::fmt;
 
 use tdx_abi::cmr::MAX_CMRS;
+use tdx_abi::connect::pages::IOMMU_MT_MAX_PAGES;
 use tdx_abi::features::Features0;
+use tdx_abi::hpa_list::HPA_LIST_MAX;
 use tdx_abi::metadata::{FieldId, sys};
 use tdx_abi::seamldr::Version;
 use tdx_abi::status::StatusCode;
 use tdx_abi::tdmr::{MAX_RESERVED_AREAS, MAX_TDMRS};
 use tdx_abi::{PAGE_SIZE, PageLevel, PhysAddr, PhysRange};
 
+use crate::connect::ConnectError;
 use crate::error::HostError;
 use crate::memory::CmrSet;
 use crate::seamcall::{SeamPort, SeamcallError};
@@ -28,36 +31,54 @@ enum Need {
     May,
 }
 
-/// Single fields that are read. The index is the place in the snapshot; the last column says whether
-/// TDH.SYS.CONFIG may change the value, so that it is read again behind it.
-const FIELDS: [(FieldId, Need, bool); FIELD_COUNT] = [
-    (sys::MAJOR_VERSION, Need::Must, false),
-    (sys::MINOR_VERSION, Need::Must, false),
-    (sys::UPDATE_VERSION, Need::Must, false),
-    (sys::BUILD_DATE, Need::May, false),
-    (sys::BUILD_NUM, Need::May, false),
-    (sys::TDX_FEATURES0, Need::Must, true),
-    (sys::MODULE_HV, Need::May, false),
-    (sys::MIN_UPDATE_HV, Need::May, false),
-    (sys::NO_DOWNGRADE, Need::May, false),
-    (sys::MAX_TDMRS, Need::Must, false),
-    (sys::MAX_RESERVED_PER_TDMR, Need::Must, false),
-    (sys::PAMT_4K_ENTRY_SIZE, Need::Must, false),
-    (sys::PAMT_2M_ENTRY_SIZE, Need::Must, false),
-    (sys::PAMT_1G_ENTRY_SIZE, Need::Must, false),
-    (sys::TDR_BASE_SIZE, Need::Must, true),
-    (sys::TDCS_BASE_SIZE, Need::Must, true),
-    (sys::TDVPS_BASE_SIZE, Need::Must, true),
-    (sys::ATTRIBUTES_FIXED0, Need::Must, true),
-    (sys::ATTRIBUTES_FIXED1, Need::Must, true),
-    (sys::XFAM_FIXED0, Need::Must, true),
-    (sys::XFAM_FIXED1, Need::Must, true),
-    (sys::MAX_VCPUS_PER_TD, Need::May, true),
-    (sys::NUM_CPUID_CONFIG, Need::Must, true),
-    (sys::NUM_CMRS, Need::Must, false),
+/// When is a field read?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Before TDH.SYS.CONFIG.
+    Boot,
+    /// Before TDH.SYS.CONFIG, which may change it, and again behind it.
+    Config,
+    /// Once an add-on feature is on, if the module has extensions.
+    Ext,
+    /// Once TDX Connect is on.
+    Connect,
+}
+
+/// Single fields that are read. The index is the place in the snapshot.
+const FIELDS: [(FieldId, Need, When); FIELD_COUNT] = [
+    (sys::MAJOR_VERSION, Need::Must, When::Boot),
+    (sys::MINOR_VERSION, Need::Must, When::Boot),
+    (sys::UPDATE_VERSION, Need::Must, When::Boot),
+    (sys::BUILD_DATE, Need::May, When::Boot),
+    (sys::BUILD_NUM, Need::May, When::Boot),
+    (sys::TDX_FEATURES0, Need::Must, When::Config),
+    (sys::MODULE_HV, Need::May, When::Boot),
+    (sys::MIN_UPDATE_HV, Need::May, When::Boot),
+    (sys::NO_DOWNGRADE, Need::May, When::Boot),
+    (sys::MAX_TDMRS, Need::Must, When::Boot),
+    (sys::MAX_RESERVED_PER_TDMR, Need::Must, When::Boot),
+    (sys::PAMT_4K_ENTRY_SIZE, Need::Must, When::Boot),
+    (sys::PAMT_2M_ENTRY_SIZE, Need::Must, When::Boot),
+    (sys::PAMT_1G_ENTRY_SIZE, Need::Must, When::Boot),
+    (sys::TDR_BASE_SIZE, Need::Must, When::Config),
+    (sys::TDCS_BASE_SIZE, Need::Must, When::Config),
+    (sys::TDVPS_BASE_SIZE, Need::Must, When::Config),
+    (sys::ATTRIBUTES_FIXED0, Need::Must, When::Config),
+    (sys::ATTRIBUTES_FIXED1, Need::Must, When::Config),
+    (sys::XFAM_FIXED0, Need::Must, When::Config),
+    (sys::XFAM_FIXED1, Need::Must, When::Config),
+    (sys::MAX_VCPUS_PER_TD, Need::May, When::Config),
+    (sys::NUM_CPUID_CONFIG, Need::Must, When::Config),
+    (sys::NUM_CMRS, Need::Must, When::Boot),
+    (sys::MEMORY_POOL_REQUIRED_PAGES, Need::Must, When::Ext),
+    (sys::EXT_REQUIRED, Need::Must, When::Ext),
+    (sys::IDE_MT_PAGE_COUNT, Need::Must, When::Connect),
+    (sys::SPDM_MT_PAGE_COUNT, Need::Must, When::Connect),
+    (sys::IOMMU_MT_PAGE_COUNT, Need::Must, When::Connect),
+    (sys::SPDM_MAX_DEV_INFO_PAGES, Need::Must, When::Connect),
 ];
 
-const FIELD_COUNT: usize = 24;
+const FIELD_COUNT: usize = 30;
 /// The first rows are the version and its build, the only ones that are read again behind an update.
 const VERSION_ROWS: usize = 5;
 const VERSION_PRESENT: u64 = (1 << VERSION_ROWS) - 1;
@@ -79,6 +100,19 @@ pub struct CpuidConfigEntry {
     pub eax_ebx: u64,
     /// ECX in bits 31:0, EDX above.
     pub ecx_edx: u64,
+}
+
+/// Pages of the objects of TDX Connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectSizes {
+    /// A stream.
+    pub ide_mt: u16,
+    /// A session.
+    pub spdm_mt: u16,
+    /// A unit, its two queue blocks not counted.
+    pub iommu_mt: u16,
+    /// Most of a device's information.
+    pub max_dev_info: u16,
 }
 
 /// The module's global metadata at one moment.
@@ -127,11 +161,7 @@ impl SysInfo {
 
     /// Notes the hand-off version that is newer than what is kept.
     pub(crate) fn set_handoff_version(&mut self, version: u16) {
-        if let Some(index) = FIELDS.iter().position(|row| row.0 == sys::MODULE_HV) {
-            put(self, index, u64::from(version));
-            let present = self.words.get(PRESENT_AT).copied().unwrap_or(0);
-            put(self, PRESENT_AT, present | 1 << index);
-        }
+        self.note(sys::MODULE_HV, u64::from(version));
     }
 
     /// True unless the module that it tells of was shut down.
@@ -177,6 +207,40 @@ impl SysInfo {
             PageLevel::Size2M => sys::PAMT_2M_ENTRY_SIZE,
             PageLevel::Size1G => sys::PAMT_1G_ENTRY_SIZE,
         })
+    }
+
+    /// Pages that the module's extensions still want; `None` before they were asked about.
+    pub fn pool_required_pages(&self) -> Option<u32> {
+        self.field(sys::MEMORY_POOL_REQUIRED_PAGES).and_then(|value| u32::try_from(value).ok())
+    }
+
+    /// True if the extensions must be started; `None` before they were asked about.
+    pub fn ext_required(&self) -> Option<bool> {
+        self.field(sys::EXT_REQUIRED).map(|value| value != 0)
+    }
+
+    /// Pages of the objects of TDX Connect; `None` while it is off.
+    pub fn connect_sizes(&self) -> Option<ConnectSizes> {
+        let pages = |field| self.field(field).and_then(|value| u16::try_from(value).ok());
+        Some(ConnectSizes {
+            ide_mt: pages(sys::IDE_MT_PAGE_COUNT)?,
+            spdm_mt: pages(sys::SPDM_MT_PAGE_COUNT)?,
+            iommu_mt: pages(sys::IOMMU_MT_PAGE_COUNT)?,
+            max_dev_info: pages(sys::SPDM_MAX_DEV_INFO_PAGES)?,
+        })
+    }
+
+    /// Notes what the extensions still want.
+    pub(crate) fn set_pool_required_pages(&mut self, pages: u32) {
+        self.note(sys::MEMORY_POOL_REQUIRED_PAGES, u64::from(pages));
+    }
+
+    fn note(&mut self, field: FieldId, value: u64) {
+        if let Some(index) = FIELDS.iter().position(|row| row.0 == field) {
+            put(self, index, value);
+            let present = self.words.get(PRESENT_AT).copied().unwrap_or(0);
+            put(self, PRESENT_AT, present | 1 << index);
+        }
     }
 
     /// VCPUs that one TD can have; `None` if the module does not tell.
@@ -246,7 +310,7 @@ impl SysInfoCell {
 /// Reads everything, from the CPU of `pin`, which has run TDH.SYS.LP.INIT.
 pub(crate) fn read<S: Seam + ?Sized>(port: &SeamPort<'_, S>, pin: &CpuPin<'_>) -> Result<SysInfo, HostError> {
     let mut info = SysInfo { words: [0; WORDS] };
-    read_fields(port, pin, &mut info, |_| true)?;
+    read_fields(port, pin, &mut info, |when| matches!(when, When::Boot | When::Config))?;
     validate(&info)?;
     read_cpuid(port, pin, &mut info)?;
     for k in 0..u32::from(info.small(sys::NUM_CMRS)) {
@@ -292,19 +356,47 @@ pub(crate) fn refresh_after_config<S: Seam + ?Sized>(
     pin: &CpuPin<'_>,
     info: &mut SysInfo,
 ) -> Result<(), HostError> {
-    read_fields(port, pin, info, |changes| changes)?;
+    read_fields(port, pin, info, |when| when == When::Config)?;
     validate(info)?;
     read_cpuid(port, pin, info)
+}
+
+/// Most pages that extensions can want: 4 GiB.
+const MAX_POOL_PAGES: u64 = 1 << 20;
+
+/// Reads what the extensions and TDX Connect need, the feature being on.
+pub(crate) fn read_connect<S: Seam + ?Sized>(
+    port: &SeamPort<'_, S>,
+    pin: &CpuPin<'_>,
+    info: &mut SysInfo,
+) -> Result<(), ConnectError> {
+    let extensions = info.features0().contains(Features0::EXT);
+    for &(field, _, when) in &FIELDS {
+        let limit = match (when, field) {
+            (When::Ext, sys::MEMORY_POOL_REQUIRED_PAGES) if extensions => 0..=MAX_POOL_PAGES,
+            (When::Ext, _) if extensions => 0..=u64::from(u8::MAX),
+            (When::Connect, sys::IOMMU_MT_PAGE_COUNT) => 0..=IOMMU_MT_MAX_PAGES as u64,
+            (When::Connect, _) => 1..=HPA_LIST_MAX as u64,
+            (When::Boot | When::Config | When::Ext, _) => continue,
+        };
+        let value =
+            port.sys_rd(pin, field).map_err(|error| ConnectError::MetadataMissing { field, error })?;
+        if !limit.contains(&value) {
+            return Err(ConnectError::MetadataInvalid { field, value });
+        }
+        info.note(field, value);
+    }
+    Ok(())
 }
 
 fn read_fields<S: Seam + ?Sized>(
     port: &SeamPort<'_, S>,
     pin: &CpuPin<'_>,
     info: &mut SysInfo,
-    wanted: impl Fn(bool) -> bool,
+    wanted: impl Fn(When) -> bool,
 ) -> Result<(), HostError> {
-    for (index, &(field, need, changes)) in FIELDS.iter().enumerate() {
-        if !wanted(changes) {
+    for (index, &(field, need, when)) in FIELDS.iter().enumerate() {
+        if !wanted(when) {
             continue;
         }
         match port.sys_rd(pin, field) {

@@ -41,3 +41,4 @@ pub use spec::{E820Kind, PlatformSpec, SpecError, SpecIssue};
 // What a caller of a machine needs of the crate below it.
 pub use tdx_module::LoadError;
 pub use tdx_module::hardware::{CpuidRegs, LpIndex, PackageIndex};
+pub use tdx_module::io::{LinkStatus, MmioWidth};

@@ -1,8 +1,8 @@
 //! The host side of one boot, with one method per walk.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tdx_abi::features::Features0;
 use tdx_abi::metadata::FieldId;
 use tdx_abi::seamldr::{SeamldrInfo, Version};
@@ -16,13 +16,14 @@ use tdx_host::sysinfo::SysInfo;
 use tdx_host::traits::{CpuNumber, CpuPin, Cpus};
 use tdx_host::vmx::VmxClient;
 use tdx_host::{
-    BringUpOptions, BringUpReport, HostError, HostMemory, HostState, Lifecycle, Preflight, Progress,
+    BringUpOptions, BringUpReport, ConnectState, HostError, HostMemory, HostState, Lifecycle, Preflight, Progress,
     SuspendKind, TdmrRules, UpdateFailure, UpdateObserver, UpdateOptions, UpdateReport,
 };
 use tdx_image::Image;
 
 use crate::allocator::{Leaks, PageAccounts};
 use crate::platform::{Platform, lp};
+use crate::tsm::Devices;
 
 /// Room for memory blocks. Maps of real machines have some dozens.
 const MAX_MEMORY_BLOCKS: usize = 16_384;
@@ -32,8 +33,12 @@ const MAX_MEMORY_BLOCKS: usize = 16_384;
 pub struct HostOptions {
     /// How TDMRs are made.
     pub tdmr_rules: TdmrRules,
-    /// Add-on features to switch on where the module offers them.
+    /// Add-on features to switch on where the module offers them, besides those that the host supports.
     pub opt_in: Features0,
+    /// Add-on features to leave off.
+    pub disabled: Features0,
+    /// Take IOMMUs into trusted mode with the device's appearance, if the module has TDX Connect.
+    pub connect: bool,
     /// IOMMU and PCI are up by the time of bring-up, so that the device appears with it. Otherwise
     /// [`TdxHost::platform_is_ready`] gives the signal.
     pub platform_ready: bool,
@@ -41,7 +46,13 @@ pub struct HostOptions {
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { tdmr_rules: TdmrRules::default(), opt_in: Features0::default(), platform_ready: true }
+        Self {
+            tdmr_rules: TdmrRules::default(),
+            opt_in: Features0::default(),
+            disabled: Features0::default(),
+            connect: true,
+            platform_ready: true,
+        }
     }
 }
 
@@ -91,6 +102,8 @@ pub struct HostStatus {
     pub last_error: Option<HostError>,
     /// Where the pages are.
     pub pages: PageAccounts,
+    /// Whether TDX Connect works.
+    pub connect: ConnectState,
 }
 
 /// How the last walk ended.
@@ -111,6 +124,7 @@ pub struct TdxHost {
     outcome: Mutex<Outcome>,
     /// Held over an update, so that an orderly shutdown waits for its end.
     update: Mutex<()>,
+    pub(crate) devices: OnceLock<Devices>,
 }
 
 impl TdxHost {
@@ -130,6 +144,7 @@ impl TdxHost {
             device,
             outcome: Mutex::new(Outcome::default()),
             update: Mutex::new(()),
+            devices: OnceLock::new(),
         }
     }
 
@@ -141,6 +156,14 @@ impl TdxHost {
     /// The state that is shared between CPUs: KeyIDs, metadata, VMX references.
     pub fn state(&self) -> &HostState<Box<[CpuSlot]>, Spin> {
         &self.state
+    }
+
+    pub(crate) const fn options(&self) -> &HostOptions {
+        &self.options
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Box<HostMemory<Vec<MemoryBlock>, Leaks>>> {
+        self.memory.lock()
     }
 
     fn note<T>(&self, result: Result<T, HostError>) -> Result<T, HostError> {
@@ -158,7 +181,8 @@ impl TdxHost {
     /// Takes the module from power-on to ready, and the device into being if the platform is ready.
     pub fn bring_up(&self, progress: &dyn Progress) -> Result<BringUpReport, HostError> {
         self.early_init()?;
-        let options = BringUpOptions { tdmr_rules: self.options.tdmr_rules, opt_in: self.options.opt_in };
+        let HostOptions { tdmr_rules, opt_in, disabled, .. } = self.options;
+        let options = BringUpOptions { tdmr_rules, opt_in, disabled };
         let result = {
             let _no_hotplug = self.platform.hotplug.read();
             let mut memory = self.memory.lock();
@@ -168,6 +192,7 @@ impl TdxHost {
         *self.outcome.lock() = Outcome { report: Some(report), ..Outcome::default() };
         if self.options.platform_ready {
             self.note(self.device.probe(&self.state, &*self.platform))?;
+            self.start_connect();
         }
         Ok(report)
     }
@@ -227,7 +252,9 @@ impl TdxHost {
     /// IOMMU and PCI are up: the device appears if the module is ready.
     pub fn platform_is_ready(&self) -> Result<(), HostError> {
         self.device.platform_is_ready();
-        self.note(self.device.probe(&self.state, &*self.platform))
+        self.note(self.device.probe(&self.state, &*self.platform))?;
+        self.start_connect();
+        Ok(())
     }
 
     /// The device, while it is there.
@@ -402,6 +429,7 @@ impl TdxHost {
             update: self.state.update_failure(),
             last_error: outcome.last_error,
             pages: self.platform.page_accounts(),
+            connect: self.state.connect_state(),
         }
     }
 }

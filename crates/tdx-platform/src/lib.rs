@@ -5,8 +5,10 @@
 //! one method per walk. Both can be shared between threads.
 
 mod allocator;
+mod connect;
 mod host;
 mod lockstep;
+mod pci;
 mod platform;
 mod seam;
 mod tsm;

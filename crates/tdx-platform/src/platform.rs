@@ -3,7 +3,7 @@
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 use tdx_abi::{KeyId, PAGE_SIZE, PhysAddr, PhysRange};
 use tdx_host::HostError;
 use tdx_host::traits::{
@@ -14,6 +14,8 @@ use tdx_machine::{E820Kind, LpIndex, Machine, MemFault};
 
 use crate::allocator::{Allocator, Leaks, PageAccounts};
 use crate::lockstep;
+use crate::tsm::UeventLog;
+use crate::pci::ReservedIds;
 
 /// Most CPUs that run on threads of their own.
 pub const MAX_THREADS: usize = 16;
@@ -44,6 +46,7 @@ struct Boot {
     leaks: Leaks,
     /// Page of the VMXON region of each CPU.
     vmxon_regions: Arc<[PhysAddr]>,
+    reserved_ids: ReservedIds,
 }
 
 /// A machine, its page allocator, its CPUs and a log.
@@ -56,6 +59,7 @@ pub struct Platform {
     /// go in lockstep.
     pub(crate) hotplug: RwLock<()>,
     pub(crate) log: Mutex<Vec<LogLine>>,
+    pub(crate) uevents: UeventLog,
 }
 
 impl Platform {
@@ -63,7 +67,8 @@ impl Platform {
     pub fn new(machine: Arc<Machine>, mode: CpuMode) -> Self {
         let memory = usable_memory(&machine);
         let boot = Mutex::new(Boot::new(&machine, &memory));
-        Self { machine, mode, memory, boot, hotplug: RwLock::new(()), log: Mutex::new(Vec::new()) }
+        let (log, uevents) = (Mutex::new(Vec::new()), UeventLog::default());
+        Self { machine, mode, memory, boot, hotplug: RwLock::new(()), log, uevents }
     }
 
     /// The machine.
@@ -77,6 +82,7 @@ impl Platform {
         self.machine.power_cycle();
         *self.boot.lock() = Boot::new(&self.machine, &self.memory);
         self.log.lock().clear();
+        self.uevents.clear();
     }
 
     /// Memory of the page allocator by range, with its node.
@@ -100,6 +106,10 @@ impl Platform {
     /// Numbers of the CPUs that are online.
     pub fn online_cpus(&self) -> Vec<CpuNumber> {
         (0..self.possible()).map(CpuNumber).filter(|&cpu| self.is_online(cpu)).collect()
+    }
+
+    pub(crate) fn reserved_ids(&self) -> MappedMutexGuard<'_, ReservedIds> {
+        MutexGuard::map(self.boot.lock(), |boot| &mut boot.reserved_ids)
     }
 
     /// Page of the VMXON region of `cpu`.
@@ -150,7 +160,7 @@ impl Boot {
             allocator.allocate(&request).map_or(PhysAddr::default(), PhysRange::start)
         });
         let vmxon_regions = regions.collect();
-        Self { allocator, leaks: Leaks::default(), vmxon_regions }
+        Self { allocator, leaks: Leaks::default(), vmxon_regions, reserved_ids: ReservedIds::new() }
     }
 }
 

@@ -1,7 +1,5 @@
 //! TDH.SYS.CONFIG: the tables it reads, the call, and what it may have changed.
 
-use crate::sync::atomic::{AtomicBool, Ordering};
-
 use tdx_abi::PAGE_SIZE;
 use tdx_abi::features::Features0;
 use tdx_abi::status::{OperandId, Status, StatusCode};
@@ -9,16 +7,39 @@ use tdx_abi::tdmr::TDMR_INFO_ALIGN;
 use zerocopy::IntoBytes;
 
 use super::{Phase, Walk, transport};
+use crate::connect::{ConnectError, ConnectState};
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
+use crate::ext::ExtError;
 use crate::host::HostMemory;
 use crate::seamcall::{ConfigRequest, SeamcallError};
+use crate::sync::SeqCell;
+use crate::sync::atomic::Ordering;
 use crate::sysinfo::{self, SysInfo};
 use crate::tdmr::{TdmrLimits, TdmrTable};
 use crate::traits::{AllocRequest, CpuNumber, LogLevel, OwnedPages, Platform};
 
-/// Add-on features that are on, and those that the module refused.
-type OptIn = (Features0, Features0);
+/// Add-on features that this host has a use for, and therefore asks for by itself.
+pub const SUPPORTED_ADDONS: Features0 = Features0::TDX_CONNECT;
+
+/// The opt-in bitmap of TDH.SYS.CONFIG and TDH.SYS.UPDATE: what this build supports or was `asked` for, of
+/// what the module has `advertised`, without what the user `disabled`.
+///
+/// The extensions as such are not asked for: what needs them brings them.
+pub const fn addon_features(advertised: Features0, asked: Features0, disabled: Features0) -> Features0 {
+    let wanted = SUPPORTED_ADDONS.union(asked).difference(Features0::EXT);
+    wanted.intersection(advertised).difference(disabled)
+}
+
+/// How TDH.SYS.CONFIG ended.
+pub(super) struct OptIn {
+    /// Add-on features that are on.
+    pub(super) on: Features0,
+    /// Those that the module refused.
+    pub(super) refused: Features0,
+    /// Why TDX Connect is not among them.
+    connect_off: Option<ConnectError>,
+}
 
 impl<C, K, P> Walk<'_, C, K, P>
 where
@@ -52,7 +73,7 @@ where
         // The module copied the tables.
         self.platform.free(tables);
         let opted = result?;
-        self.progress.phase_done(Phase::Config, if opted.1.is_empty() { 1 } else { 2 });
+        self.progress.phase_done(Phase::Config, if opted.refused.is_empty() { 1 } else { 2 });
         Ok(opted)
     }
 
@@ -71,6 +92,23 @@ where
         Ok(())
     }
 
+    /// Features to ask for, and why TDX Connect is not one of them.
+    fn choose_addons(&self, info: &SysInfo) -> (Features0, Option<ConnectError>) {
+        let advertised = info.features0();
+        let wanted = addon_features(advertised, self.options.opt_in, self.options.disabled);
+        // Its extensions want memory that private lines and the host's partial writes would share a bus with.
+        let possible = !self.host.partial_write_erratum();
+        if !advertised.contains(Features0::TDX_CONNECT) {
+            (wanted, Some(ConnectError::NotOffered))
+        } else if !wanted.contains(Features0::TDX_CONNECT) {
+            (wanted, Some(ConnectError::Disabled))
+        } else if !possible {
+            (wanted.difference(Features0::TDX_CONNECT), Some(ConnectError::PartialWriteErratum))
+        } else {
+            (wanted, None)
+        }
+    }
+
     fn call_config(
         &self,
         request: ConfigRequest,
@@ -78,9 +116,8 @@ where
         boot: CpuNumber,
     ) -> Result<OptIn, HostError> {
         let port = self.host.port(self.platform);
-        // The extensions as such are not asked for: what needs them brings them.
-        let wanted = self.options.opt_in.difference(Features0::EXT).intersection(info.features0());
-        let refused = AtomicBool::new(false);
+        let (wanted, connect_off) = self.choose_addons(info);
+        let refusal = SeqCell::<5>::new();
         self.platform.on_cpu(boot, &|pin| {
             let first = if wanted.is_empty() {
                 port.sys_config(pin, request)
@@ -95,7 +132,7 @@ where
                 return Err(self.judge_config(error));
             }
             // The same KeyID: the refused call may have reserved it already.
-            refused.store(true, Ordering::Relaxed);
+            refusal.publish(&error.to_words());
             port.sys_config(pin, request).map_err(|error| self.judge_config(error))?;
             self.platform.log(
                 LogLevel::Error,
@@ -104,7 +141,49 @@ where
             Ok(())
         })?;
         let none = Features0::default();
-        Ok(if refused.into_inner() { (none, wanted) } else { (wanted, none) })
+        Ok(match refusal.read().map(SeamcallError::from_words) {
+            None => OptIn { on: wanted, refused: none, connect_off },
+            Some(error) => {
+                let connect_off = connect_off.or(Some(ConnectError::TooOld { error }));
+                OptIn { on: none, refused: wanted, connect_off }
+            }
+        })
+    }
+
+    /// Makes the module ready for TDX Connect, if that is on. A failure leaves TDX without it; the error is
+    /// the host's own end.
+    pub(super) fn enable_connect<B>(
+        &self,
+        memory: &mut HostMemory<B, P::Leaks>,
+        opted: &OptIn,
+        boot: CpuNumber,
+    ) -> Result<(), HostError> {
+        let enabled = match opted.connect_off {
+            Some(reason) => Err(ExtError::Off(reason)),
+            None => self.start_connect(memory, boot),
+        };
+        let reason = match enabled {
+            Ok(()) => ConnectError::NotStarted,
+            Err(ExtError::Off(reason)) => reason,
+            Err(ExtError::GoingDown) => return Err(HostError::GoingDown),
+        };
+        let expected =
+            matches!(reason, ConnectError::NotStarted | ConnectError::NotOffered | ConnectError::Disabled);
+        if !expected {
+            self.platform.log(LogLevel::Error, format_args!("TDX Connect is off: {reason}"));
+        }
+        self.host.connect.state.set(ConnectState::Off(reason));
+        self.host.connect.usable.store(reason == ConnectError::NotStarted, Ordering::Release);
+        Ok(())
+    }
+
+    fn start_connect<B>(
+        &self,
+        memory: &mut HostMemory<B, P::Leaks>,
+        boot: CpuNumber,
+    ) -> Result<(), ExtError> {
+        self.host.read_connect_metadata(self.platform)?;
+        self.host.start_extensions(self.platform, &mut memory.pool, self.platform.node_of(boot))
     }
 
     fn judge_config(&self, error: SeamcallError) -> HostError {

@@ -16,6 +16,8 @@ use crate::sysinfo::{self, SysInfo};
 use crate::tdmr::{TdmrLimits, TdmrRules};
 use crate::traits::{CpuNumber, LogLevel, Platform, SeamcallFault};
 
+pub use config::{SUPPORTED_ADDONS, addon_features};
+
 pub(crate) use config::opt_in_refused;
 
 /// What the embedder chooses.
@@ -23,8 +25,11 @@ pub(crate) use config::opt_in_refused;
 pub struct BringUpOptions {
     /// How TDMRs are made.
     pub tdmr_rules: TdmrRules,
-    /// Add-on features to switch on where the module offers them. Empty: TDH.SYS.CONFIG version 0.
+    /// Add-on features to switch on where the module offers them, besides those that the host supports
+    /// ([`SUPPORTED_ADDONS`]).
     pub opt_in: Features0,
+    /// Add-on features to leave off. If none is left TDH.SYS.CONFIG has version 0.
+    pub disabled: Features0,
 }
 
 /// A part of bring-up.
@@ -124,6 +129,8 @@ pub struct BringUpReport {
     pub opted_in: Features0,
     /// Add-on features that were asked for and offered, but refused by TDH.SYS.CONFIG.
     pub opt_in_refused: Features0,
+    /// Pages that the module's extensions took.
+    pub extension_pages: usize,
 }
 
 impl BringUpReport {
@@ -233,9 +240,10 @@ where
         let done = self.lay_memory_out(memory, &info, &limits).and_then(|()| {
             // Takes its own step back: until CONFIG succeeds the PAMTs go back untouched.
             let opted = self.configure(memory, &info, &limits, boot)?;
-            self.finish(memory, &limits, boot).map(|(packages, calls)| (opted, packages, calls))
+            let finished = self.finish(memory, &limits, &opted, boot);
+            finished.map(|(packages, calls)| (opted.on, opted.refused, packages, calls))
         });
-        let ((opted_in, opt_in_refused), packages, tdmr_init_calls) = match done {
+        let (opted_in, opt_in_refused, packages, tdmr_init_calls) = match done {
             Ok(done) => done,
             Err(error) => {
                 memory.tdmrs.free(self.platform);
@@ -257,6 +265,7 @@ where
             tdmr_init_calls,
             opted_in,
             opt_in_refused,
+            extension_pages: memory.pool.count(),
         })
     }
 

@@ -6,6 +6,7 @@ use tdx_abi::PhysRange;
 use tdx_abi::addr::SIZE_1G;
 use tdx_abi::tdmr::MAX_TDMRS;
 
+use super::config::OptIn;
 use super::{Phase, Walk, transport};
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
@@ -57,44 +58,37 @@ where
         &self,
         memory: &mut HostMemory<B, P::Leaks>,
         limits: &TdmrLimits,
+        opted: &OptIn,
         boot: CpuNumber,
     ) -> Result<(u64, u64), HostError> {
         let reached = [const { Reached::new() }; MAX_TDMRS];
         let result = self
             .refresh_metadata(boot)
             .and_then(|()| self.configure_keys())
-            .and_then(|packages| self.init_tdmrs(memory, &reached).map(|()| packages));
+            .and_then(|packages| self.init_tdmrs(memory, &reached).map(|()| packages))
+            .and_then(|packages| self.enable_connect(memory, opted, boot).map(|()| packages));
         match result {
             Ok(packages) => {
                 let calls = reached.iter().map(|tdmr| tdmr.calls.load(Ordering::Relaxed)).sum();
                 Ok((packages, calls))
             }
             Err(error) => {
-                self.write_caches_back();
+                self.host.write_caches_back(self.platform);
                 let clear = self.host.partial_write_erratum();
                 let touched =
                     |index: usize| reached.get(index).map_or(0, |tdmr| tdmr.touched.load(Ordering::Relaxed));
                 memory.tdmrs.reclaim(self.platform, clear, limits, touched);
+                memory.reclaim_pool(self.platform);
                 Err(error)
             }
         }
-    }
-
-    /// WBINVD everywhere: no line of one key may be written back over memory that has another.
-    fn write_caches_back(&self) {
-        let flush = |pin: &CpuPin<'_>| {
-            self.platform.wbinvd(pin);
-            Ok(())
-        };
-        // The visitor does not fail.
-        let _ = self.platform.on_each_cpu(&flush);
     }
 
     /// Programs the global key on each package, one after the other.
     fn configure_keys(&self) -> Result<u64, HostError> {
         let packages = self.platform.packages();
         self.progress.phase_started(Phase::KeyConfig, u64::from(packages));
-        self.write_caches_back();
+        self.host.write_caches_back(self.platform);
         let port = self.host.port(self.platform);
         for package in (0..packages).map(PackageId) {
             let cpu = first_online(self.platform, |cpu| self.platform.package_of(cpu) == package);

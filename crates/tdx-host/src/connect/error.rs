@@ -1,12 +1,15 @@
 //! Everything that can stand in the way of TDX Connect: each with a name, a sentence, the one to blame and
 //! what to try.
 
+use core::fmt;
+
 use tdx_abi::PhysAddr;
 use tdx_abi::metadata::FieldId;
 
 use crate::errno::Errno;
-use crate::error::{Blame, ErrorInfo};
+use crate::error::{Blame, ERRORS, ErrorInfo, HostError};
 use crate::seamcall::SeamcallError;
+use crate::traits::MemoryFault;
 
 /// Words that keep any of the failures.
 pub(super) const WORDS: usize = 8;
@@ -69,6 +72,48 @@ impl Words for KeypError {
     fn get(next: &mut dyn FnMut() -> u64) -> Self {
         let number = next();
         Self::ALL.into_iter().find(|error| *error as u64 == number).unwrap_or(Self::Malformed)
+    }
+}
+
+/// The name of a failure of the host as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HostFailure(u64);
+
+impl HostFailure {
+    /// Its row; `None` only for one of a table that is no more.
+    pub fn info(self) -> Option<&'static ErrorInfo> {
+        usize::try_from(self.0).ok().and_then(|row| ERRORS.get(row))
+    }
+}
+
+impl fmt::Display for HostFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.info().map_or("unknown", |info| info.name))
+    }
+}
+
+impl Words for HostFailure {
+    fn put(self, place: &mut dyn FnMut(u64)) {
+        place(self.0);
+    }
+    fn get(next: &mut dyn FnMut() -> u64) -> Self {
+        Self(next())
+    }
+}
+
+impl From<HostError> for ConnectError {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::NoMemory { bytes } => Self::NoMemory { bytes },
+            HostError::MemoryAccessFailed {
+                fault: MemoryFault::MachineCheck(address) | MemoryFault::NotMemory(address),
+            } => Self::MemoryAccess { address },
+            HostError::ModuleGone => Self::ModuleGone,
+            other => {
+                let row = ERRORS.iter().position(|info| info.name == other.name());
+                Self::HostFailed { reason: HostFailure(row.map_or(u64::MAX, |row| row as u64)) }
+            }
+        }
     }
 }
 
@@ -280,14 +325,28 @@ connect_errors! {
     NoStreams = "connect-no-streams", Platform, ENODEV,
         "no host bridge has a key configuration unit that TDs may use, by the ACPI table KEYP",
         "switch on TDX Connect and IDE in the BIOS setup";
+    /// It works already.
+    AlreadyOn = "connect-already-on", Caller, EBUSY,
+        "TDX Connect works already",
+        "take it down first";
+    /// The module did not give back what it took.
+    PagesKept {
+        /// Pages that are missing.
+        pages: u32,
+    } = "connect-pages-kept", Module, EIO,
+        "the module kept {pages} pages that it should have given back; nobody will use them again",
+        "the module is at fault: replace it at the next boot";
     /// It was taken down in order.
     Stopped = "connect-stopped", Caller, ENODEV,
         "TDX Connect was taken down: its IOMMUs are out of trusted mode",
         "load the tdx_host driver again";
     /// A call outside of Connect failed on its way.
-    HostFailed = "connect-host-failed", Host, EIO,
-        "the host could not run a part of it: a CPU is gone, or the host goes down",
-        "the log has the host's own failure";
+    HostFailed {
+        /// Its failure.
+        reason: HostFailure,
+    } = "connect-host-failed", Host, EIO,
+        "the host could not do its part: {reason}",
+        "see what is said of that failure";
     /// An update brought a module that wants more memory.
     PoolTooSmall {
         /// Pages that it wants in addition.
@@ -380,8 +439,10 @@ mod tests {
             ConnectError::DomainIdsInUse { reg_base, first: 0x8000 },
             ConnectError::Keyp { reason: KeypError::DoubleMatch, offset: 40 },
             ConnectError::NoStreams,
+            ConnectError::AlreadyOn,
+            ConnectError::PagesKept { pages: 2 },
             ConnectError::Stopped,
-            ConnectError::HostFailed,
+            ConnectError::from(HostError::NoCpuOnline),
             ConnectError::PoolTooSmall { pages: 12 },
             ConnectError::FeatureLost,
             ConnectError::ModuleGone,

@@ -10,8 +10,9 @@ mod state;
 
 use crate::cpu::CpuSlot;
 use crate::host::HostState;
+use crate::sync::atomic::AtomicBool;
 
-pub use error::{CONNECT_ERRORS, ConnectError, KeypError};
+pub use error::{CONNECT_ERRORS, ConnectError, HostFailure, KeypError};
 pub use gate::{CallGuard, ConnectGate};
 pub use state::ConnectState;
 
@@ -34,12 +35,14 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
 /// What a host keeps of Connect.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectShared {
+    /// The module has the feature and its extensions run.
+    pub(crate) usable: AtomicBool,
     pub(crate) state: StateCell,
     pub(crate) gate: GateState,
 }
 
 impl ConnectShared {
     pub(crate) const fn new() -> Self {
-        Self { state: StateCell::new(), gate: GateState::new() }
+        Self { usable: AtomicBool::new(false), state: StateCell::new(), gate: GateState::new() }
     }
 }

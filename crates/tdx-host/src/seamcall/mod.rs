@@ -3,9 +3,12 @@
 
 mod ext;
 mod gate;
+mod ide;
 mod iommu;
 mod seamldr;
+mod spdm;
 mod sys;
+mod visit;
 mod words;
 
 use crate::sync::hint;
@@ -20,7 +23,10 @@ use crate::errno::Errno;
 use crate::traits::{CpuPin, Seam, SeamcallFault};
 
 pub use gate::Gate;
+pub use ide::{CreatedStream, StreamRequest};
+pub use spdm::{Marshalled, MessagePages};
 pub use sys::{ConfigRequest, HandoffVersion, KeyConfigured, NextAddress};
+pub(crate) use visit::{Visit, VisitError};
 
 /// Tries of a call that finds no entropy, the first included.
 pub const ENTROPY_TRIES: u32 = 10;

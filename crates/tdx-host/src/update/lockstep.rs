@@ -9,7 +9,7 @@ use tdx_abi::status::SeamldrStatus;
 use super::failure::{is_recoverable, judge};
 use super::preflight::all_online;
 use super::{UpdateObserver, UpdatePhase};
-use crate::bringup::opt_in_refused;
+use crate::bringup::{SUPPORTED_ADDONS, addon_features, opt_in_refused};
 use crate::cpu::{CpuSlot, slot};
 use crate::error::HostError;
 use crate::host::{HostState, Lifecycle};
@@ -90,7 +90,7 @@ where
             install_step: AtomicU32::new(FIRST_INSTALL),
             session: AtomicU32::new(host.seamldr().session()),
             before,
-            // The extensions as such are not asked for: what needs them brings them.
+            // An update switches nothing on by itself.
             wanted: opt_in.unwrap_or(before).difference(Features0::EXT),
             refusal: SeqCell::new(),
         }
@@ -226,7 +226,8 @@ where
             return port.sys_update(pin).map(|()| none);
         }
         let offered = Features0::from_bits(port.sys_rd(pin, sys::TDX_FEATURES0)?);
-        let wanted = self.wanted.intersection(offered);
+        let unwanted = SUPPORTED_ADDONS.difference(self.wanted);
+        let wanted = addon_features(offered, self.wanted, unwanted);
         if wanted.is_empty() {
             return port.sys_update(pin).map(|()| none);
         }

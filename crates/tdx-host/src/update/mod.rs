@@ -14,11 +14,14 @@ use tdx_abi::features::Features0;
 use tdx_abi::seamldr::Version;
 use tdx_image::Image;
 
+use crate::connect::{ConnectError, ConnectState};
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
+use crate::ext::ExtError;
 use crate::host::{HostState, Lifecycle, boot_cpu};
 use crate::sync::RawLock;
-use crate::traits::{LockstepError, LogLevel, Platform};
+use crate::sync::atomic::Ordering;
+use crate::traits::{LockstepError, LogLevel, PciBus, Platform};
 
 pub use failure::UpdateFailure;
 pub use lockstep::INSTALL_TRIES;
@@ -134,6 +137,9 @@ where
     /// An error of [`Self::preflight`], or one before TDH.SYS.SHUTDOWN succeeded, changed nothing. Otherwise
     /// the module is [`Lifecycle::Down`] or [`Lifecycle::Gone`], and [`Self::update_failure`] tells where
     /// the update stopped. All pages are given back in either case.
+    ///
+    /// Calls of TDX Connect wait meanwhile ([`Self::connect_gate`]). Its sessions and streams go on with the
+    /// new module, unless that wants what it cannot be given: then Connect is dead, and TDX goes on without.
     pub fn update<P>(
         &self,
         platform: &P,
@@ -142,23 +148,59 @@ where
         observer: &dyn UpdateObserver,
     ) -> Result<UpdateReport, HostError>
     where
-        P: Platform + ?Sized,
+        P: Platform + PciBus + ?Sized,
     {
         let _claim = self.claim_update()?;
         let before = self.judge_update(platform, image, options, &mut |_| {})?;
         let lead = boot_cpu(platform)?;
         let pages = InstallPages::new(platform, platform.node_of(lead), image)?;
         let walk = Lockstep::new(self, platform, lead, pages.params(), options.opt_in, observer);
+        // Behind everything that takes time: nobody waits longer than for the lockstep.
+        let no_connect_calls = match self.connect_gate().close(platform) {
+            Ok(guard) => guard,
+            Err(error) => {
+                pages.free(platform);
+                return Err(error);
+            }
+        };
         let ended = {
             let _settled = Settled(self);
             platform.lockstep(Lockstep::<C, K, P>::STEPS, &|pin, step| walk.step(pin, step))
         };
         let takeover = walk.takeover();
         pages.free(platform);
-        match ended {
+        let ended = match ended {
             Ok(()) => Ok(self.succeeded(platform, &before, &takeover)),
             Err(error) => Err(self.failed(platform, error)),
+        };
+        self.carry_connect_over(platform);
+        drop(no_connect_calls);
+        ended
+    }
+
+    /// Makes Connect go on behind an update, or says that it is dead.
+    fn carry_connect_over<P: Platform + ?Sized>(&self, platform: &P) {
+        if !self.connect.usable.load(Ordering::Acquire) {
+            return;
         }
+        let lost = match self.lifecycle() {
+            Lifecycle::Ready if !self.opted_in().contains(Features0::TDX_CONNECT) => {
+                ConnectError::FeatureLost
+            }
+            Lifecycle::Ready => match self.restart_extensions(platform) {
+                Ok(()) | Err(ExtError::GoingDown) => return,
+                Err(ExtError::Off(reason)) => reason,
+            },
+            Lifecycle::Gone => ConnectError::ModuleGone,
+            // The module went on as it was, or another image may still take over.
+            _ => return,
+        };
+        self.connect.usable.store(false, Ordering::Release);
+        self.connect.state.set(ConnectState::Dead(lost));
+        platform.log(
+            LogLevel::Error,
+            format_args!("TDX Connect is dead, devices that were connected are lost: {lost}"),
+        );
     }
 
     fn succeeded<P>(&self, platform: &P, before: &Preflight, takeover: &Takeover) -> UpdateReport

@@ -51,6 +51,7 @@ fn every_failure_is_named_by_a_test() {
         include_str!("device.rs"),
         include_str!("life.rs"),
         include_str!("memory.rs"),
+        include_str!("page_list.rs"),
         include_str!("seamcall.rs"),
         include_str!("tdmr.rs"),
         include_str!("update.rs"),

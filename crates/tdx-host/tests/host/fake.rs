@@ -1,5 +1,6 @@
 //! A machine made of the host's own traits: enough of a module to walk through, and a script of failures.
 
+pub(crate) mod connect;
 mod loader;
 mod lockstep;
 mod module;
@@ -145,6 +146,7 @@ pub(crate) struct State {
     pub(crate) step: u64,
     /// Most calls of TDH.SYS.TDMR.INIT in one visit to a CPU, if CPUs run one after the other.
     pub(crate) longest_init_visit: usize,
+    pub(crate) io: connect::Io,
 }
 
 pub(crate) struct Fake {
@@ -246,6 +248,7 @@ impl Fake {
                 script: Vec::new(),
                 step: 64 * MIB,
                 longest_init_visit: 0,
+                io: connect::Io::default(),
             }),
         };
         fake.set_memory(memory);

@@ -7,6 +7,7 @@ mod fake;
 mod image;
 mod life;
 mod memory;
+mod page_list;
 mod seamcall;
 mod tdmr;
 mod update;

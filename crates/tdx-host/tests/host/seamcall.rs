@@ -75,6 +75,40 @@ fn an_interrupted_call_goes_on_with_the_registers_as_returned() {
 }
 
 #[test]
+fn a_leaf_says_what_it_is_resumed_with() {
+    let fake = Fake::with_connect(0);
+    let bench = Bench::up(fake);
+    let port = bench.host.port(&*bench.fake);
+    let rcx_of = |leaf: SeamcallLeaf| -> Vec<(u64, u64)> {
+        let state = bench.fake.state();
+        let of_leaf = state.calls.iter().filter(|call| call.1 == LeafWord::module(leaf, 0));
+        of_leaf.map(|(_, _, registers)| (registers.rcx, registers.rdx)).collect()
+    };
+    // Whatever comes back in RCX stays out of the operands.
+    let (unit, root) = (tdx_abi::PhysAddr::new(0xFED9_0000), tdx_abi::PhysAddr::new(0x100_0000));
+    let word = LeafWord::module(SeamcallLeaf::IOMMU_SETUP, 0);
+    bench.fake.script_word(word, 0, 2, StatusCode::INTERRUPTED_RESUMABLE, 0x77);
+    bench.fake.script_word(word, 2, 1, StatusCode::OPERAND_BUSY, 0x78);
+    bench.fake.script_word(word, 3, 1, StatusCode::IOMMU_ECMD_ERROR, 0x79);
+    let error = on(0, |pin| port.iommu_setup(pin, unit, root)).unwrap_err();
+    assert!(error.is(StatusCode::IOMMU_ECMD_ERROR));
+    assert_eq!(rcx_of(SeamcallLeaf::IOMMU_SETUP), [(unit.as_u64(), root.as_u64()); 4]);
+    // A list goes on where the module says, also when it is busy in between.
+    let list = tdx_abi::hpa_list::HpaListInfo::of(root, 3).unwrap();
+    let word = LeafWord::module(SeamcallLeaf::EXT_MEM_ADD, 0);
+    let (first, second) = (list.with_first_entry(1).into_bits(), list.with_first_entry(2).into_bits());
+    bench.fake.script_word(word, 0, 1, StatusCode::INTERRUPTED_RESUMABLE, first);
+    bench.fake.script_word(word, 1, 1, StatusCode::OPERAND_BUSY, 0);
+    bench.fake.script_word(word, 2, 1, StatusCode::INTERRUPTED_RESUMABLE, second);
+    bench.fake.script_word(word, 3, 1, StatusCode::SYS_BUSY, 0x99);
+    bench.fake.script_word(word, 4, 1, StatusCode::PAGE_METADATA_INCORRECT, 0);
+    let error = on(0, |pin| port.ext_mem_add(pin, list)).unwrap_err();
+    assert!(error.is(StatusCode::PAGE_METADATA_INCORRECT));
+    let rcx: Vec<u64> = rcx_of(SeamcallLeaf::EXT_MEM_ADD).into_iter().map(|(rcx, _)| rcx).collect();
+    assert_eq!(rcx, [list.into_bits(), first, first, second, second]);
+}
+
+#[test]
 fn no_other_status_is_tried_again() {
     let bench = Bench::up(Fake::new(1));
     let made = bench.fake.calls_of(SeamcallLeaf::SYS_RD) as u64;

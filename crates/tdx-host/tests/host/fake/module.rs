@@ -8,7 +8,7 @@ use tdx_host::traits::{CpuPin, Seam, SeamcallFault};
 use super::{Event, Fake, GIB, Outcome, Scripted, State};
 
 impl State {
-    pub(super) fn word(&self, at: u64) -> u64 {
+    pub(crate) fn word(&self, at: u64) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|i| self.bytes.get(&(at + i as u64)).copied().unwrap_or(0)))
     }
 
@@ -67,6 +67,10 @@ impl State {
                 *done = (*done + step).min(*size);
                 registers.rdx = registers.rcx + (*done & !(GIB - 1));
             }
+            SeamcallLeaf::EXT_MEM_ADD => return self.add_pool_pages(registers),
+            SeamcallLeaf::EXT_INIT => return self.init_extensions(),
+            SeamcallLeaf::IOMMU_SETUP => return self.set_unit_up(registers),
+            SeamcallLeaf::IOMMU_CLEAR => return self.clear_unit(registers),
             SeamcallLeaf::SYS_SHUTDOWN => {
                 self.loader.handoff = Some(registers.rcx);
                 self.loader.shut_down = true;

@@ -1,0 +1,40 @@
+//! TDX Connect of one boot: IOMMUs into trusted mode and out of it.
+
+use tdx_host::{BridgeStreams, ConnectError, ConnectReport, ConnectState};
+
+use crate::host::TdxHost;
+
+impl TdxHost {
+    /// Whether TDX Connect works, and if not, why.
+    pub fn connect_status(&self) -> ConnectState {
+        self.state().connect_state()
+    }
+
+    /// Takes the IOMMUs into trusted mode, so that devices can be connected. Done with the device's
+    /// appearance, if the options do not speak against it; may be tried again after a failure.
+    pub fn connect_init(&self) -> Result<ConnectReport, ConnectError> {
+        let mut memory = self.memory();
+        let report = self.state().connect_init(self.platform(), &mut memory.connect)?;
+        drop(memory);
+        Ok(report)
+    }
+
+    /// Takes the IOMMUs out of trusted mode.
+    pub fn connect_exit(&self) {
+        self.state().connect_exit(self.platform(), &mut self.memory().connect);
+    }
+
+    /// Host bridges and the streams that can be made below them; none unless Connect works.
+    pub fn connect_bridges(&self) -> Vec<BridgeStreams> {
+        self.memory().connect.bridges().collect()
+    }
+
+    /// What the tdx_host driver does when it is loaded: the device is there, whether Connect works or not.
+    pub(crate) fn start_connect(&self) {
+        let ready = self.connect_status() == ConnectState::Off(ConnectError::NotStarted);
+        if ready && self.options().connect {
+            // The reason is in the state and in the log.
+            let _ = self.connect_init();
+        }
+    }
+}
