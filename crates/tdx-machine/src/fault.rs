@@ -119,6 +119,50 @@ pub enum Fault {
         /// How many.
         count: u16,
     },
+    /// A VT-d unit has no TDX mode.
+    IommuWithoutTdxMode {
+        /// The unit, by its place in the platform file.
+        unit: u32,
+    },
+    /// The operating system runs a VT-d unit in legacy mode.
+    IommuLegacyMode {
+        /// The unit.
+        unit: u32,
+    },
+    /// The operating system runs a VT-d unit without an invalidation queue.
+    IommuQueueOff {
+        /// The unit.
+        unit: u32,
+    },
+    /// A VT-d unit takes long for SET_TDX_MODE.
+    SetTdxModeTimesOut {
+        /// The unit.
+        unit: u32,
+        /// Looks at the response until the command is over; without it, it never is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        polls: Option<u32>,
+    },
+    /// A VT-d unit refuses SET_TDX_MODE.
+    SetTdxModeFails {
+        /// The unit.
+        unit: u32,
+        /// The status in its response, 7 bits.
+        status: u8,
+    },
+    /// A key configuration unit is enabled already.
+    KeyUnitLeftEnabled {
+        /// The unit, by its place in the platform file.
+        unit: u32,
+    },
+    /// KEYP lists a root port of another host bridge in its first unit.
+    KeypPartialMatch,
+    /// KEYP lists the first unit twice.
+    KeypDoubleMatch,
+    /// The operating system uses domain ids of the upper half of a VT-d unit.
+    DomainIdsInUse {
+        /// The unit.
+        unit: u32,
+    },
 }
 
 /// When a fault shows.
@@ -137,6 +181,8 @@ pub enum Breaks {
     BringUp,
     /// The replacement of the module under a running host.
     Update,
+    /// TDX Connect: the rest of TDX goes on.
+    Connect,
 }
 
 /// An entry of the catalogue.
@@ -160,6 +206,9 @@ pub const CATALOGUE: &[FaultInfo] = {
     }
     const fn update(name: &'static str, description: &'static str) -> FaultInfo {
         FaultInfo { name, description, takes_effect: AtOnce, breaks: Breaks::Update }
+    }
+    const fn connect(name: &'static str, takes_effect: TakesEffect, description: &'static str) -> FaultInfo {
+        FaultInfo { name, description, takes_effect, breaks: Breaks::Connect }
     }
     &[
         entry(
@@ -264,6 +313,51 @@ pub const CATALOGUE: &[FaultInfo] = {
             "seamcall-fails",
             "calls of one leaf on one LP fail with a given status or VMfailInvalid, and the software never sees them",
         ),
+        connect(
+            "iommu-without-tdx-mode",
+            AtPowerOn,
+            "one VT-d unit has no TDX mode (ECAP bit 50): TDH.IOMMU.SETUP answers OPERAND_INVALID RCX, the unit is skipped",
+        ),
+        connect(
+            "iommu-legacy-mode",
+            AtPowerOn,
+            "one VT-d unit runs in legacy mode (RTADDR bits 11:10): TDH.IOMMU.SETUP answers IOMMU_INVALID_STATE",
+        ),
+        connect(
+            "iommu-queue-off",
+            AtPowerOn,
+            "one VT-d unit has its invalidation queue off (GSTS bit 26): TDH.IOMMU.SETUP answers IOMMU_INVALID_STATE",
+        ),
+        connect(
+            "key-unit-left-enabled",
+            AtOnce,
+            "a stream of one key unit is enabled already: TDH.IOMMU.SETUP answers IOMMU_KCB_MUST_BE_DISABLED",
+        ),
+        connect(
+            "set-tdx-mode-times-out",
+            AtOnce,
+            "SET_TDX_MODE of one VT-d unit does not end: TDH.IOMMU.SETUP answers IOMMU_ECMD_TIMEOUT",
+        ),
+        connect(
+            "set-tdx-mode-fails",
+            AtOnce,
+            "SET_TDX_MODE of one VT-d unit ends with an error: TDH.IOMMU.SETUP answers IOMMU_ECMD_ERROR",
+        ),
+        connect(
+            "domain-ids-in-use",
+            AtOnce,
+            "the host uses domain ids of the upper half of one VT-d unit: they cannot be kept for trusted devices",
+        ),
+        connect(
+            "keyp-partial-match",
+            AtPowerOn,
+            "KEYP lists a root port of another host bridge in its first unit: the unit belongs to no bridge",
+        ),
+        connect(
+            "keyp-double-match",
+            AtPowerOn,
+            "KEYP lists its first unit twice: two units belong to one host bridge",
+        ),
     ]
 };
 
@@ -302,6 +396,15 @@ impl Fault {
             Self::NoEntropyForLog { .. } => "no-entropy-for-log",
             Self::TdBuildInProgress { .. } => "td-build-in-progress",
             Self::InterruptedMigrations { .. } => "interrupted-migrations",
+            Self::IommuWithoutTdxMode { .. } => "iommu-without-tdx-mode",
+            Self::IommuLegacyMode { .. } => "iommu-legacy-mode",
+            Self::IommuQueueOff { .. } => "iommu-queue-off",
+            Self::KeyUnitLeftEnabled { .. } => "key-unit-left-enabled",
+            Self::SetTdxModeTimesOut { .. } => "set-tdx-mode-times-out",
+            Self::SetTdxModeFails { .. } => "set-tdx-mode-fails",
+            Self::DomainIdsInUse { .. } => "domain-ids-in-use",
+            Self::KeypPartialMatch => "keyp-partial-match",
+            Self::KeypDoubleMatch => "keyp-double-match",
         }
     }
 
@@ -313,9 +416,12 @@ impl Fault {
     }
 
     /// A fault by its name, parameters at their defaults (the last package, two failures, after
-    /// 100 calls; for an update one failure, INSTALL on the last LP). `None` for an unknown name.
+    /// 100 calls; for an update one failure, INSTALL on the last LP; the last VT-d unit with TDX mode, the
+    /// first key unit). `None` for an unknown name.
     pub fn by_name(name: &str, spec: &PlatformSpec) -> Option<Self> {
         let package = spec.cpu.packages.saturating_sub(1);
+        let last = spec.iommus.iter().rposition(|unit| unit.tdx).unwrap_or(0);
+        let unit = u32::try_from(last).unwrap_or(u32::MAX);
         [
             Self::Msr0x87Faults,
             Self::NoVmx,
@@ -353,6 +459,15 @@ impl Fault {
             Self::NoEntropyForLog { times: 1 },
             Self::TdBuildInProgress { count: 1 },
             Self::InterruptedMigrations { count: 1 },
+            Self::IommuWithoutTdxMode { unit },
+            Self::IommuLegacyMode { unit },
+            Self::IommuQueueOff { unit },
+            Self::KeyUnitLeftEnabled { unit: 0 },
+            Self::SetTdxModeTimesOut { unit, polls: None },
+            Self::SetTdxModeFails { unit, status: 1 },
+            Self::DomainIdsInUse { unit },
+            Self::KeypPartialMatch,
+            Self::KeypDoubleMatch,
         ]
         .into_iter()
         .find(|fault| fault.name() == name)
@@ -381,6 +496,25 @@ impl Fault {
             }
             Self::SeamcallFails { lp, .. } if spec.cpu.lp_count().is_none_or(|lps| *lp >= lps) => {
                 impossible("it has no such LP")
+            }
+            Self::IommuWithoutTdxMode { unit }
+            | Self::IommuLegacyMode { unit }
+            | Self::IommuQueueOff { unit }
+            | Self::SetTdxModeTimesOut { unit, .. }
+            | Self::SetTdxModeFails { unit, .. }
+            | Self::DomainIdsInUse { unit }
+                if spec.iommus.get(*unit as usize).is_none_or(|unit| !unit.tdx) =>
+            {
+                impossible("it has no such IOMMU with TDX mode")
+            }
+            Self::SetTdxModeFails { status, .. } if !(1..=0x7F).contains(status) => {
+                impossible("a status of failure has 7 bits and is not 0")
+            }
+            Self::KeyUnitLeftEnabled { unit } if *unit as usize >= spec.key_units.len() => {
+                impossible("it has no such key unit")
+            }
+            Self::KeypPartialMatch | Self::KeypDoubleMatch if spec.key_units.is_empty() => {
+                impossible("it has no key units")
             }
             Self::KeyidsOne if spec.keyids.tdx == 0 => impossible("it has no TDX KeyIDs"),
             Self::TooManyTdmrs | Self::TooManyReservedAreas => {

@@ -7,8 +7,8 @@ use tdx_abi::cmr::MAX_CMRS;
 use tdx_abi::{PhysAddr, PhysRange};
 use tdx_module::hardware::{CmrEntry, LpIndex, McheckInfo, PackageIndex};
 
-use super::acpi;
 use super::{E820Entry, LogicalProcessor, NodeId};
+use super::{acpi, io};
 use crate::fault::Fault;
 use crate::spec::{E820Kind, PlatformSpec, SpecIssue};
 
@@ -277,7 +277,14 @@ impl Layout {
             smrr2_unsupported: false,
         };
         let backing = backing(&e820, &cmrs, seamrr);
-        let acpi = BTreeMap::from([("DMAR", acpi::dmar(spec)), ("SRAT", acpi::srat(&nodes, &lps))]);
+        // The platform file was checked.
+        let plan = spec.pci_plan().unwrap_or_default();
+        let mut acpi =
+            BTreeMap::from([("DMAR", acpi::dmar(spec, &plan)), ("SRAT", acpi::srat(&nodes, &lps))]);
+        let keyp = io::keyp_rows(&plan, faults);
+        if !keyp.is_empty() {
+            acpi.insert("KEYP", acpi::keyp(&keyp));
+        }
         Self { e820, numa: nodes, cmrs, lps, mcheck, acpi, backing }
     }
 

@@ -1,6 +1,7 @@
 //! What firmware hands over: the memory map, convertible ranges and ACPI tables.
 
 mod acpi;
+pub(crate) mod io;
 pub(crate) mod layout;
 
 use tdx_abi::PhysRange;
