@@ -26,7 +26,7 @@ pub use endpoint::{device_file, dsm_socket, endpoint_config};
 pub use image::{image_file, sigstruct_and_relocations};
 pub use mapping::mapping_file;
 pub use memory::memory_by_keyid;
-pub use requester::spdm_requester;
+pub use requester::{saved_session, spdm_requester};
 pub use responder::spdm_responder;
 pub use seamcall::{
     any_leaf, boot_image, guest_memory, guest_platform, handoff_data, seamldr_install, seamldr_leaves,
@@ -74,6 +74,7 @@ pub const BODIES: &[(&str, Body)] = &[
     ("spdm_response", spdm_response),
     ("spdm_opaque", spdm_opaque),
     ("spdm_requester", spdm_requester),
+    ("saved_session", saved_session),
     ("doe_object", doe_object),
     ("doe_mailbox", doe_mailbox),
     ("config_space", config_space),

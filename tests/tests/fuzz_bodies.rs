@@ -495,6 +495,11 @@ fn a_requester_believes_nothing_that_was_changed() {
 }
 
 #[test]
+fn a_saved_session_goes_on_or_is_refused_in_a_line() {
+    on_numbers(fuzz::saved_session, 1500, 60);
+}
+
+#[test]
 fn opaque_data_and_measurements_are_refused_in_a_line_or_written_as_they_were_read() {
     on_numbers(fuzz::spdm_opaque, 2000, 200);
     let supported = [1, 0, 0, 0, 0, 0, 7, 0, 1, 1, 2, 0, 0x11, 0, 0x12, 0];

@@ -1,4 +1,5 @@
-//! A body for the SPDM requester: a device whose answers the fuzzer bends, replaces and keeps back.
+//! Bodies for the SPDM requester: a device whose answers the fuzzer bends, replaces and keeps back, and a
+//! saved session that it changes.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -94,6 +95,7 @@ impl Device for Bent {
 
 struct Both {
     requester: Requester,
+    believer: Arc<dyn Verifier>,
     responder: Responder,
     device: Bent,
     /// An object of the responder's, to be sent again.
@@ -121,7 +123,7 @@ impl Both {
             key.expect("a key can be made")
         });
         let signer = EcdsaSigner::from_pkcs8(ASYM, key).expect("the key was written like that");
-        let believer = Arc::new(Believer(signer.public()));
+        let believer: Arc<dyn Verifier> = Arc::new(Believer(signer.public()));
         let ours = RequesterConfig {
             versions: vec![choices.of(&Version::SPOKEN)],
             data_transfer_size: choices.of(&TRANSFERS),
@@ -140,7 +142,8 @@ impl Both {
         let identity = Identity { slot: SLOT, certificates: certificates(), signer: Box::new(signer) };
         let responder = Responder::new(theirs, vec![identity], Arc::new(AwsLc));
         Self {
-            requester: Requester::new(ours, Arc::new(AwsLc), believer),
+            requester: Requester::new(ours, Arc::new(AwsLc), Arc::clone(&believer)),
+            believer,
             responder: responder.expect("the configuration is in order"),
             device: Bent::default(),
             kept: Vec::new(),
@@ -204,6 +207,18 @@ impl Both {
             }
         }
         panic!("no operation takes {OBJECTS} objects")
+    }
+
+    /// One object there and one back; an empty answer to what was sent before.
+    fn exchange(&mut self, choices: &mut Choices<'_>) -> Result<Progress, RequesterError> {
+        let answer = match self.requester.transmit() {
+            Some(out) => self.answer(out.kind, &out.payload, choices),
+            None => Some((Kind::Secured, Vec::new())),
+        };
+        let Some((kind, payload)) = answer else {
+            return Err(self.requester.fail(TransportFailure::Silence));
+        };
+        self.requester.receive(kind, &payload, Duration::ZERO)
     }
 
     /// A session, over a line that is true.
@@ -276,5 +291,55 @@ pub fn spdm_requester(data: &[u8]) {
         }
         assert_eq!(both.requester.transmit(), None, "nothing is under way");
     }
+    both.works();
+}
+
+/// A session that goes on in another requester, at any point of an operation: as it was saved it brings
+/// the operation to its end; changed, it is refused in a line, or is what it says and fails without a panic.
+pub fn saved_session(data: &[u8]) {
+    let (mut choices, nothing) = (Choices::new(data), &mut Choices::new(&[]));
+    let mut both = Both::new(&mut choices);
+    both.works();
+    if both.requester.start(operation(&mut choices)).is_err() {
+        return;
+    }
+    for _ in 0..choices.below(8) {
+        if both.requester.under_way().is_some() && both.exchange(nothing).is_err() {
+            return;
+        }
+    }
+    let Ok(saved) = both.requester.save() else { return };
+    let mut bytes = saved.to_vec();
+    for _ in 0..choices.below(6) {
+        let at = choices.below(bytes.len().max(1));
+        match choices.below(4) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, choices.byte()),
+            _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = choices.byte()),
+        }
+    }
+    let config = both.requester.config().clone();
+    match Requester::restore(config, Arc::new(AwsLc), Arc::clone(&both.believer), &bytes) {
+        Ok(restored) => {
+            assert_eq!(restored.save().as_deref(), Ok(&bytes), "what is read is what is written");
+            both.requester = restored;
+            for _ in 0..OBJECTS {
+                if both.requester.under_way().is_none() {
+                    break;
+                }
+                if let Err(error) = both.exchange(nothing) {
+                    // The device has not everything that may be asked for.
+                    let refused = matches!(error, RequesterError::Refused { .. });
+                    assert!(refused || *saved != *bytes, "{error}");
+                }
+            }
+            assert_eq!(both.requester.under_way(), None, "no operation takes {OBJECTS} objects");
+        }
+        Err(error) => {
+            assert_ne!(*saved, *bytes, "{error}");
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
+    }
+    both.requester.reset();
     both.works();
 }
