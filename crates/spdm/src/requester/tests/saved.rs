@@ -33,7 +33,16 @@ fn replace(bench: &mut Bench) {
     let saved = bench.requester.save().unwrap();
     let restored = restore(bench, &saved).unwrap();
     assert_eq!(restored.save().unwrap(), saved, "nothing is lost");
+    assert_eq!(least_chunk(&restored), least_chunk(&bench.requester), "and what follows is derived again");
     bench.requester = restored;
+}
+
+/// What the first chunk of an answer has to announce at least.
+fn least_chunk(requester: &Requester) -> Option<usize> {
+    match requester.flight.as_ref()?.mode {
+        Mode::Fetching { least, .. } => Some(least),
+        _ => None,
+    }
 }
 
 /// Carries an operation out with another requester after every step.
