@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::Request;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -19,6 +20,10 @@ use crate::doctor::{BringUpFailure, Facts, Simulated, Snapshot};
 
 /// A server that takes longer than this to answer is not answering.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// As [`PATIENCE`], where a device has to answer first: each of its answers may take a second, and it may ask
+/// for more time.
+const PATIENCE_WITH_DEVICES: Duration = Duration::from_secs(300);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +58,38 @@ pub enum ClientError {
 /// The JSON documents at `routes`, asked of the server on the socket file `path`, in one
 /// connection.
 pub fn get(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, ClientError> {
+    let requests: Vec<_> =
+        routes.iter().map(|route| Asked { method: Method::GET, route, body: String::new() }).collect();
+    talk(path, &requests, PATIENCE)
+}
+
+/// What the server on the socket file `path` answers when `body` is sent to an action.
+pub fn post(path: &Path, route: &str, body: &impl Serialize) -> Result<Result<Value, Problem>, ClientError> {
+    let foreign = |reason: String| ClientError::Foreign { path: path.to_owned(), reason };
+    let body = serde_json::to_string(body).map_err(|error| foreign(error.to_string()))?;
+    let answers = talk(path, &[Asked { method: Method::POST, route, body }], PATIENCE_WITH_DEVICES)?;
+    answers.into_iter().next().ok_or_else(|| foreign("no answer came".to_owned()))
+}
+
+/// One request.
+struct Asked<'a> {
+    method: Method,
+    route: &'a str,
+    body: String,
+}
+
+fn talk(
+    path: &Path,
+    requests: &[Asked<'_>],
+    patience: Duration,
+) -> Result<Vec<Result<Value, Problem>>, ClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
         .map_err(|cause| ClientError::Connect { path: path.to_owned(), cause })?;
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, ask(path, routes))
+        tokio::time::timeout(patience, ask(path, requests))
             .await
             .unwrap_or_else(|_| Err(ClientError::Timeout(path.to_owned())))
     })
@@ -86,7 +116,7 @@ pub fn facts<T: DeserializeOwned>(answer: Option<Result<Value, Problem>>, route:
         .with_context(|| format!("the server's answer to {route} is of another version"))
 }
 
-async fn ask(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>, ClientError> {
+async fn ask(path: &Path, requests: &[Asked<'_>]) -> Result<Vec<Result<Value, Problem>>, ClientError> {
     let foreign = |reason: String| ClientError::Foreign { path: path.to_owned(), reason };
     let stream = UnixStream::connect(path).await.map_err(|cause| match cause.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -100,11 +130,13 @@ async fn ask(path: &Path, routes: &[&str]) -> Result<Vec<Result<Value, Problem>>
     // It ends with the sender, and its errors come out of the requests.
     let connection = tokio::spawn(connection);
 
-    let mut answers = Vec::with_capacity(routes.len());
-    for route in routes {
-        let request = Request::get(*route)
+    let mut answers = Vec::with_capacity(requests.len());
+    for asked in requests {
+        let request = Request::builder()
+            .method(&asked.method)
+            .uri(asked.route)
             .header("host", "tdxhost")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(Bytes::from(asked.body.clone())))
             .map_err(|error| foreign(error.to_string()))?;
         let response = sender.send_request(request).await.map_err(|error| foreign(error.to_string()))?;
         let status = response.status();

@@ -2,6 +2,7 @@
 
 use tdx_host::HostError;
 use tdx_host::seamcall::{SeamcallCause, SeamcallError};
+use tdx_host::tsm::TsmError;
 use tdx_host::upload::UploadError;
 
 use super::facts::ErrorFacts;
@@ -29,6 +30,27 @@ impl From<&UploadError> for ErrorFacts {
                 advice: error.advice().to_owned(),
                 status: None,
             },
+        }
+    }
+}
+
+impl From<&TsmError> for ErrorFacts {
+    fn from(error: &TsmError) -> Self {
+        let call = match error {
+            TsmError::HostFailed { error, .. } => failed_call(error),
+            TsmError::CallFailed { error, .. }
+            | TsmError::DeviceRefused { error, .. }
+            | TsmError::NotAuthentic { error, .. }
+            | TsmError::KeysRefused { error, .. }
+            | TsmError::KeysNotReady { error, .. } => Some(error),
+            _ => None,
+        };
+        Self {
+            name: error.name().to_owned(),
+            message: error.to_string(),
+            blame: error.blame().name().to_owned(),
+            advice: error.advice().to_owned(),
+            status: call.and_then(raw_status).map(|status| format!("{status:#018x}")),
         }
     }
 }

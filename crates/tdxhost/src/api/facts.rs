@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use pcie::FunctionId;
 use serde::{Deserialize, Serialize};
+use tdx_host::tsm::{Refresh, TsmError};
+use tdx_platform::{LinkView, UeventRecord};
 
 use super::update::{UpdateFacts, UploadFacts};
 use crate::doctor::Snapshot;
@@ -24,6 +27,12 @@ pub trait HostSource: HostView {
     fn hardware(&self) -> Snapshot;
     /// Kernel-style log lines, oldest first.
     fn log(&self) -> Vec<LogLine>;
+    /// The links of connected devices.
+    fn links(&self) -> Vec<LinkView>;
+    /// What user space was told behind event number `after`, as far as it is kept.
+    fn uevents_after(&self, after: u64) -> Vec<UeventRecord>;
+    /// Makes keys or device information of a connected device anew.
+    fn refresh(&self, device: FunctionId, what: Refresh) -> Result<(), TsmError>;
 }
 
 /// Where a host stands.

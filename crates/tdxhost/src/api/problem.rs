@@ -4,6 +4,10 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use tdx_host::tsm::TsmError;
+use tdx_host::{Blame, Errno};
+
+use super::connect::TsmErrorFacts;
 
 /// An `application/problem+json` body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +21,9 @@ pub struct Problem {
     pub status: u16,
     /// What is wrong with this request.
     pub detail: String,
+    /// The failure of the TSM behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TsmErrorFacts>,
 }
 
 impl Problem {
@@ -27,7 +34,22 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
             detail,
+            error: None,
         }
+    }
+}
+
+impl From<&TsmError> for Problem {
+    fn from(error: &TsmError) -> Self {
+        let status = match (error.blame(), error.errno()) {
+            (Blame::Caller, Errno::ENOENT) => StatusCode::NOT_FOUND,
+            (Blame::Caller, Errno::EINVAL) => StatusCode::UNPROCESSABLE_ENTITY,
+            (Blame::Caller, Errno::ESHUTDOWN) => StatusCode::SERVICE_UNAVAILABLE,
+            (Blame::Caller, _) => StatusCode::CONFLICT,
+            (Blame::Device, _) => StatusCode::BAD_GATEWAY,
+            (Blame::Host | Blame::Platform | Blame::Module, _) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { error: Some(error.into()), ..Self::new(status, error.to_string()) }
     }
 }
 

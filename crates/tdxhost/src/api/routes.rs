@@ -1,13 +1,14 @@
-//! The routes, one per kind of facts.
+//! The routes: one per kind of facts, and one per action.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 
+use super::actions;
 use super::facts::{
     CpusFacts, DeviceAttributeFacts, DeviceFacts, HostSource, LogFacts, ServiceFacts, StatusFacts,
 };
@@ -19,18 +20,31 @@ use crate::sysfs::{HostView, Layout, Node, sysfs};
 /// The contract, as it is checked in.
 pub const OPENAPI: &str = include_str!("../../api/openapi.json");
 
-/// Every path that the API answers.
-pub const ROUTES: [&str; 9] = [
+/// Every path that tells something.
+pub const ROUTES: [&str; 15] = [
     "/v1/status",
     "/v1/platform",
     "/v1/host",
     "/v1/module",
     "/v1/cpus",
     "/v1/device",
+    "/v1/tsm",
+    "/v1/devices",
+    "/v1/devices/{address}",
+    "/v1/links",
+    "/v1/events",
+    EVENT_STREAM,
     "/v1/hardware",
     "/v1/log",
     "/v1/openapi.json",
 ];
+
+/// The path whose answer has no end.
+pub const EVENT_STREAM: &str = "/v1/events/stream";
+
+/// Every path that does something.
+pub const ACTIONS: [&str; 3] =
+    ["/v1/devices/{address}/connect", "/v1/devices/{address}/disconnect", "/v1/devices/{address}/refresh"];
 
 /// What the routes answer from.
 #[derive(Clone)]
@@ -40,25 +54,39 @@ pub(super) struct Served {
 }
 
 pub(super) fn router(served: Served) -> Router {
-    ROUTES
-        .into_iter()
-        .fold(Router::new(), |router, path| router.route(path, handler(path)))
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(served)
+    let router = Router::new().fallback(not_found);
+    let router =
+        ROUTES.into_iter().fold(router, |router, path| router.route(path, told(path).fallback(only_read)));
+    let router =
+        ACTIONS.into_iter().fold(router, |router, path| router.route(path, done(path).fallback(only_posted)));
+    router.with_state(served)
 }
 
-fn handler(path: &'static str) -> MethodRouter<Served> {
+fn told(path: &'static str) -> MethodRouter<Served> {
     match path {
         "/v1/platform" => get(async |State(served): State<Served>| Json(served.host.platform())),
         "/v1/host" => get(async |State(served): State<Served>| Json(served.host.host())),
         "/v1/module" => get(module),
         "/v1/cpus" => get(async |State(served): State<Served>| Json(cpus(&*served.host))),
         "/v1/device" => get(async |State(served): State<Served>| Json(device(&*served.host))),
+        "/v1/tsm" => get(actions::tsm),
+        "/v1/devices" => get(actions::devices),
+        "/v1/devices/{address}" => get(actions::device),
+        "/v1/links" => get(actions::links),
+        "/v1/events" => get(actions::events),
+        EVENT_STREAM => get(actions::event_stream),
         "/v1/hardware" => get(async |State(served): State<Served>| Json(hardware(&served.host))),
         "/v1/log" => get(async |State(served): State<Served>| Json(LogFacts { lines: served.host.log() })),
         "/v1/openapi.json" => get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
         _ => get(async |State(served): State<Served>| Json(status(&served))),
+    }
+}
+
+fn done(path: &'static str) -> MethodRouter<Served> {
+    match path {
+        "/v1/devices/{address}/connect" => post(actions::connect),
+        "/v1/devices/{address}/disconnect" => post(actions::disconnect),
+        _ => post(actions::refresh),
     }
 }
 
@@ -120,16 +148,19 @@ fn hardware(host: &Arc<dyn HostSource>) -> Snapshot {
 }
 
 async fn not_found(uri: Uri) -> Problem {
+    let paths: Vec<&str> = ROUTES.into_iter().chain(ACTIONS).collect();
     Problem::new(
         StatusCode::NOT_FOUND,
-        format!("there is no {}; the paths are {}", uri.path(), ROUTES.join(", ")),
+        format!("there is no {}; the paths are {}", uri.path(), paths.join(", ")),
     )
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
-    let problem = Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("{method} {} is not possible: the API is read-only (GET, HEAD)", uri.path()),
-    );
-    ([(header::ALLOW, "GET, HEAD")], problem).into_response()
+async fn only_read(method: Method, uri: Uri) -> Response {
+    let detail = format!("{method} {} is not possible: the path can only be read (GET, HEAD)", uri.path());
+    ([(header::ALLOW, "GET, HEAD")], Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)).into_response()
+}
+
+async fn only_posted(method: Method, uri: Uri) -> Response {
+    let detail = format!("{method} {} is not possible: the path does something (POST)", uri.path());
+    ([(header::ALLOW, "POST")], Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)).into_response()
 }

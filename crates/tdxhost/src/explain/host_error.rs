@@ -1,6 +1,7 @@
 //! Explains the names of failures: of this project's host side, of module images, of Linux's uploads.
 
 use tdx_host::error::{self, ERRORS, ErrorInfo};
+use tdx_host::tsm::TSM_ERRORS;
 use tdx_host::upload::UPLOAD_ERRORS;
 use tdx_image::{Reason, find_reason};
 
@@ -70,15 +71,16 @@ pub fn explain(name: &str) -> Result<Explanation, NoSuchError> {
             }
             error::Blame::Platform => "the platform: CPU, BIOS settings or microcode".to_owned(),
             error::Blame::Module => "the TDX module or P-SEAMLDR".to_owned(),
+            error::Blame::Device => "the PCIe device, its firmware or its slot".to_owned(),
         },
     });
     explanation.advise(info.advice);
     Ok(explanation)
 }
 
-/// Failures of the host side: its own, and those of its firmware-upload files.
+/// Failures of the host side: its own, those of its firmware-upload files, those of devices it connects.
 fn host_errors() -> impl Iterator<Item = &'static ErrorInfo> {
-    ERRORS.iter().chain(UPLOAD_ERRORS)
+    ERRORS.iter().chain(UPLOAD_ERRORS).chain(TSM_ERRORS)
 }
 
 /// Reasons against an image: in itself, or on a host. What the host side knows as well is told by its table.

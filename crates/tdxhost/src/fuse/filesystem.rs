@@ -128,7 +128,7 @@ impl SysfsFilesystem {
         let (size, links) = match node {
             Node::Directory(directory) => (0, 2 + subdirectories(&**directory)),
             Node::File(_) => (ATTRIBUTE_SIZE, 1),
-            Node::Binary(_) => (0, 1),
+            Node::Binary(attribute) => (attribute.size(), 1),
             Node::Symlink(target) => (target.len() as u64, 1),
         };
         FileAttr {
@@ -264,8 +264,7 @@ enum Change {
 }
 
 fn subdirectories(directory: &dyn Directory) -> u32 {
-    let count = directory.entries().iter().filter(|entry| matches!(entry.node, Node::Directory(_))).count();
-    u32::try_from(count).unwrap_or(u32::MAX - 2)
+    u32::try_from(directory.subdirectories()).unwrap_or(u32::MAX).min(u32::MAX - 2)
 }
 
 fn kind(node: &Node) -> FileType {

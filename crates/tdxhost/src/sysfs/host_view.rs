@@ -1,19 +1,22 @@
 //! A software host as the tree and the API see it.
 
+mod connect;
 mod hardware;
 mod phases;
 
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
+use pcie::FunctionId;
 use tdx_abi::KeyIdPartitioning;
 use tdx_abi::msr::MsrIndex;
 use tdx_host::traits::LogLevel;
+use tdx_host::tsm::{Refresh, TsmError};
 use tdx_host::{HostError, Lifecycle, TdmrRules};
 use tdx_machine::{LpIndex, Machine};
 use tdx_module::ModuleState;
 use tdx_module::inspect::{KeyRange, KeyState, TdmrInspection};
-use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost, Uploader};
+use tdx_platform::{CpuMode, HostOptions, LinkView, Platform, TdxHost, UeventRecord, Uploader};
 
 use self::phases::Phases;
 use super::{DeviceInstance, Errno, HostView, OfferedAttribute, cpu_list};
@@ -23,6 +26,7 @@ use crate::api::{
 };
 use crate::cmd::platform;
 use crate::doctor::Snapshot;
+use crate::dsm::outside;
 use crate::serve::ServedHost;
 
 /// One boot of a software machine with its host side.
@@ -39,7 +43,7 @@ impl SoftwareHost {
     /// Switches on the platform of a preset's name or of a file.
     pub fn power_on(name: &str, seed: u64, tdmr_rules: TdmrRules) -> anyhow::Result<Self> {
         let spec = platform::load(name)?;
-        let machine = Machine::power_on(spec, seed).with_context(|| format!("platform {name}"))?;
+        let machine = outside::power_on(spec, seed).with_context(|| format!("platform {name}"))?;
         let machine = Arc::new(machine);
         let platform = Platform::new(Arc::clone(&machine), CpuMode::Sequential);
         let host = TdxHost::new(Arc::new(platform), HostOptions { tdmr_rules, ..HostOptions::default() });
@@ -186,6 +190,18 @@ impl HostSource for SoftwareHost {
 
     fn hardware(&self) -> Snapshot {
         hardware::snapshot(&self.machine)
+    }
+
+    fn links(&self) -> Vec<LinkView> {
+        self.host.links()
+    }
+
+    fn uevents_after(&self, after: u64) -> Vec<UeventRecord> {
+        self.host.uevents_after(after)
+    }
+
+    fn refresh(&self, device: FunctionId, what: Refresh) -> Result<(), TsmError> {
+        self.host.refresh(device, what)
     }
 
     fn log(&self) -> Vec<LogLine> {

@@ -1,12 +1,12 @@
-//! Where each kernel keeps the files of the `tdx_host` device.
+//! Where each kernel keeps the files of the `tdx_host` device; those of PCI have one place in all of them.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::Errno;
-use super::tree::{Attribute, Directory, Entry, Tree};
-use super::upload;
+use super::tree::{Attribute, Directory, Entry, Node, Tree};
 use super::view::{DeviceInstance, HostView};
+use super::{pci, tsm, upload};
 use crate::update::cpus::family_and_model;
 
 /// Paths and formats of one generation of the kernel interface.
@@ -49,34 +49,24 @@ const REMAINING_UPDATES: &str = "num_remaining_updates";
 
 /// The sysfs tree of `host` in one layout.
 pub fn sysfs(host: &Arc<dyn HostView>, layout: Layout) -> Tree {
-    let mut root = Vec::new();
     let device_parent = match layout {
         Layout::Linux7_3 => part(host, "faux", faux_7_3),
         Layout::Posting2025_09 => part(host, "faux", faux_2025_09),
         Layout::Posting2025_03 => part(host, "virtual", virtual_2025_03),
     };
-    root.push(fixed(
-        "devices",
-        vec![
-            device_parent,
-            fixed(
-                "system",
-                vec![fixed(
-                    "cpu",
-                    vec![
-                        Entry::file("modalias", CpuModalias { host: Arc::clone(host) }),
-                        Entry::file("online", CpuMask { host: Arc::clone(host), online: true }),
-                        Entry::file("present", CpuMask { host: Arc::clone(host), online: false }),
-                    ],
-                )],
-            ),
-        ],
-    ));
-    root.push(upload::class(host, layout));
+    let cpu = vec![
+        Entry::file("modalias", CpuModalias { host: Arc::clone(host) }),
+        Entry::file("online", CpuMask { host: Arc::clone(host), online: true }),
+        Entry::file("present", CpuMask { host: Arc::clone(host), online: false }),
+    ];
+    let others = vec![device_parent, fixed("system", vec![fixed("cpu", cpu)])];
+    let devices = pci::Devices { host: Arc::clone(host), others };
+    let mut bus = vec![part(host, "pci", pci::bus)];
     if layout != Layout::Posting2025_03 {
-        root.push(fixed("bus", vec![fixed("faux", vec![part(host, "devices", faux_links)])]));
+        bus.push(fixed("faux", vec![part(host, "devices", faux_links)]));
     }
-    Tree::new(Fixed(root))
+    let class = vec![upload::class(host, layout), tsm::class(host, layout)];
+    Tree::new(Fixed(vec![Entry::directory("devices", devices), fixed("class", class), fixed("bus", bus)]))
 }
 
 /// A directory whose entries never change.
@@ -84,7 +74,11 @@ struct Fixed(Vec<Entry>);
 
 impl Directory for Fixed {
     fn entries(&self) -> Vec<Entry> {
-        self.0.iter().map(|entry| Entry { name: entry.name.clone(), node: entry.node.clone() }).collect()
+        self.0.clone()
+    }
+
+    fn lookup(&self, name: &str) -> Option<Node> {
+        self.0.iter().find(|entry| entry.name == name).map(|entry| entry.node.clone())
     }
 }
 
@@ -136,6 +130,7 @@ fn tdx_host_7_3(host: &Arc<dyn HostView>) -> Vec<Entry> {
                 Entry::file(offered.name, attribute)
             })
             .chain(firmware)
+            .chain(tsm::devices(host, Layout::Linux7_3))
             .collect()
     })
 }
@@ -147,6 +142,7 @@ fn tdx_host_2025_09(host: &Arc<dyn HostView>) -> Vec<Entry> {
             entries.push(part(host, "seamldr", seamldr_2025_09));
         }
         entries.extend(upload::firmware(host, Layout::Posting2025_09));
+        entries.extend(tsm::devices(host, Layout::Posting2025_09));
         entries
     })
 }
@@ -172,7 +168,10 @@ fn tdx_2025_03(host: &Arc<dyn HostView>) -> Vec<Entry> {
 }
 
 fn tdx_tsm_2025_03(host: &Arc<dyn HostView>) -> Vec<Entry> {
-    with_device(host, |device| vec![Entry::file(VERSION, read_only(host, device, VERSION, Format::Plain))])
+    with_device(host, |device| {
+        let version = Entry::file(VERSION, read_only(host, device, VERSION, Format::Plain));
+        std::iter::once(version).chain(tsm::devices(host, Layout::Posting2025_03)).collect()
+    })
 }
 
 fn seamldr_2025_03(host: &Arc<dyn HostView>) -> Vec<Entry> {

@@ -8,7 +8,9 @@
 mod cpu_list;
 mod host_view;
 mod layout;
+mod pci;
 mod tree;
+mod tsm;
 mod upload;
 mod view;
 
@@ -18,4 +20,4 @@ pub use layout::{Layout, sysfs};
 /// Error numbers as user space sees them.
 pub use nix::errno::Errno;
 pub use tree::{ATTRIBUTE_SIZE, Attribute, BinaryAttribute, Directory, Entry, Node, Tree};
-pub use view::{DeviceInstance, HostView, OfferedAttribute};
+pub use view::{DeviceInstance, HostView, OfferedAttribute, PciView};

@@ -40,6 +40,11 @@ pub trait BinaryAttribute: Send + Sync {
     /// Takes all of `bytes` at `offset`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
 
+    /// Size in bytes that `stat` shows; 0 for a file that grows and shrinks.
+    fn size(&self) -> u64 {
+        0
+    }
+
     /// As [`Attribute::is_live`].
     fn is_live(&self) -> bool;
 }
@@ -48,9 +53,20 @@ pub trait BinaryAttribute: Send + Sync {
 pub trait Directory: Send + Sync {
     /// The entries that exist now.
     fn entries(&self) -> Vec<Entry>;
+
+    /// What stands at `name` now. Directories that may be large find it without making every entry.
+    fn lookup(&self, name: &str) -> Option<Node> {
+        self.entries().into_iter().find(|entry| entry.name == name).map(|entry| entry.node)
+    }
+
+    /// How many of the entries are directories, for the count of links that `stat` shows.
+    fn subdirectories(&self) -> usize {
+        self.entries().iter().filter(|entry| matches!(entry.node, Node::Directory(_))).count()
+    }
 }
 
 /// A name in a directory.
+#[derive(Clone)]
 pub struct Entry {
     /// Name without slashes.
     pub name: Cow<'static, str>,
@@ -60,7 +76,7 @@ pub struct Entry {
 
 impl Entry {
     /// A directory by name.
-    pub fn directory(name: &'static str, directory: impl Directory + 'static) -> Self {
+    pub fn directory(name: impl Into<Cow<'static, str>>, directory: impl Directory + 'static) -> Self {
         Self { name: name.into(), node: Node::Directory(Arc::new(directory)) }
     }
 
@@ -70,12 +86,12 @@ impl Entry {
     }
 
     /// A binary file by name.
-    pub fn binary(name: &'static str, attribute: impl BinaryAttribute + 'static) -> Self {
+    pub fn binary(name: impl Into<Cow<'static, str>>, attribute: impl BinaryAttribute + 'static) -> Self {
         Self { name: name.into(), node: Node::Binary(Arc::new(attribute)) }
     }
 
     /// A symbolic link by name.
-    pub fn symlink(name: &'static str, target: impl Into<Cow<'static, str>>) -> Self {
+    pub fn symlink(name: impl Into<Cow<'static, str>>, target: impl Into<Cow<'static, str>>) -> Self {
         Self { name: name.into(), node: Node::Symlink(target.into()) }
     }
 }
@@ -124,7 +140,7 @@ impl Tree {
             let Node::Directory(directory) = node else {
                 return None;
             };
-            node = directory.entries().into_iter().find(|entry| entry.name == name)?.node;
+            node = directory.lookup(name)?;
         }
         Some(node)
     }

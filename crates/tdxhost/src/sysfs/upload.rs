@@ -57,19 +57,9 @@ pub(super) fn firmware(host: &Arc<dyn HostView>, layout: Layout) -> Option<Entry
     offered(host).map(|_| Entry::directory("firmware", Devices { host: Arc::clone(host), layout }))
 }
 
-/// `class`, which every kernel has.
+/// `firmware` of `class`, which every kernel has.
 pub(super) fn class(host: &Arc<dyn HostView>, layout: Layout) -> Entry {
-    let firmware = Entry::directory("firmware", Class { host: Arc::clone(host), layout });
-    Entry::directory("class", Once(firmware))
-}
-
-/// A directory with one entry.
-struct Once(Entry);
-
-impl Directory for Once {
-    fn entries(&self) -> Vec<Entry> {
-        vec![Entry { name: self.0.name.clone(), node: self.0.node.clone() }]
-    }
+    Entry::directory("firmware", Class { host: Arc::clone(host), layout })
 }
 
 /// `class/firmware`.

@@ -1,6 +1,10 @@
 //! What the tree needs to know of a host, and nothing more.
 
-use tdx_platform::Uploader;
+use pcie::FunctionId;
+use pcie::config::Width;
+use tdx_host::traits::PciFunction;
+use tdx_host::tsm::TsmError;
+use tdx_platform::{BridgeView, FunctionView, TsmView, Uploader};
 
 use super::Errno;
 
@@ -20,8 +24,35 @@ pub struct OfferedAttribute {
     pub mode: u16,
 }
 
+/// The PCI functions of a host, and the TSM that connects them, as their sysfs files see them.
+pub trait PciView: Send + Sync {
+    /// The TSM that is registered now.
+    fn tsm(&self) -> Option<TsmView>;
+
+    /// The host bridges, ascending.
+    fn bridges(&self) -> Vec<BridgeView>;
+
+    /// Where every function is, ascending.
+    fn functions(&self) -> Vec<PciFunction>;
+
+    /// One function; `None` while nothing is there.
+    fn function(&self, id: FunctionId) -> Option<FunctionView>;
+
+    /// Reads configuration space; all ones where nothing answers.
+    fn config_read(&self, id: FunctionId, offset: u16, width: Width) -> u32;
+
+    /// Writes configuration space.
+    fn config_write(&self, id: FunctionId, offset: u16, width: Width, value: u32);
+
+    /// What a write of `text` to `tsm/connect` does.
+    fn connect(&self, id: FunctionId, text: &str) -> Result<(), TsmError>;
+
+    /// What a write of `text` to `tsm/disconnect` does.
+    fn disconnect(&self, id: FunctionId, text: &str) -> Result<(), TsmError>;
+}
+
 /// A host as its sysfs files see it.
-pub trait HostView: Send + Sync {
+pub trait HostView: PciView {
     /// The device that is registered now; `None` before bring-up, after a failed one, and after
     /// removal.
     fn device(&self) -> Option<DeviceInstance>;

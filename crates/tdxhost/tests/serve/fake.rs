@@ -7,17 +7,21 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use parking_lot::Mutex;
+use pcie::FunctionId;
 use tdx_abi::features::Features0;
 use tdx_abi::seamldr::Version;
 use tdx_host::traits::{CpuNumber, LogLevel};
+use tdx_host::tsm::{Refresh, TsmError};
 use tdx_host::{HostError, UpdateFailure, UpdateObserver, UpdatePhase, UpdateReport};
-use tdx_platform::{UploadTarget, Uploader};
+use tdx_platform::{LinkView, UeventRecord, UploadTarget, Uploader};
 use tdxhost::api::{
     CpuFacts, ErrorFacts, HostFacts, HostSource, HostState, KeyIdFacts, KeyRangeFacts, LogLine, ModuleFacts,
     PhaseFacts, PhaseState, PlatformFacts, TdmrFacts, UpdateFacts,
 };
 use tdxhost::doctor::{MSRS, Snapshot};
 use tdxhost::sysfs::{DeviceInstance, Errno, HostView, OfferedAttribute};
+
+use crate::fake_pci::FakePci;
 
 type Offer = (&'static str, u16, Result<&'static str, Errno>);
 
@@ -100,6 +104,7 @@ pub(crate) struct FakeHost {
     reads: AtomicU32,
     pub(crate) facts: Mutex<HostFacts>,
     pub(crate) has_module: bool,
+    pub(crate) pci: FakePci,
 }
 
 impl FakeHost {
@@ -139,6 +144,7 @@ impl FakeHost {
             reads: AtomicU32::new(0),
             facts: Mutex::new(HostFacts { state, phases, error, update: None }),
             has_module,
+            pci: FakePci::default(),
         }
     }
 
@@ -268,6 +274,18 @@ impl HostSource for FakeHost {
         snapshot.cpu.flags.insert("vmx".to_owned());
         snapshot.set_msr(0, MSRS[0], 2);
         snapshot
+    }
+
+    fn links(&self) -> Vec<LinkView> {
+        self.pci.links()
+    }
+
+    fn uevents_after(&self, after: u64) -> Vec<UeventRecord> {
+        self.pci.uevents_after(after)
+    }
+
+    fn refresh(&self, device: FunctionId, what: Refresh) -> Result<(), TsmError> {
+        self.pci.refresh(device, what)
     }
 
     fn log(&self) -> Vec<LogLine> {

@@ -1,7 +1,10 @@
 //! The served host: sysfs files, the API, and the process around them.
 
 mod api;
+mod connect_api;
+mod connect_files;
 mod fake;
+mod fake_pci;
 mod files;
 mod mount;
 mod process;
