@@ -41,6 +41,11 @@ impl RidAssociation {
         Ok(Self { first, last, segment })
     }
 
+    /// From the lower one of two functions to the other, both included.
+    pub fn between(one: Bdf, other: Bdf, segment: u8) -> Self {
+        Self { first: one.min(other), last: one.max(other), segment }
+    }
+
     /// Reads the registers; `None` if they are not valid.
     pub const fn decode(registers: [u32; 2]) -> Option<Self> {
         let [one, two] = registers;
@@ -168,6 +173,15 @@ mod tests {
         assert!(RidAssociation::new(bdf("3b:00.1"), bdf("3b:00.1"), 0).is_ok());
         let inverted = AssociationError::Inverted { first: 0x3b01, last: 0x3b00 };
         assert_eq!(RidAssociation::new(bdf("3b:00.1"), bdf("3b:00.0"), 0), Err(inverted));
+    }
+
+    #[test]
+    fn two_functions_are_put_in_order() {
+        let (one, other) = (bdf("3b:00.0"), bdf("3b:01.7"));
+        for association in [RidAssociation::between(one, other, 2), RidAssociation::between(other, one, 2)] {
+            assert_eq!(Ok(association), RidAssociation::new(one, other, 2));
+        }
+        assert_eq!(Ok(RidAssociation::between(one, one, 0)), RidAssociation::new(one, one, 0));
     }
 
     #[test]

@@ -120,11 +120,10 @@ pub(super) fn functions_of<P: PciBus + ?Sized>(
     bus: &P,
     device: FunctionId,
     root_port: FunctionId,
-) -> Result<RidAssociation, TsmError> {
+) -> RidAssociation {
     let mut last = device.bdf;
     walk_functions(bus, device, |function| last = last.max(function.bdf));
-    RidAssociation::new(device.bdf, last, segment_of(bus, root_port))
-        .map_err(|_| TsmError::BadRidRange { device })
+    RidAssociation::between(device.bdf, last, segment_of(bus, root_port))
 }
 
 /// Memory of the device: the prefetchable window of the port above it.

@@ -138,7 +138,7 @@ impl<L: LeakCounter> Stream<L> {
         E: RawLock + Sync,
     {
         let (device, root_port) = (caller.device, place.root_port);
-        let functions = functions_of(caller.platform, device, root_port)?;
+        let functions = functions_of(caller.platform, device, root_port);
         let memory = memory_of(caller.platform, device, root_port)?;
         let count = usize::from(caller.sizes.ide_mt);
         let root = wire.objects(caller)?;
@@ -194,9 +194,7 @@ impl<L: LeakCounter> Stream<L> {
         let end = Endpoint::find(caller.platform, &self.place).ok_or(no_block)?;
         let partner = self.place.root_port.bdf;
         let segment = segment_of(caller.platform, self.place.endpoint);
-        let functions =
-            RidAssociation::new(partner, partner, segment).map_err(|_| TsmError::BadRidRange { device })?;
-        end.set_up(functions, self.id());
+        end.set_up(RidAssociation::between(partner, partner, segment), self.id());
         self.done = Done::SetUp;
         self.manage_keys(caller, wire, KmOperation::SETUP)?;
         self.done = Done::Keyed;

@@ -164,7 +164,7 @@ tsm_errors! {
         device: FunctionId,
         /// 4 KiB pages that were wanted.
         pages: usize,
-    } = "connect-no-memory", Host, ENOMEM,
+    } = "device-no-memory", Host, ENOMEM,
         "{device}: no {pages} pages of memory to be had",
         "free memory and connect again";
     /// The host's own access to its pages failed.
@@ -182,14 +182,14 @@ tsm_errors! {
         device: FunctionId,
         /// Why.
         error: HostError,
-    } = "connect-host-failed", Host, EFAULT,
+    } = "device-host-failed", Host, EFAULT,
         "{device}: {error}",
         "see the failure that is named; the connection was undone as far as it had got";
     /// The host is going down.
     GoingDown {
         /// The device.
         device: FunctionId,
-    } = "connect-going-down", Caller, ESHUTDOWN,
+    } = "device-going-down", Caller, ESHUTDOWN,
         "{device}: the host is going down",
         "connect again after the next boot";
     /// A call failed.
@@ -198,7 +198,7 @@ tsm_errors! {
         device: FunctionId,
         /// The call.
         error: SeamcallError,
-    } = "connect-call-failed", Module, EFAULT,
+    } = "device-call-failed", Module, EFAULT,
         "{device}: {error}",
         "look the status up; if it is none that the state explains, it is a bug of the module or of this host";
     /// The module cannot be satisfied with the device's answers.
@@ -258,9 +258,18 @@ tsm_errors! {
         device: FunctionId,
         /// Messages that went both ways.
         messages: u32,
-    } = "connect-no-end", Device, EFAULT,
+    } = "device-no-end", Device, EFAULT,
         "{device}: no end after {messages} messages",
         "the device keeps the module asking: update its firmware";
+    /// More device information than there is room for.
+    BadInformation {
+        /// The device.
+        device: FunctionId,
+        /// Bytes, as the module told.
+        bytes: u64,
+    } = "bad-device-information", Module, EFAULT,
+        "{device}: the module tells of {bytes} bytes of device information, more than it was given room for",
+        "a bug of the TDX module: install another one";
     /// An exchange failed.
     ExchangeFailed {
         /// The device.
@@ -336,13 +345,6 @@ tsm_errors! {
     } = "no-address-window", Platform, EFAULT,
         "{device}: the prefetchable window of {port} above it gives no address association of whole MiB",
         "the device's memory has to lie in a 64-bit prefetchable window: look for `Above 4G Decoding` in the BIOS setup";
-    /// Routing ids of the device are not in order.
-    BadRidRange {
-        /// The device.
-        device: FunctionId,
-    } = "bad-rid-range", Device, EFAULT,
-        "{device}: the routing ids of its virtual functions do not lie behind its own",
-        "the device's SR-IOV registers are wrong: switch virtual functions off";
     /// A stream id that nobody may have.
     BadStreamId {
         /// The device.
@@ -383,6 +385,13 @@ tsm_errors! {
     } = "stream-not-secure", Device, ENXIO,
         "{device}: its stream is {state} after it was enabled",
         "keys of both ends do not fit or the link failed: connect again, then reset the device";
+    /// The stream of a connected device failed.
+    StreamLost {
+        /// The device.
+        device: FunctionId,
+    } = "stream-lost", Device, EIO,
+        "{device} was disconnected: its stream is not secure any more, an integrity check failed or its link went down",
+        "connect it again; if it stays, somebody tampers with the link or the slot is bad";
     /// The module gave fewer pages back than it took.
     PagesMissing {
         /// The device.

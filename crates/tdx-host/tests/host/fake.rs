@@ -5,6 +5,8 @@ mod loader;
 mod lockstep;
 mod module;
 mod pages;
+pub(crate) mod pcie;
+pub(crate) mod spdm;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

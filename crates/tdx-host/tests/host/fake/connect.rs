@@ -18,6 +18,8 @@ use tdx_host::traits::{
     Acpi, DmarUnit, DomainIdsInUse, HostBridge, Iommus, PciBus, PciFunction, UeventAction, Uevents,
 };
 
+use super::pcie::Pcie;
+use super::spdm::Links;
 use super::{FEATURES, Fake, State};
 
 /// The I/O of a fake machine. Public: tests bend it.
@@ -34,6 +36,8 @@ pub(crate) struct Io {
     pub(crate) clock: Duration,
     /// Units in trusted mode and the entries of the list that they came with.
     pub(crate) trusted: BTreeMap<u64, Vec<u64>>,
+    /// Units that never answer the command into trusted mode.
+    pub(crate) silent: BTreeSet<u64>,
     /// Pages of the extensions, in the order in which they were given.
     pub(crate) pool: Vec<u64>,
     /// Pages of one call of TDH.EXT.MEM.ADD; it is interrupted behind them.
@@ -42,6 +46,8 @@ pub(crate) struct Io {
     /// Entries that TDH.IOMMU.CLEAR leaves out of its list.
     pub(crate) kept_entries: usize,
     pub(crate) uevents: Vec<String>,
+    pub(crate) pcie: Pcie,
+    pub(crate) links: Links,
 }
 
 /// A bridge of segment 0.
@@ -159,6 +165,9 @@ impl State {
         if !self.io.units.contains(&(base, true)) {
             return StatusCode::OPERAND_INVALID.with_operand(OperandId::RCX);
         }
+        if self.io.silent.contains(&base) && self.io.trusted.contains_key(&base) {
+            return StatusCode::IOMMU_ECMD_TIMEOUT.plain();
+        }
         if self.io.trusted.contains_key(&base) {
             return StatusCode::IOMMU_INVALID_STATE.plain();
         }
@@ -168,6 +177,9 @@ impl State {
         assert!(entries[2..2 + pages].iter().all(|page| *page != 0 && page % 4096 == 0));
         assert!(entries[2 + pages..].iter().all(|rest| *rest == 0));
         self.io.trusted.insert(base, entries);
+        if self.io.silent.contains(&base) {
+            return StatusCode::IOMMU_ECMD_TIMEOUT.plain();
+        }
         StatusCode::SUCCESS.plain()
     }
 
@@ -190,10 +202,12 @@ impl PciBus for Fake {
         let functions = self.state().io.functions.clone();
         let _ = functions.into_iter().try_for_each(each);
     }
-    fn config_read(&self, _: FunctionId, _: u16, _: Width) -> u32 {
-        u32::MAX
+    fn config_read(&self, function: FunctionId, offset: u16, width: Width) -> u32 {
+        self.state().io.pcie.read(function, offset, width)
     }
-    fn config_write(&self, _: FunctionId, _: u16, _: Width, _: u32) {}
+    fn config_write(&self, function: FunctionId, offset: u16, width: Width, value: u32) {
+        self.state().io.pcie.write(function, offset, width, value);
+    }
     fn now(&self) -> Duration {
         self.state().io.clock
     }

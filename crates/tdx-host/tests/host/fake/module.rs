@@ -5,7 +5,7 @@ use tdx_abi::leaf::{LeafWord, SeamcallLeaf, SeamldrLeaf};
 use tdx_abi::status::{OperandId, Status, StatusCode};
 use tdx_host::traits::{CpuPin, Seam, SeamcallFault};
 
-use super::{Event, Fake, GIB, Outcome, Scripted, State};
+use super::{Event, Fake, GIB, Outcome, Scripted, State, spdm};
 
 impl State {
     pub(crate) fn word(&self, at: u64) -> u64 {
@@ -71,6 +71,7 @@ impl State {
             SeamcallLeaf::EXT_INIT => return self.init_extensions(),
             SeamcallLeaf::IOMMU_SETUP => return self.set_unit_up(registers),
             SeamcallLeaf::IOMMU_CLEAR => return self.clear_unit(registers),
+            leaf if spdm::LEAVES.contains(&leaf) => return self.link_leaf(leaf, registers),
             SeamcallLeaf::SYS_SHUTDOWN => {
                 self.loader.handoff = Some(registers.rcx);
                 self.loader.shut_down = true;

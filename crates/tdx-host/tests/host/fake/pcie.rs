@@ -83,7 +83,8 @@ const fn express(port_type: PortType, tee_io: bool) -> Express {
 }
 
 fn ide(blocks: &[u8]) -> IdeCapability<'_> {
-    let features = ide::Capability::new().with_ide_km(true).with_selective_config(true).with_tee_limited(true);
+    let features =
+        ide::Capability::new().with_ide_km(true).with_selective_config(true).with_tee_limited(true);
     IdeCapability { features, link_streams: 0, selective_streams: blocks }
 }
 
@@ -166,6 +167,17 @@ impl Pcie {
         let space = &self.spaces[&function];
         let block = Ide::find(space).unwrap().selective(index).unwrap();
         block.registers().skip(4).step_by(4).map(|at| space.dword(at)).collect()
+    }
+
+    /// Registers of a device that comes back are as after power-on.
+    pub(crate) fn write_all_streams_off(&mut self) {
+        let Some(space) = self.spaces.get_mut(&DEVICE) else { return };
+        let Some(ide) = Ide::find(space) else { return };
+        let registers: Vec<u16> =
+            ide.streams().flat_map(|stream| stream.registers().skip(4).step_by(4)).collect();
+        for at in registers {
+            space.set(at, Width::Dword, 0).unwrap();
+        }
     }
 
     fn absent(&self, function: FunctionId) -> bool {

@@ -115,7 +115,7 @@ impl State {
         pages.truncate(pages.len() - self.io.links.kept);
         registers.rcx = match pages[..] {
             [] => u64::MAX,
-            [single] if release == 0 => single,
+            [single] => single,
             _ => {
                 for (at, page) in (release..).step_by(8).zip(&pages) {
                     self.bytes.extend((at..).zip(page.to_le_bytes()));
@@ -213,11 +213,8 @@ impl State {
         let Some(session) = links.sessions.get(&id) else {
             return StatusCode::SPDM_ENTRY_NOT_PRESENT.plain();
         };
-        let wanted = if leaf == SeamcallLeaf::SPDM_CONNECT {
-            SessionState::Created
-        } else {
-            SessionState::Connected
-        };
+        let wanted =
+            if leaf == SeamcallLeaf::SPDM_CONNECT { SessionState::Created } else { SessionState::Connected };
         if session.state != wanted {
             return StatusCode::SPDM_INVALID_STATE.plain();
         }
@@ -256,9 +253,8 @@ impl State {
     }
 
     fn is_answer(&self, leaf: SeamcallLeaf, sent: u8, page: u64) -> bool {
-        let bytes: [u8; 12] = std::array::from_fn(|at| {
-            self.bytes.get(&(page + at as u64)).copied().unwrap_or(0)
-        });
+        let bytes: [u8; 12] =
+            std::array::from_fn(|at| self.bytes.get(&(page + at as u64)).copied().unwrap_or(0));
         let expected = [leaf.0.to_le_bytes()[0] ^ 0xff, (sent - 1) ^ 0xff, 3 ^ 0xff, 0xff];
         Object::parse(&bytes).is_ok_and(|object| object.payload == expected)
     }
