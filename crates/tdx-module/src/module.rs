@@ -14,8 +14,11 @@ use crate::checks::Switch;
 use crate::connect::{self, Connect};
 use crate::disable::Disable;
 use crate::features;
-use crate::handoff::{Counters, Estate, Handoff, WbtEntry, idle_write_back};
+use crate::handoff::{
+    CONNECT_VERSION, ConnectEstate, Counters, Estate, Handoff, HandoffError, WbtEntry, idle_write_back,
+};
 use crate::hardware::{Hardware, LpIndex};
+use crate::io::UnitFacts;
 use crate::keys::KeyTable;
 use crate::leaves;
 use crate::lock::SharedExclusiveLock;
@@ -191,6 +194,11 @@ impl Rules {
         self.profile.generation >= Generation::V1_5
     }
 
+    /// Modules without TDX Connect know nothing of the hand-off version that carries it.
+    pub(crate) fn knows_handoff(&self, version: u16) -> bool {
+        version < CONNECT_VERSION || self.profile.has_connect()
+    }
+
     /// KeyIDs that the key table holds: private ones must lie below.
     pub(crate) fn max_key_ids(&self) -> u32 {
         if self.is_1_5() { MAX_KEY_IDS } else { MAX_KEY_IDS_1_0 }
@@ -331,23 +339,29 @@ impl Module {
             global_key: *self.global_key.get()?,
             packages: self.packages.load(Ordering::Acquire),
             counters: self.counters(),
+            connect: self.connect.get().map_or_else(ConnectEstate::default, Connect::estate),
         })
     }
 
     /// Takes over what another instance left. Called once at most: SYS.UPDATE and SYS.CONFIG, which
     /// fill the same cells, leave the state in which they run.
-    pub(crate) fn inherit(&self, estate: Estate) {
-        let Estate { keys, write_back, tdmrs, global_key, packages, counters } = estate;
-        if self.tdmrs.set(TdmrTable::restored(tdmrs)).is_err()
+    /// Hand-off data whose part of TDX Connect does not fit change nothing.
+    pub(crate) fn inherit(&self, estate: Estate, units: &[UnitFacts]) -> Result<(), HandoffError> {
+        let Estate { keys, write_back, tdmrs, global_key, packages, counters, connect } = estate;
+        let tdmrs = TdmrTable::restored(tdmrs);
+        let connect = Connect::restored(self.rules.connect, units, &tdmrs, &connect)?;
+        if self.tdmrs.set(tdmrs).is_err()
             || self.global_key.set(global_key).is_err()
             || self.write_back.set(write_back).is_err()
+            || self.connect.set(connect).is_err()
         {
-            return;
+            return Ok(());
         }
         self.keys.restore(&keys);
         self.packages.store(packages, Ordering::Release);
         self.td_builds.store(counters.td_builds, Ordering::Release);
         self.interrupted_migrations.store(counters.interrupted_migrations, Ordering::Release);
+        Ok(())
     }
 
     /// Add-on features in use.

@@ -73,8 +73,7 @@ impl HeldSlot<'_> {
 mod tests {
     use super::*;
 
-    const CONNECT: ExtensionCall =
-        ExtensionCall { leaf: SeamcallLeaf::SPDM_CONNECT, session: SpdmId(1) };
+    const CONNECT: ExtensionCall = ExtensionCall { leaf: SeamcallLeaf::SPDM_CONNECT, session: SpdmId(1) };
 
     #[test]
     fn an_interrupted_call_keeps_the_slot_for_itself() {

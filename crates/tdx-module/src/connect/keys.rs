@@ -17,8 +17,8 @@ use spdm::algo::HashAlgo;
 use spdm::crypto::Crypto;
 use spdm::crypto::aws_lc::AwsLc;
 use spdm::ide_km::{
-    IdeKey, Ifv, KGoStopAck, KSetGo, KSetStop, KeyProg, KeySelector, KeySet, KeySlot, KpAck, KpStatus, Message,
-    PROTOCOL, PortIndex, StreamId, Target,
+    IdeKey, Ifv, KGoStopAck, KSetGo, KSetStop, KeyProg, KeySelector, KeySet, KeySlot, KpAck, KpStatus,
+    Message, PROTOCOL, PortIndex, StreamId, Target,
 };
 use spdm::requester::{Operation, Outcome, Requester};
 use spdm::wire::Writer;

@@ -6,8 +6,8 @@
 use pcie::doe::{Header, Object, ObjectType};
 use spdm::Kind;
 use spdm::requester::Outgoing;
-use tdx_abi::connect::refusal::{Refusal, RefusalReason};
 use tdx_abi::connect::MESSAGE_PAGE;
+use tdx_abi::connect::refusal::{Refusal, RefusalReason};
 use tdx_abi::status::OperandId;
 use tdx_abi::{KeyId, PhysAddr};
 

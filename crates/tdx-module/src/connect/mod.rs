@@ -3,6 +3,7 @@
 
 pub(crate) mod dev_info;
 mod entropy;
+pub(crate) mod estate;
 pub(crate) mod evidence;
 mod extension;
 pub(crate) mod key_unit;
@@ -25,13 +26,16 @@ pub(crate) use registers::{CommandStatus, UnitRegisters};
 pub(crate) use units::{IommuTable, Progress, Unit, UnitState, UnitTable};
 
 use session::SessionTable;
+use tdx_abi::PAGE_SIZE;
 use tdx_abi::features::Features0;
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, StatusCode};
 
 use crate::call::{Call, Exit, invalid};
+use crate::handoff::{ConnectEstate, HandoffError, UnitEstate};
 use crate::io::{ConnectHardware, UnitFacts};
 use crate::profile::ConnectSizes;
+use crate::tdmrs::TdmrTable;
 
 /// State of TDX Connect and of the extensions. Made when the module is configured.
 #[derive(Debug)]
@@ -52,6 +56,71 @@ impl Connect {
             pool: Pool::new(sizes.pool_pages, sizes.ext_required),
             sessions: SessionTable::default(),
         }
+    }
+
+    /// What a successor needs to go on. No call is inside or interrupted.
+    pub(crate) fn estate(&self) -> ConnectEstate {
+        let unit = |unit: &Unit| UnitEstate {
+            registers: unit.facts().registers.start(),
+            generation: unit.generation(),
+            table: match unit.state() {
+                UnitState::Configured(table) => Some(table),
+                _ => None,
+            },
+        };
+        ConnectEstate {
+            units: self.units.iter().map(unit).collect(),
+            ranges: self.pages.list(),
+            sessions: self.sessions.save(),
+        }
+    }
+
+    /// The state that another instance left, on this machine: nothing in it is believed. The extensions are
+    /// off until TDH.EXT.INIT.
+    pub(crate) fn restored(
+        sizes: ConnectSizes,
+        facts: &[UnitFacts],
+        tdmrs: &TdmrTable,
+        estate: &ConnectEstate,
+    ) -> Result<Self, HandoffError> {
+        let connect = Self::new(sizes, facts);
+        let mut places = Vec::with_capacity(estate.units.len());
+        for (index, left) in estate.units.iter().enumerate() {
+            let unit = connect.units.at(left.registers).ok_or(HandoffError::Unit(index))?;
+            if places.contains(&unit.index()) {
+                return Err(HandoffError::Unit(index));
+            }
+            places.push(unit.index());
+            unit.set_generation(left.generation);
+        }
+        for &(range, owner) in &estate.ranges {
+            let refused = HandoffError::Page(range.start());
+            let owner = match owner {
+                Owner::Unit(place) => Owner::Unit(*places.get(usize::from(place)).ok_or(refused)?),
+                owner => owner,
+            };
+            connect.pages.restore(tdmrs, range, owner).map_err(|_| refused)?;
+            if owner == Owner::Pool {
+                connect.pool.add(u32::try_from(range.size() / PAGE_SIZE).unwrap_or(u32::MAX));
+            }
+        }
+        for (index, (left, &place)) in estate.units.iter().zip(&places).enumerate() {
+            let mut pages = left.table.as_ref().map_or_else(Vec::new, IommuTable::pages);
+            pages.sort_unstable();
+            let unit = connect.units.at(left.registers).ok_or(HandoffError::Unit(index))?;
+            if pages != connect.pages.pages_of(Owner::Unit(place)) {
+                return Err(HandoffError::Unit(index));
+            }
+            if let Some(table) = &left.table {
+                unit.set_state(UnitState::Configured(table.clone()));
+            }
+        }
+        if estate.sessions.is_empty() {
+            // Earlier hand-off versions have neither sessions nor pages.
+            return if connect.holds_pages() { Err(HandoffError::Connect) } else { Ok(connect) };
+        }
+        connect.sessions.restore(&connect, &estate.sessions)?;
+        Ok(connect)
     }
 
     /// Leaves that need the extension work.

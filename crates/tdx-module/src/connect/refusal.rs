@@ -22,10 +22,7 @@ impl From<Refusal> for Failure {
 impl Failure {
     /// An answer of IDE_KM or TDISP that is wrong.
     pub(crate) const VENDOR: Self = Self {
-        refusal: Refusal {
-            reason: RefusalReason::BAD_VENDOR_ANSWER,
-            request: RequestCode::VENDOR_DEFINED.0,
-        },
+        refusal: Refusal { reason: RefusalReason::BAD_VENDOR_ANSWER, request: RequestCode::VENDOR_DEFINED.0 },
         authentication: false,
     };
 
@@ -36,10 +33,8 @@ impl Failure {
     };
 
     /// A message that does not fit the page.
-    pub(crate) const TOO_LARGE: Self = Self {
-        refusal: Refusal { reason: RefusalReason::TOO_LARGE, request: 0 },
-        authentication: false,
-    };
+    pub(crate) const TOO_LARGE: Self =
+        Self { refusal: Refusal { reason: RefusalReason::TOO_LARGE, request: 0 }, authentication: false };
 
     /// Why an operation of the requester failed. `under_way` is the request that it was about.
     pub(crate) fn of(error: &RequesterError, under_way: Option<RequestCode>) -> Self {
@@ -83,11 +78,8 @@ impl Failure {
 
     /// The status of the SPDM leaves.
     pub(crate) fn spdm_status(self) -> Status {
-        let code = if self.authentication {
-            StatusCode::SPDM_AUTH_FAILED
-        } else {
-            StatusCode::SPDM_INVALID_MESSAGE
-        };
+        let code =
+            if self.authentication { StatusCode::SPDM_AUTH_FAILED } else { StatusCode::SPDM_INVALID_MESSAGE };
         code.with_detail(self.refusal.detail())
     }
 

@@ -4,11 +4,13 @@
 //! state that SYS.CONFIG and SYS.KEY.CONFIG could have reached on this machine.
 
 use tdx_abi::tdmr::{MAX_TDMRS, ReservedArea, TdmrInfo};
-use tdx_abi::{KeyId, PAGE_SIZE, PageLevel, PhysRange};
+use tdx_abi::{KeyId, PAGE_SIZE, PageLevel, PhysAddr, PhysRange};
 use zerocopy::FromZeros;
 use zerocopy::little_endian::U32;
 
+use super::connect::ConnectEstate;
 use super::layout::{DataV0, KotEntry, PACKAGES, TailV1, TdmrEntry, WbtEntry};
+use crate::connect::estate::SessionsError;
 use crate::keys::{KeyEntry, KeyState};
 use crate::leaves::sys_config::TdmrRules;
 use crate::platform::Platform;
@@ -42,6 +44,15 @@ pub(crate) enum HandoffError {
     /// Dynamic PAMT is not modelled.
     #[error("the data say that dynamic PAMT is on")]
     DynamicPamt,
+    /// Counts and sizes of its parts do not add up to the data.
+    #[error("the part of TDX Connect is not as long as it says")]
+    Connect,
+    #[error("entry {0} is no VT-d unit of this machine with the pages that it owns")]
+    Unit(usize),
+    #[error("the pages from {0} on cannot be owned, or have another owner")]
+    Page(PhysAddr),
+    #[error(transparent)]
+    Sessions(#[from] SessionsError),
 }
 
 /// The machine on which hand-off data are taken over.
@@ -64,8 +75,10 @@ pub(crate) struct Estate {
     pub(crate) global_key: KeyId,
     /// Bit per package whose global key is programmed.
     pub(crate) packages: u8,
-    /// Only hand-off version 1 carries them.
+    /// Hand-off version 0 does not carry them.
     pub(crate) counters: Counters,
+    /// From hand-off version 2 on.
+    pub(crate) connect: ConnectEstate,
 }
 
 /// What a host that opted into UPDATE_COMPATIBILITY has counted.
@@ -118,6 +131,7 @@ impl Estate {
     pub(super) fn decode(
         data: &DataV0,
         counters: Counters,
+        connect: ConnectEstate,
         machine: Machine<'_>,
     ) -> Result<Self, HandoffError> {
         let keys = keys(&data.kot, machine.platform)?;
@@ -137,6 +151,7 @@ impl Estate {
             global_key,
             packages,
             counters,
+            connect,
         })
     }
 }

@@ -1,4 +1,5 @@
-//! Layout of the hand-off area: a header and the data of hand-off versions 0 and 1.
+//! Layout of the hand-off area: a header and the data of hand-off versions 0 and 1. What version 2 adds is
+//! in `connect`.
 //!
 //! Offsets are those of the public sources of 1.5.01 and 2.0. Two arrangements are assumed: the
 //! order of the fields inside an entry of the TDMR table, of which only size and content are

@@ -4,9 +4,11 @@
 //! SYS.SHUTDOWN writes header and data, the P-SEAMLDR copies the area into the new instance, and
 //! SYS.UPDATE reads the data and invalidates the header.
 
+mod connect;
 mod estate;
 mod layout;
 
+pub(crate) use connect::{ConnectEstate, UnitEstate};
 pub(crate) use estate::{Counters, Estate, HandoffError, Machine, idle_write_back};
 pub(crate) use layout::WbtEntry;
 
@@ -15,14 +17,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tdx_abi::PAGE_SIZE;
 use zerocopy::FromBytes;
+use zeroize::Zeroize;
 
 use layout::{DataV0, HEADER_SIZE, RawHeader, TailV1};
 
-/// Bytes of the data of a hand-off version.
-fn data_size(version: u16) -> Option<u32> {
+/// The hand-off version from which on the data speak of TDX Connect.
+pub(crate) const CONNECT_VERSION: u16 = 2;
+/// Bytes of the data of version 1, behind which version 2 has its own.
+const SIZE_V1: usize = size_of::<DataV0>() + size_of::<TailV1>();
+
+/// Bytes of the data of a hand-off version with `connect` bytes of TDX Connect.
+fn data_size(version: u16, connect: usize) -> Option<u32> {
     let size = match version {
         0 => size_of::<DataV0>(),
-        1 => size_of::<DataV0>() + size_of::<TailV1>(),
+        1 => SIZE_V1,
+        CONNECT_VERSION => SIZE_V1.checked_add(connect)?,
         _ => return None,
     };
     u32::try_from(size).ok()
@@ -80,13 +89,21 @@ impl HandoffRegion {
 
     /// Writes header and data.
     pub(crate) fn write(&mut self, version: u16, estate: &Estate) -> Result<(), HandoffError> {
-        let size = data_size(version).ok_or(HandoffError::Version(version))?;
+        let connect = estate.connect.encode();
+        let size = data_size(version, connect.len()).ok_or(HandoffError::Version(version))?;
         let too_small = || HandoffError::Size(size);
+        let room = self.bytes.len().saturating_sub(HEADER_SIZE);
+        if usize::try_from(size).map_or(true, |size| size > room) {
+            return Err(too_small());
+        }
         let (header, data) = RawHeader::mut_from_prefix(&mut self.bytes).map_err(|_| too_small())?;
         let (v0, rest) = DataV0::mut_from_prefix(data).map_err(|_| too_small())?;
         if version != 0 {
-            let (tail, _) = TailV1::mut_from_prefix(rest).map_err(|_| too_small())?;
+            let (tail, rest) = TailV1::mut_from_prefix(rest).map_err(|_| too_small())?;
             *tail = estate.counters.encode();
+            if version == CONNECT_VERSION {
+                rest.get_mut(..connect.len()).ok_or_else(too_small)?.copy_from_slice(&connect);
+            }
         }
         estate.encode(v0);
         *header = RawHeader { valid: 1, reserved: 0, version: version.into(), size: size.into() };
@@ -97,17 +114,23 @@ impl HandoffRegion {
     pub(crate) fn read(&self, machine: Machine<'_>) -> Result<Estate, HandoffError> {
         let HandoffHeader { version, size, .. } = self.header();
         let wrong_size = || HandoffError::Size(size);
-        if size != data_size(version).ok_or(HandoffError::Version(version))? {
+        let length = usize::try_from(size).map_err(|_| wrong_size())?;
+        let connect = length.saturating_sub(SIZE_V1);
+        if size != data_size(version, connect).ok_or(HandoffError::Version(version))? {
             return Err(wrong_size());
         }
-        let data = self.bytes.get(HEADER_SIZE..).ok_or_else(wrong_size)?;
+        let data =
+            self.bytes.get(HEADER_SIZE..).and_then(|data| data.get(..length)).ok_or_else(wrong_size)?;
         let (v0, rest) = DataV0::ref_from_prefix(data).map_err(|_| wrong_size())?;
-        let counters = if version == 0 {
-            Counters::default()
+        let (counters, rest) = if version == 0 {
+            (Counters::default(), rest)
         } else {
-            Counters::decode(TailV1::read_from_prefix(rest).map_err(|_| wrong_size())?.0)?
+            let (tail, rest) = TailV1::read_from_prefix(rest).map_err(|_| wrong_size())?;
+            (Counters::decode(tail)?, rest)
         };
-        Estate::decode(v0, counters, machine)
+        let connect =
+            if version == CONNECT_VERSION { ConnectEstate::decode(rest)? } else { ConnectEstate::default() };
+        Estate::decode(v0, counters, connect, machine)
     }
 
     /// The whole area.
@@ -117,16 +140,32 @@ impl HandoffRegion {
 
     /// Puts `bytes` at the start of the area; what does not fit is cut off.
     pub(crate) fn overwrite(&mut self, bytes: &[u8]) {
-        for (to, from) in self.bytes.iter_mut().zip(bytes) {
-            *to = *from;
+        let length = bytes.len().min(self.bytes.len());
+        if let (Some(to), Some(from)) = (self.bytes.get_mut(..length), bytes.get(..length)) {
+            to.copy_from_slice(from);
         }
     }
 
-    /// From here nobody takes the data over.
+    /// From here nobody takes the data over. Keys of sessions do not stay behind.
     pub(crate) fn invalidate(&mut self) {
+        self.wipe_connect();
         if let Ok((header, _)) = RawHeader::mut_from_prefix(&mut self.bytes) {
             header.valid = 0;
         }
+    }
+
+    /// Zeros in place of what the header says lies behind the data of version 1.
+    fn wipe_connect(&mut self) {
+        let total = usize::try_from(self.header().total()).unwrap_or(usize::MAX).min(self.bytes.len());
+        if let Some(connect) = self.bytes.get_mut(HEADER_SIZE + SIZE_V1..total) {
+            connect.zeroize();
+        }
+    }
+}
+
+impl Drop for HandoffRegion {
+    fn drop(&mut self) {
+        self.wipe_connect();
     }
 }
 
@@ -159,6 +198,7 @@ mod tests {
             global_key: KeyId::new(32),
             packages: 1,
             counters: Counters { td_builds: 1, interrupted_migrations: 2 },
+            connect: ConnectEstate::default(),
         }
     }
 
@@ -186,7 +226,7 @@ mod tests {
     #[test]
     fn neither_an_unknown_version_nor_a_small_area_is_written() {
         let mut region = HandoffRegion::new(24);
-        assert_eq!(region.write(2, &estate()), Err(HandoffError::Version(2)));
+        assert_eq!(region.write(3, &estate()), Err(HandoffError::Version(3)));
         let mut small = HandoffRegion::new(12);
         assert_eq!(small.write(0, &estate()), Err(HandoffError::Size(0xD08A)));
         for region in [region, small] {

@@ -13,9 +13,7 @@ use crate::connect::Owner;
 use crate::connect::key_unit::{KeyUnit, SLOTS, SlotSet};
 use crate::connect::root_port::RootPort;
 use crate::connect::session::{Session, SessionState};
-use crate::connect::stream::{
-    Stream, StreamFacts, StreamHardware, StreamKey, address_overlap, rid_overlap,
-};
+use crate::connect::stream::{Stream, StreamFacts, StreamHardware, StreamKey, address_overlap, rid_overlap};
 
 /// Bits of the first register of an RID association and of an address association.
 const RID_1: u64 = 0x00FF_FF00;

@@ -69,9 +69,7 @@ fn check_outstanding(body: &Body, id: u8, operation: KmOperation) -> Result<(), 
     let task = Task::Keys(id);
     match body.in_flight() {
         None => Ok(()),
-        Some(other) if other != task => {
-            Err(StatusCode::OPERAND_BUSY.with_operand(OperandId::RCX).into())
-        }
+        Some(other) if other != task => Err(StatusCode::OPERAND_BUSY.with_operand(OperandId::RCX).into()),
         // TDH.IDE.STREAM.KM-5
         Some(_) if !is_of(body, task, operation) => Err(StatusCode::IDE_STREAM_IDEKM_OUTREQ.into()),
         Some(_) => Ok(()),

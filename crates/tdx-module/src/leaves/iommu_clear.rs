@@ -65,8 +65,8 @@ impl Clear<'_> {
             self.remember(true);
             self.interrupted()?;
         }
-        let status = self.wait()?;
-        if status == CommandStatus::Failed && self.registers.is_in_tdx_mode() {
+        self.wait()?;
+        if self.registers.is_in_tdx_mode() {
             // The next call issues the command again.
             self.remember(false);
             // TDH.IOMMU.CLEAR-8
@@ -90,11 +90,11 @@ impl Clear<'_> {
     }
 
     /// Until no command is under way.
-    fn wait(&self) -> Result<CommandStatus, Exit> {
+    fn wait(&self) -> Result<(), Exit> {
         for _ in 0..POLLS {
             match self.registers.command_status() {
                 CommandStatus::InProgress => self.interrupted()?,
-                status => return Ok(status),
+                CommandStatus::Done | CommandStatus::Failed => return Ok(()),
             }
         }
         // TDH.IOMMU.CLEAR-7

@@ -1,9 +1,8 @@
 //! TDH.IOMMU.SETUP: takes the pages of a VT-d unit and puts it into TDX mode.
 //!
 //! The first call looks at everything and takes the pages; what follows are steps that can be done again,
-//! with a look for interrupts between them. Assumed: where the unit does not finish its command in time,
-//! RCX holds the id of the unit beside `IOMMU_ECMD_TIMEOUT`, so that a host which gives up can take the unit
-//! back with TDH.IOMMU.CLEAR.
+//! with a look for interrupts between them. Assumed: beside `IOMMU_ECMD_TIMEOUT` and `IOMMU_ECMD_ERROR` RCX
+//! holds the id of the unit, so that a host which gives up can take unit and pages back with TDH.IOMMU.CLEAR.
 
 use tdx_abi::connect::pages::IommuBlock;
 use tdx_abi::status::{OperandId, Status, StatusCode};
@@ -58,6 +57,12 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
             regs.rcx = unit.id().0;
             Err(StatusCode::IOMMU_ECMD_TIMEOUT.into())
         }
+        // TDH.IOMMU.SETUP-7
+        Outcome::Failed => {
+            setup.undo();
+            regs.rcx = unit.id().0;
+            Err(StatusCode::IOMMU_ECMD_ERROR.into())
+        }
     }
 }
 
@@ -95,7 +100,8 @@ fn read_table(call: &Call<'_>, root: PhysAddr) -> Result<IommuTable, Exit> {
     let bad = || invalid(OperandId::RDX);
     let words = call.read_words(root)?;
     let block = |index: usize| -> Result<IommuBlock, Exit> {
-        let block = words.get(index).and_then(|&word| IommuBlock::from_entry(word)).ok_or_else(bad)?;
+        let word = words.get(index).copied().filter(|&word| word != 0).ok_or_else(bad)?;
+        let block = IommuBlock::from_entry(word).ok_or_else(bad)?;
         call.listed_page(block.start.as_u64(), OperandId::RDX)?;
         Ok(block)
     };
@@ -105,7 +111,7 @@ fn read_table(call: &Call<'_>, root: PhysAddr) -> Result<IommuTable, Exit> {
     }
     let count = usize::from(call.connect()?.sizes.iommu_mt_pages);
     let (singles, rest) = words.get(2..).and_then(|words| words.split_at_checked(count)).ok_or_else(bad)?;
-    if rest.iter().any(|&word| word != 0) {
+    if singles.contains(&0) || rest.iter().any(|&word| word != 0) {
         return Err(bad());
     }
     let singles =
@@ -116,6 +122,7 @@ fn read_table(call: &Call<'_>, root: PhysAddr) -> Result<IommuTable, Exit> {
 enum Outcome {
     Configured,
     TimedOut,
+    Failed,
 }
 
 /// A unit on its way into TDX mode.
@@ -165,8 +172,8 @@ impl Setup<'_> {
     fn poll(&self, status_before: u32) -> Result<Outcome, Exit> {
         for _ in 0..POLLS {
             match self.registers.command_status() {
-                CommandStatus::Done => return self.verify(status_before),
-                CommandStatus::Failed => return Err(self.undo()),
+                CommandStatus::Done => return Ok(self.verify(status_before)),
+                CommandStatus::Failed => return Ok(Outcome::Failed),
                 CommandStatus::InProgress => {}
             }
             // TDH.IOMMU.SETUP-8
@@ -177,30 +184,33 @@ impl Setup<'_> {
         Ok(Outcome::TimedOut)
     }
 
-    fn verify(&self, status_before: u32) -> Result<Outcome, Exit> {
+    fn verify(&self, status_before: u32) -> Outcome {
         let right = self.registers.is_in_tdx_mode()
             && self.registers.head_is_inside(&self.table)
             && self.registers.global_status() == status_before;
         if !right {
-            return Err(self.undo());
+            return Outcome::Failed;
         }
         self.unit.set_state(UnitState::Configured(self.table.clone()));
-        Ok(Outcome::Configured)
+        Outcome::Configured
     }
 
-    /// Gives everything back to the host, unless the unit is in TDX mode all the same: then it has its
-    /// pages, and takes TDH.IOMMU.CLEAR to leave.
-    fn undo(&self) -> Exit {
+    /// Gives everything back to the host. A unit that stays in TDX mode all the same keeps its pages until
+    /// TDH.IOMMU.CLEAR gets it out.
+    fn undo(&self) {
         self.registers.unprogram();
         if self.registers.is_in_tdx_mode() {
-            self.unit.set_state(UnitState::Clearing { table: self.table.clone(), issued: false });
-        } else {
-            self.registers.wipe();
-            self.registers.protect(false);
-            self.call.release(&self.table.pages());
-            self.unit.set_state(UnitState::Free);
+            self.registers.issue();
+            // The last look counts, and there is no time for more.
+            let _ = (0..POLLS).find(|_| self.registers.command_status() != CommandStatus::InProgress);
         }
-        // TDH.IOMMU.SETUP-7
-        StatusCode::IOMMU_ECMD_ERROR.into()
+        if self.registers.is_in_tdx_mode() {
+            self.unit.set_state(UnitState::Clearing { table: self.table.clone(), issued: false });
+            return;
+        }
+        self.registers.wipe();
+        self.registers.protect(false);
+        self.call.release(&self.table.pages());
+        self.unit.set_state(UnitState::Free);
     }
 }

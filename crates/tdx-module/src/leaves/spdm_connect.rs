@@ -36,7 +36,9 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
         .lock_session(&session, OperandId::RCX)
         .and_then(|mut body| connect_device(call, &session, &mut body, config, pages, regs));
     // TDH.SPDM.CONNECT-4
-    if let Ok(status) = turn && status == StatusCode::INTERRUPTED_RESUMABLE.plain() {
+    if let Ok(status) = turn
+        && status == StatusCode::INTERRUPTED_RESUMABLE.plain()
+    {
         return turn;
     }
     slot.give_back();

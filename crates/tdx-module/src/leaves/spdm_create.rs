@@ -6,8 +6,8 @@ use tdx_abi::connect::pages::HpaArray;
 use tdx_abi::status::{OperandId, Status, StatusCode};
 
 use crate::call::{Call, Exit, invalid};
-use crate::connect::Unit;
 use crate::connect::Owner;
+use crate::connect::Unit;
 use crate::connect::root_port::RootPort;
 use crate::connect::session::Session;
 

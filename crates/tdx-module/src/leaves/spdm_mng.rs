@@ -33,8 +33,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
         }
     }
     // TDH.SPDM.MNG-10
-    let parameters =
-        if regs.r8 == NO_PAGE { None } else { Some(call.host_page(regs.r8, OperandId::R8)?) };
+    let parameters = if regs.r8 == NO_PAGE { None } else { Some(call.host_page(regs.r8, OperandId::R8)?) };
     let pages = MessagePages::new(call, (OperandId::R9, regs.r9), (OperandId::R10, regs.r10))?;
     // TDH.SPDM.MNG-5
     let slot = call.enter_extension(SeamcallLeaf::SPDM_MNG, session.id)?;

@@ -11,6 +11,8 @@ use tdx_abi::features::Features0;
 use tdx_abi::status::{OperandId, Status, StatusCode};
 
 use crate::call::{Call, Exit, invalid};
+use crate::connect::Connect;
+use crate::handoff::CONNECT_VERSION;
 use crate::module::{ModuleState, Rules};
 
 /// Bit 16 of RCX: refuse while an update could spoil a measurement.
@@ -72,9 +74,21 @@ fn hand_off(call: &Call<'_>, request: Request) -> Result<Status, Exit> {
             return Err(sensitive(counters.interrupted_migrations, INTERRUPTED_MIGRATIONS));
         }
     }
+    let connect = module.connect.get();
+    // TDH.SYS.SHUTDOWN-7
+    if connect.is_some_and(Connect::is_interrupted) {
+        return Err(StatusCode::SYS_BUSY.into());
+    }
+    // TDH.SYS.SHUTDOWN-8
+    if request.version < CONNECT_VERSION && connect.is_some_and(Connect::holds_pages) {
+        return Err(invalid(OperandId::RCX));
+    }
     // A ready module is configured.
     let estate = module.estate().ok_or(StatusCode::SYS_NOT_READY)?;
     // TDH.SYS.SHUTDOWN-6. No published release: an image of the test key may claim what it likes.
+    if !module.rules.knows_handoff(request.version) {
+        return Err(StatusCode::SYS_INVALID_HANDOFF.into());
+    }
     module.handoff.region().write(request.version, &estate).map_err(|_| StatusCode::SYS_INVALID_HANDOFF)?;
     Ok(Status::SUCCESS)
 }

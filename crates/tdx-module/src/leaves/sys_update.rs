@@ -11,6 +11,7 @@ use tdx_abi::status::{OperandId, Status, StatusCode};
 
 use crate::call::{Call, Exit, invalid};
 use crate::handoff::Machine;
+use crate::io::ConnectHardware;
 use crate::module::ModuleState;
 
 const LAST_VERSION: u8 = 1;
@@ -35,10 +36,14 @@ pub(crate) fn run(call: &Call<'_>, regs: &Registers) -> Result<Status, Exit> {
         return Err(StatusCode::SYS_INVALID_HANDOFF.into());
     }
     // TDH.SYS.UPDATE-9
+    if !module.rules.knows_handoff(header.version) {
+        return Err(StatusCode::SYS_INVALID_HANDOFF.into());
+    }
     let estate = region
         .read(Machine { platform: module.platform()?, packages: mcheck.packages })
         .map_err(|_| StatusCode::SYS_INVALID_HANDOFF)?;
-    module.inherit(estate);
+    let units = call.hw.connect().map_or(&[][..], ConnectHardware::units);
+    module.inherit(estate, units).map_err(|_| StatusCode::SYS_INVALID_HANDOFF)?;
     region.invalidate();
     module.opted_in.store(opted_in.bits(), Ordering::Release);
     module.set_state(ModuleState::SysReady);

@@ -41,7 +41,7 @@ fn every_name_in_a_test_is_that_of_a_row() {
     let names = named();
     let looks_like_a_row = |name: &str| {
         let name = name.strip_prefix("1.0:").unwrap_or(name);
-        ["TDH.SYS.", "DISPATCH-", "SEAMLDR-", "SEAMLDR."].iter().any(|start| name.starts_with(start))
+        ["TDH.", "DISPATCH-", "CONNECT-", "SEAMLDR-", "SEAMLDR."].iter().any(|start| name.starts_with(start))
             && name.contains('-')
     };
     for name in names.iter().filter(|name| looks_like_a_row(name)) {

@@ -2,13 +2,18 @@
 
 mod bring_up;
 mod common;
+mod connect_handoff;
+mod connect_histories;
 mod coverage;
 mod dispatch;
+mod ext;
 mod handoff;
 mod install;
 mod install_images;
 mod install_session;
 mod intel_images;
+mod iommu_clear;
+mod iommu_setup;
 mod keys_and_tdmrs;
 mod live_update;
 mod properties;

@@ -93,6 +93,8 @@ pub(crate) struct Facts {
     cpuid: PerLp<(u32, u32), [u32; 4]>,
     pub(crate) seamops: BTreeMap<u32, u64>,
     pub(crate) entropy: Option<u64>,
+    /// By which the random number grows with each draw.
+    pub(crate) random_step: u64,
     /// Uses of random numbers for which the loader gets none.
     pub(crate) no_random_for: Vec<RandomUse>,
     pub(crate) pconfig: Option<PconfigError>,
@@ -132,6 +134,7 @@ impl Default for Facts {
             cpuid: CPUID.iter().map(|&(leaf, regs)| ((None, leaf), regs)).collect(),
             seamops: (0..LPS).map(|lp| (lp, 0x7F)).collect(),
             entropy: Some(0x1234_5678_9ABC_DEF0),
+            random_step: 0,
             no_random_for: Vec::new(),
             pconfig: None,
             contended: Vec::new(),
@@ -350,7 +353,10 @@ impl Hardware for FakeHardware {
 
     fn random(&self, _lp: LpIndex) -> Option<u64> {
         self.at(Moment::Random);
-        locked(&self.facts).entropy
+        let mut facts = locked(&self.facts);
+        let drawn = facts.entropy;
+        facts.entropy = drawn.map(|random| random.wrapping_add(facts.random_step));
+        drawn
     }
 
     fn random_for(&self, lp: LpIndex, purpose: RandomUse) -> Option<u64> {

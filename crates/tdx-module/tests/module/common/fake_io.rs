@@ -53,10 +53,14 @@ pub(crate) struct IoFacts {
     pub(crate) command_status: u64,
     /// Commands have no effect.
     pub(crate) stubborn: bool,
+    /// No command gets a unit out of TDX mode.
+    pub(crate) stuck: bool,
     /// GSTS changes with a command.
     pub(crate) spoils_status: bool,
     /// Head of the trusted queue behind a command.
     pub(crate) head: u64,
+    /// Key configuration units take keys.
+    pub(crate) keys_get_ready: bool,
     /// Commands issued, by unit.
     pub(crate) commands: Vec<u64>,
     /// Looks that are left, by unit.
@@ -104,8 +108,10 @@ impl Default for IoFacts {
             polls: 3,
             command_status: 0,
             stubborn: false,
+            stuck: false,
             spoils_status: false,
             head: 0,
+            keys_get_ready: true,
             commands: Vec::new(),
             under_way: BTreeMap::new(),
         }
@@ -150,7 +156,8 @@ impl IoFacts {
         self.under_way.remove(&unit);
         self.set(unit + ECRSP, self.command_status << 1);
         if self.command_status == 0 && !self.stubborn {
-            let mode = self.register(unit + TDX_MODE) & 1 != 0;
+            let before = self.register(unit + ESTS0) & TMS != 0;
+            let mode = self.register(unit + TDX_MODE) & 1 != 0 || (self.stuck && before);
             self.set(unit + ESTS0, if mode { TMS } else { 0 });
             self.set(unit + T_IQH, self.head);
             if self.spoils_status {
@@ -160,11 +167,29 @@ impl IoFacts {
         self.register(unit + ECRSP)
     }
 
+    /// A stream of a key configuration unit: a set that is primed is ready if `keys_get_ready`. Keys go
+    /// with the stream.
+    fn settle_key_unit(&mut self, pa: u64) {
+        for unit in KEY_UNITS {
+            for stream in (0..4).map(|number| unit + 4 + 36 * number) {
+                if !(stream..stream + 36).contains(&pa) {
+                    continue;
+                }
+                for (control, status) in [(stream + 4, stream + 8), (stream + 12, stream + 16)] {
+                    let primed = self.register(control);
+                    let ready = (primed >> 8 & 1) << 8 | (primed >> 16 & 1) << 9;
+                    self.set(status, if self.keys_get_ready { ready } else { 0 });
+                }
+            }
+        }
+    }
+
     pub(super) fn write(&mut self, pa: u64, _width: MmioWidth, value: u64) {
         if let Some(&unit) = UNITS.iter().find(|&&unit| unit + ECMD == pa) {
             self.commands.push(unit);
             self.under_way.insert(unit, self.polls);
         }
         self.set(pa, value);
+        self.settle_key_unit(pa);
     }
 }
