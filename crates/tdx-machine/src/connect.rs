@@ -43,7 +43,9 @@ pub(crate) struct Devices {
 /// How a unit is at power-on, and what faults make of it.
 fn behaviour(tdx: bool, index: usize, faults: &[Fault]) -> Behaviour {
     let mut behaviour = Behaviour::new(tdx);
-    faults.iter().for_each(|fault| bend(&mut behaviour, index, fault));
+    for fault in faults {
+        bend(&mut behaviour, index, fault);
+    }
     behaviour
 }
 

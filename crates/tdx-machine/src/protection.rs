@@ -27,7 +27,7 @@ impl ConfigBytes {
         Self { function, start: offset, end: offset.saturating_add(length) }
     }
 
-    fn overlaps(&self, other: &Self) -> bool {
+    fn overlaps(self, other: Self) -> bool {
         self.function == other.function && self.start < other.end && other.start < self.end
     }
 }
@@ -88,7 +88,7 @@ impl Protection {
     /// The same for configuration space.
     pub(crate) fn covers_config(&self, function: FunctionId, offset: u16, length: u16) -> bool {
         let bytes = ConfigBytes::new(function, offset, length);
-        self.config.read().iter().any(|protected| protected.overlaps(&bytes))
+        self.config.read().iter().any(|protected| protected.overlaps(bytes))
     }
 
     /// Power is cycled.

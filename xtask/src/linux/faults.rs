@@ -274,7 +274,7 @@ fn update(fault: &Update) -> Result<Boot> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tdx_machine::fault::CATALOGUE;
+    use tdx_machine::fault::{Breaks, CATALOGUE};
 
     /// Faults that this kernel, or a virtual machine, cannot have.
     const NOT_HERE: &[(&str, &str)] = &[
@@ -287,7 +287,8 @@ mod tests {
 
     #[test]
     fn every_fault_of_the_catalogue_has_a_boot_or_a_reason() {
-        for info in CATALOGUE {
+        // This kernel knows nothing of TDX Connect.
+        for info in CATALOGUE.iter().filter(|info| info.breaks != Breaks::Connect) {
             let boots = BRING_UP.iter().map(|fault| fault.name).chain(UPDATE.iter().map(|fault| fault.name));
             let times = boots.filter(|name| *name == info.name).count();
             let reasons = NOT_HERE.iter().filter(|(name, _)| *name == info.name).count();

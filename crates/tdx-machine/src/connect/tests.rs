@@ -258,8 +258,8 @@ fn the_host_does_not_see_trusted_registers() {
 
 #[test]
 fn each_fault_shows_where_the_catalogue_says() {
-    type Shows = fn(&Machine, usize) -> bool;
-    let cases: [(fn(u32) -> Fault, Shows); 6] = [
+    type Case = (fn(u32) -> Fault, fn(&Machine, usize) -> bool);
+    let cases: [Case; 6] = [
         (
             |unit| Fault::IommuWithoutTdxMode { unit },
             |machine, unit| vtd(machine, unit, ECAP) & ECAP_TDXC == 0,

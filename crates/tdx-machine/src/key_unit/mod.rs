@@ -164,7 +164,7 @@ impl Block {
         }
     }
 
-    fn tx_status(&self, stream: Option<&Stream>) -> u32 {
+    fn tx_status(stream: Option<&Stream>) -> u32 {
         let with = |set| {
             SubStream::ALL
                 .into_iter()
@@ -183,7 +183,7 @@ impl Block {
     fn status(&self, direction: Direction, stream: Option<&Stream>) -> u32 {
         let ready = KeySet::ALL.into_iter().filter(|set| self.is_ready(direction, *set, stream));
         let in_use = match direction {
-            Direction::Tx => self.tx_status(stream),
+            Direction::Tx => Self::tx_status(stream),
             Direction::Rx => Self::rx_status(stream),
         };
         ready.fold(in_use, |status, set| status | READY[set as usize])

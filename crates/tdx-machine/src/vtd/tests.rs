@@ -147,7 +147,7 @@ fn the_queue_moves_while_it_is_on_and_changes_its_base_while_it_is_off() {
     put(&unit, IQA, 0x9000);
     assert_eq!(get(&unit, IQA), base);
     put32(&unit, GCMD, 0);
-    put(&unit, IQA, u64::MAX & !IQA_WIDE);
+    put(&unit, IQA, !IQA_WIDE);
     assert_eq!(get(&unit, IQA), 0xFFFF_FFFF_FFFF_F007);
     put(&unit, IQT, u64::MAX);
     assert_eq!(

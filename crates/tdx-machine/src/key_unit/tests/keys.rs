@@ -94,7 +94,7 @@ fn a_stream_is_secure_when_unit_and_port_are_enabled_and_everything_is_keyed() {
 fn keys_arrive_with_their_bytes_in_order() {
     let bench = Bench::new();
     bench.set_up();
-    let mut device = bench.device(KeySet::K0, 0);
+    let mut device = device_end(KeySet::K0, 0);
     let down = bench.stream(1, ID, |stream| stream.seal(read(1))).unwrap();
     assert_eq!(device.open(down), Ok(vec![read(1)]));
     let up = device.seal(ID, read(2)).unwrap();
@@ -116,7 +116,7 @@ fn a_missing_key_keeps_the_stream_insecure() {
         bench.stream(1, ID, |stream| stream.set_enabled(true));
         assert!(!bench.is_secure(), "{missing}");
         let ready = |direction| if missing.direction == direction { 0 } else { READY_0 };
-        let used = if missing.direction == Direction::Tx { 0 } else { 1 };
+        let used = u64::from(missing.direction != Direction::Tx);
         assert_eq!(bench.read(TX_STATUS), ready(Direction::Tx) | used, "{missing}");
         assert_eq!(bench.read(RX_STATUS), ready(Direction::Rx), "{missing}");
         bench.put(missing, &key(missing, 0));
@@ -129,7 +129,7 @@ fn a_missing_key_keeps_the_stream_insecure() {
 fn keys_are_refreshed_without_a_gap() {
     let bench = Bench::new();
     bench.set_up();
-    let mut device = bench.device(KeySet::K0, 0);
+    let mut device = device_end(KeySet::K0, 0);
     let old = device.seal(ID, read(1)).unwrap();
     bench.put_all(KeySet::K1, 1);
     bench.prime(PRIME_1);
@@ -140,7 +140,7 @@ fn keys_are_refreshed_without_a_gap() {
     let opened = bench.stream(1, ID, |stream| stream.open(old));
     assert_eq!(opened, Ok(vec![read(1)]), "what was under way is received");
     assert_eq!(bench.read(RX_STATUS), READY_0 | READY_1 | 1 << 2);
-    let new = bench.device(KeySet::K1, 1).seal(ID, read(2)).unwrap();
+    let new = super::device_end(KeySet::K1, 1).seal(ID, read(2)).unwrap();
     assert_eq!(bench.stream(1, ID, |stream| stream.open(new)), Ok(vec![read(2)]));
     assert_eq!(bench.read(RX_STATUS) & 0x3F, 2 << 2, "set 1, non-posted");
     assert!(bench.is_secure());
@@ -150,7 +150,7 @@ fn keys_are_refreshed_without_a_gap() {
 fn priming_again_without_new_keys_changes_nothing() {
     let bench = Bench::new();
     bench.set_up();
-    let device = bench.device(KeySet::K0, 0).seal(ID, read(1)).unwrap();
+    let device = device_end(KeySet::K0, 0).seal(ID, read(1)).unwrap();
     assert!(bench.stream(1, ID, |stream| stream.open(device.clone())).is_ok());
     bench.write(TX_CONTROL, 1 | PRIME_0);
     bench.write(RX_CONTROL, PRIME_0);

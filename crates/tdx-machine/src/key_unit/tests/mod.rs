@@ -142,17 +142,17 @@ impl Bench {
         self.write(CONTROL, u64::from(ID.0) << 24 | 1);
         self.stream(1, ID, |stream| stream.set_enabled(true));
     }
+}
 
-    /// The device's end, with the same keys.
-    fn device(&self, set: KeySet, round: u8) -> Port {
-        let mut device = port(ID);
-        let stream = device.stream_mut(ID).unwrap();
-        stream.set_enabled(true);
-        for slot in KeySlot::of_set(set) {
-            let there = slot.at_the_other_end();
-            stream.program(there, &key(slot, round), Ifv::INITIAL).unwrap();
-            stream.go(there).unwrap();
-        }
-        device
+/// The device's end, with the same keys.
+fn device_end(set: KeySet, round: u8) -> Port {
+    let mut device = port(ID);
+    let stream = device.stream_mut(ID).unwrap();
+    stream.set_enabled(true);
+    for slot in KeySlot::of_set(set) {
+        let there = slot.at_the_other_end();
+        stream.program(there, &key(slot, round), Ifv::INITIAL).unwrap();
+        stream.go(there).unwrap();
     }
+    device
 }

@@ -54,11 +54,15 @@ fn all_slots() -> Vec<KeySlot> {
 
 proptest! {
     #[test]
-    fn no_stream_is_secure_with_a_key_missing(steps in steps()) {
+    fn no_stream_is_secure_with_a_key_missing(secure in any::<bool>(), steps in steps()) {
         let bench = Bench::new();
+        if secure {
+            bench.set_up();
+            prop_assert!(bench.is_secure());
+        }
         bench.name_slots(KeySet::K0);
         bench.name_slots(KeySet::K1);
-        bench.write(CONTROL, u64::from(ID.0) << 24);
+        bench.write(CONTROL, u64::from(ID.0) << 24 | u64::from(secure));
         let mut round = 0;
         for step in steps {
             match step {
