@@ -15,12 +15,16 @@ impl TdxHost {
     pub fn connect_init(&self) -> Result<ConnectReport, ConnectError> {
         let mut memory = self.memory();
         let report = self.state().connect_init(self.platform(), &mut memory.connect)?;
+        let streams: Vec<_> =
+            memory.connect.bridges().map(|bridge| (bridge.bridge, bridge.streams)).collect();
         drop(memory);
+        self.tsm_register(&streams);
         Ok(report)
     }
 
-    /// Takes the IOMMUs out of trusted mode.
+    /// Disconnects every device and takes the IOMMUs out of trusted mode.
     pub fn connect_exit(&self) {
+        self.tsm_unregister();
         self.state().connect_exit(self.platform(), &mut self.memory().connect);
     }
 

@@ -228,7 +228,11 @@ impl TdxHost {
                 HostError::UpdateRunning
             });
         };
-        self.state.update(&*self.platform, &image, options, observer)
+        let ended = self.state.update(&*self.platform, &image, options, observer);
+        if matches!(self.state.connect_state(), ConnectState::Dead(_)) {
+            self.tsm_unregister();
+        }
+        ended
     }
 
     /// Judges whether the module can be replaced by that of the file `image`, without touching it. `refused`
@@ -262,8 +266,9 @@ impl TdxHost {
         self.device.is_present().then_some(DeviceView { host: self })
     }
 
-    /// Takes the device away; waits for its readers.
+    /// Takes the device away, and TDX Connect with it; waits for its readers.
     pub fn remove_device(&self) {
+        self.connect_exit();
         self.device.remove();
     }
 
@@ -332,6 +337,7 @@ impl TdxHost {
     /// Ends the module in order. The device goes first; an update that runs ends before.
     pub fn shutdown(&self) -> Result<(), HostError> {
         let _no_update = self.update.lock();
+        self.tsm_unregister();
         self.device.remove();
         let result = {
             let mut memory = self.memory.lock();

@@ -1,15 +1,30 @@
 //! What a host shows of devices, links and TSMs.
 
+mod devices;
+mod uevents;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pcie::FunctionId;
 use pcie::doe::ObjectType;
-use pcie::ide::StreamState;
+use pcie::ide::{Ide, StreamState};
 use tdx_abi::connect::ids::SpdmId;
-use tdx_host::traits::{HostBridge, PciFunction, UeventAction};
-use tdx_host::tsm::{LinkFacts, Refresh, TSM_ATTRIBUTES, TsmAttribute, TsmError, parse_name};
+use tdx_host::link::BridgeStreams;
+use tdx_host::traits::{HostBridge, Log, LogLevel, PciBus, PciFunction, UeventAction, Uevents};
+use tdx_host::tsm::{
+    Config, DevPath, Dsm, FunctionFacts, LinkFacts, Loss, Refresh, TSM_ATTRIBUTES, TsmAttribute, TsmError,
+};
 
+use crate::allocator::Leaks;
 use crate::host::TdxHost;
+use crate::platform::Platform;
+use devices::{DsmState, Function, HostTsm, LinkState};
+
+pub(crate) use devices::Devices;
+pub(crate) use uevents::UeventLog;
+pub use uevents::UeventRecord;
 
 /// A TSM that is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,21 +140,6 @@ pub struct LinkView {
     pub dev_info_bytes: usize,
 }
 
-/// Something that user space was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UeventRecord {
-    /// Its number, ascending without gaps from 1 in a boot.
-    pub seq: u64,
-    /// What happened.
-    pub action: UeventAction,
-    /// To which device, below `/sys`.
-    pub devpath: String,
-    /// In which subsystem.
-    pub subsystem: String,
-    /// One more line, `KEY=value`.
-    pub extra: Option<String>,
-}
-
 /// What hardware tells about a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceEvent {
@@ -153,64 +153,304 @@ pub enum DeviceEvent {
 }
 
 impl TdxHost {
+    /// Functions as they were enumerated at the first look.
+    pub(crate) fn devices(&self) -> &Devices {
+        self.devices.get_or_init(|| Devices::enumerate(self.platform()))
+    }
+
     /// The TSM, while one is registered.
     pub fn tsm(&self) -> Option<TsmView> {
-        None
+        let tsm = &self.devices.get()?.tsm;
+        let number = tsm.number()?;
+        let pages_kept = tsm.pages_kept();
+        let states = self.devices().all();
+        let connected = states.iter().filter_map(|function| function.state()?.tsm).count();
+        let (name, instance) = (name_of(number), tsm.instance());
+        Some(TsmView { name, number, instance, broken: pages_kept != 0, pages_kept, connected })
     }
 
     /// All PCI functions, ascending.
     pub fn functions(&self) -> Vec<FunctionView> {
-        Vec::new()
+        self.devices().all().iter().map(|function| self.view(function)).collect()
     }
 
     /// One PCI function.
     pub fn function(&self, function: FunctionId) -> Option<FunctionView> {
-        self.functions().into_iter().find(|view| view.pci.id == function)
+        self.devices().get(function).map(|function| self.view(&function))
+    }
+
+    fn view(&self, function: &Function) -> FunctionView {
+        let devices = self.devices();
+        let facts = &function.facts;
+        let own = function.state().unwrap_or_default();
+        // Its own DSM, or the one that manages it, while that is connected.
+        let managed_by = *function.managed_by.read();
+        let dsm = own.tsm.map_or(managed_by, |_| Some(function.id()));
+        let manager = dsm.and_then(|dsm| devices.get(dsm));
+        let state = manager.as_ref().and_then(|manager| manager.state());
+        let dsm_has_tee = manager.as_ref().map(|manager| manager.facts.has_tee);
+        let streams = own.link.iter().map(|link| link.place.to_string()).collect();
+        FunctionView {
+            pci: facts.function,
+            instance: function.instance,
+            facts: facts.link_facts(devices.tsm.number().is_some(), dsm_has_tee),
+            ide: facts.has_ide,
+            dsm,
+            tsm: state.and_then(|state| state.tsm).map(name_of),
+            // Interfaces are bound by virtual machines, of which there are none yet.
+            bound: false,
+            doe_features: function.features.clone(),
+            streams,
+            last_error: own.last_error,
+        }
     }
 
     /// The host bridges, ascending.
     pub fn bridges(&self) -> Vec<BridgeView> {
-        Vec::new()
+        let devices = self.devices();
+        let links: Vec<_> = devices.all().iter().filter_map(|function| function.state()?.link).collect();
+        let view = |bridge: &BridgeStreams| {
+            let below = links.iter().filter(|link| link.place.bridge == bridge.bridge());
+            BridgeView {
+                bridge: bridge.bridge(),
+                available_secure_streams: bridge.available(),
+                streams: below.map(|link| (link.place.to_string(), link.place.endpoint)).collect(),
+            }
+        };
+        devices.tsm.bridges().iter().map(view).collect()
     }
 
     /// The links of connected devices.
     pub fn links(&self) -> Vec<LinkView> {
-        Vec::new()
+        let functions = self.devices().all();
+        functions.iter().filter_map(|function| self.link(function.id(), function.state()?.link?)).collect()
+    }
+
+    fn link(&self, device: FunctionId, link: LinkState) -> Option<LinkView> {
+        let place = link.place;
+        let end = |port, block| {
+            let config = Config::new(self.platform(), port);
+            let ide = Ide::find(&config)?;
+            let registers = ide.selective(block)?;
+            let (control, status) = (ide.stream_control(&registers), ide.stream_status(&registers));
+            let (enabled, state) = (control.enable(), status.state());
+            Some(LinkEnd { port, block, enabled, state, fail_message: status.fail_message() })
+        };
+        Some(LinkView {
+            device,
+            name: place.to_string(),
+            stream_id: link.stream_id,
+            root_port: end(place.root_port, place.root_port_block)?,
+            endpoint: end(place.endpoint, place.endpoint_block)?,
+            key_set: link.key_set.0,
+            key_refreshes: link.key_refreshes,
+            session: link.session,
+            session_key_updates: link.session_key_updates,
+            messages: link.messages,
+            dev_info_bytes: link.dev_info_bytes,
+        })
     }
 
     /// Connects a device to the TSM named by `text`, as it is written to `tsm/connect`.
     pub fn connect(&self, device: FunctionId, text: &str) -> Result<(), TsmError> {
-        self.function(device).ok_or(TsmError::NoSuchFunction { device })?;
-        let tsm = parse_name(text).ok_or(TsmError::BadTsmName { device })?;
-        Err(TsmError::NoSuchTsm { device, tsm })
+        let _no_unregistration = self.devices().registration.read();
+        self.with_dsm(device, |tsm, dsm| {
+            tsm.connect(self.state(), self.platform(), dsm, text)?;
+            self.manage_dependents(dsm);
+            Ok(())
+        })
     }
 
     /// Disconnects a device from the TSM named by `text`, as it is written to `tsm/disconnect`.
-    pub fn disconnect(&self, device: FunctionId, _text: &str) -> Result<(), TsmError> {
-        self.function(device).ok_or(TsmError::NoSuchFunction { device })?;
-        Err(TsmError::NotConnected { device })
+    pub fn disconnect(&self, device: FunctionId, text: &str) -> Result<(), TsmError> {
+        let _no_unregistration = self.devices().registration.read();
+        self.with_dsm(device, |tsm, dsm| {
+            let done = tsm.disconnect(self.state(), self.platform(), dsm, text);
+            self.forget_dependents(dsm);
+            done
+        })
     }
 
     /// Makes keys or device information of a connected device anew.
-    pub fn refresh(&self, device: FunctionId, _what: Refresh) -> Result<(), TsmError> {
-        self.function(device).ok_or(TsmError::NoSuchFunction { device })?;
-        Err(TsmError::NotConnected { device })
+    pub fn refresh(&self, device: FunctionId, what: Refresh) -> Result<(), TsmError> {
+        let _no_unregistration = self.devices().registration.read();
+        self.with_dsm(device, |tsm, dsm| tsm.refresh(self.state(), self.platform(), dsm, what))
     }
 
     /// The device information of a connected device.
     pub fn dev_info(&self, device: FunctionId) -> Result<Vec<u8>, TsmError> {
-        self.function(device).ok_or(TsmError::NoSuchFunction { device })?;
-        Err(TsmError::NotConnected { device })
+        self.with_dsm(device, |_, dsm| {
+            let session = dsm.session().ok_or(TsmError::NotConnected { device })?;
+            let mut bytes = vec![0; session.information_bytes()];
+            let read = session.read_information(self.platform(), 0, &mut bytes);
+            read.map_err(|fault| TsmError::PageAccess { device, fault })?;
+            Ok(bytes)
+        })
+    }
+
+    /// Does `work` on the DSM of a device, and publishes what became of it.
+    fn with_dsm<R>(
+        &self,
+        device: FunctionId,
+        work: impl FnOnce(&HostTsm, &mut Dsm<Leaks>) -> Result<R, TsmError>,
+    ) -> Result<R, TsmError> {
+        let function = self.devices().get(device).ok_or(TsmError::NoSuchFunction { device })?;
+        let slot = function.slot.as_ref().ok_or(TsmError::NotADsm { device })?;
+        let mut dsm = slot.dsm.lock();
+        let result = work(&self.devices().tsm, &mut dsm);
+        *slot.state.write() = DsmState::of(&dsm);
+        result
+    }
+
+    /// A DSM was connected: it manages the other functions of its device. One that is not there is left out.
+    fn manage_dependents(&self, dsm: &Dsm<Leaks>) {
+        let (devices, own) = (self.devices(), dsm.function());
+        devices.tsm.dependents(self.platform(), dsm, |id| match devices.get(id) {
+            Some(function) => *function.managed_by.write() = Some(own),
+            None => {
+                let line = format_args!("{id} answers but was not enumerated, and {own} does not manage it");
+                self.platform().log(LogLevel::Warning, line);
+            }
+        });
+    }
+
+    /// Forgets which functions a DSM managed, if it is not connected.
+    fn forget_dependents(&self, dsm: &Dsm<Leaks>) {
+        if dsm.tsm().is_some() {
+            return;
+        }
+        for function in self.devices().all().iter().rev() {
+            let mut managed_by = function.managed_by.write();
+            if *managed_by == Some(dsm.function()) {
+                *managed_by = None;
+            }
+        }
     }
 
     /// What user space was told after `seq`; older records may be gone, which shows in the numbers.
-    pub fn uevents_after(&self, _seq: u64) -> Vec<UeventRecord> {
-        Vec::new()
+    pub fn uevents_after(&self, seq: u64) -> Vec<UeventRecord> {
+        self.platform().uevents.after(seq)
     }
 
-    /// Does what is due at the time `now`: keys of links are made anew.
-    pub fn tick(&self, _now: Duration) {}
+    /// Makes the keys of each link anew after this time, by [`Self::tick`]; `None` for never.
+    pub fn set_key_refresh(&self, every: Option<Duration>) {
+        self.devices().tsm.set_key_refresh(every);
+    }
+
+    /// Does what is due at the time `now`: keys of links are made anew. What fails is told in the log and in
+    /// [`FunctionView::last_error`], and tried again at the next tick.
+    pub fn tick(&self, now: Duration) {
+        let Some(devices) = self.devices.get() else { return };
+        let _no_unregistration = devices.registration.read();
+        for function in devices.all() {
+            if function.state().is_some_and(|state| state.tsm.is_some()) {
+                // It has told its failure itself.
+                let _ = self.with_dsm(function.id(), |tsm, dsm| {
+                    tsm.look_after(self.state(), self.platform(), dsm, now)
+                });
+            }
+        }
+    }
 
     /// Takes note of what hardware tells.
-    pub fn device_event(&self, _event: DeviceEvent) {}
+    pub fn device_event(&self, event: DeviceEvent) {
+        let devices = self.devices();
+        match event {
+            DeviceEvent::Added(id) => {
+                let _alone = devices.registration.write();
+                self.add_function(id);
+            }
+            DeviceEvent::Removed(id) => {
+                let _alone = devices.registration.write();
+                self.remove_functions(id);
+            }
+            DeviceEvent::StreamLost(id) => {
+                let _no_unregistration = devices.registration.read();
+                self.lose(id, Loss::Stream);
+            }
+        }
+    }
+
+    fn add_function(&self, id: FunctionId) {
+        let (devices, platform) = (self.devices(), self.platform());
+        if devices.get(id).is_some() {
+            return;
+        }
+        let mut found = None;
+        platform.functions(&mut |function| {
+            if function.id == id {
+                found = Some(function);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        let Some(found) = found else { return };
+        let function = devices.add(platform, FunctionFacts::read(platform, found));
+        // Managed at once, if its DSM is connected.
+        let dsm = devices.get(function.facts.dsm_place()).filter(|dsm| dsm.id() != id);
+        if dsm.as_ref().and_then(|dsm| dsm.state()?.tsm).is_some() {
+            *function.managed_by.write() = dsm.map(|dsm| dsm.id());
+        }
+        pci_event(platform, UeventAction::Add, &found);
+    }
+
+    /// The function of this address, and with a function 0 all of the device, last one first.
+    fn remove_functions(&self, id: FunctionId) {
+        let devices = self.devices();
+        let belongs = |function: &&Arc<Function>| {
+            let physical = function.facts.function.physical.map(|bdf| FunctionId::new(id.segment, bdf));
+            function.id() == id || physical == Some(id) || function.facts.dsm_place() == id
+        };
+        let all = devices.all();
+        let gone: Vec<_> = all.iter().filter(belongs).rev().collect();
+        for function in gone {
+            self.lose(function.id(), Loss::Removed);
+            devices.remove(function.id());
+            pci_event(self.platform(), UeventAction::Remove, &function.facts.function);
+        }
+    }
+
+    fn lose(&self, id: FunctionId, how: Loss) {
+        // What is no DSM has no connection of its own.
+        let _ = self.with_dsm(id, |tsm, dsm| {
+            tsm.lose(self.state(), self.platform(), dsm, how);
+            self.forget_dependents(dsm);
+            Ok(())
+        });
+    }
+
+    /// Registers the TSM: TDX Connect works, with so many secure streams below each bridge.
+    pub(crate) fn tsm_register(&self, streams: &[(HostBridge, u16)]) {
+        let devices = self.devices();
+        let _alone = devices.registration.write();
+        for bridge in devices.tsm.bridges() {
+            let of_bridge = streams.iter().find(|(other, _)| *other == bridge.bridge());
+            bridge.set_streams(of_bridge.map_or(0, |(_, streams)| *streams));
+        }
+        devices.tsm.register(self.platform(), &devices.class);
+    }
+
+    /// Takes the TSM away: disconnects every device, last one first.
+    pub(crate) fn tsm_unregister(&self) {
+        let Some(devices) = self.devices.get() else { return };
+        let _alone = devices.registration.write();
+        let Some(number) = devices.tsm.stop_connecting() else { return };
+        for function in devices.all().iter().rev() {
+            // What is no DSM has no connection of its own.
+            let _ = self.with_dsm(function.id(), |tsm, dsm| {
+                tsm.release(self.state(), self.platform(), dsm);
+                self.forget_dependents(dsm);
+                Ok(())
+            });
+        }
+        devices.tsm.unregister(self.platform(), &devices.class, number);
+    }
+}
+
+fn name_of(number: u32) -> String {
+    format!("tsm{number}")
+}
+
+fn pci_event(platform: &Platform, action: UeventAction, function: &PciFunction) {
+    platform.uevent(action, format_args!("{}", DevPath(function)), "pci", None);
 }
