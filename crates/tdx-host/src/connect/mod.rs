@@ -9,7 +9,8 @@ mod gate;
 mod state;
 
 use crate::cpu::CpuSlot;
-use crate::host::HostState;
+use crate::error::HostError;
+use crate::host::{HostState, Lifecycle};
 use crate::sync::atomic::AtomicBool;
 
 pub use error::{CONNECT_ERRORS, ConnectError, HostFailure, KeypError};
@@ -22,7 +23,14 @@ pub(crate) use state::StateCell;
 impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
     /// Whether TDX Connect works. To be read at any time.
     pub fn connect_state(&self) -> ConnectState {
-        self.connect.state.get()
+        match self.connect.state.get() {
+            ConnectState::On if self.is_going_down() => ConnectState::Off(HostError::GoingDown.into()),
+            // Whatever became of the walk that was to say so.
+            ConnectState::On if self.lifecycle() == Lifecycle::Gone => {
+                ConnectState::Dead(ConnectError::ModuleGone)
+            }
+            state => state,
+        }
     }
 
     /// The gate that keeps Connect and updates apart. Entered for each group of calls of a Connect leaf,

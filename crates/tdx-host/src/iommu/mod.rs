@@ -156,7 +156,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
     {
         self.give_units_back(platform, memory);
         // A failure that is known already says more.
-        if self.connect_state().is_on() {
+        if self.connect.state.get().is_on() {
             self.connect.state.set(ConnectState::Off(ConnectError::Stopped));
         }
     }

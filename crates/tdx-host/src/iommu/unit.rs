@@ -52,6 +52,8 @@ pub(super) struct Trusted<L: LeakCounter> {
     held: Held<L>,
     /// The upper half of the domain ids is the module's.
     ids_reserved: bool,
+    /// The unit did not get there: the module may hold the pages, or have let go of them.
+    half_done: bool,
 }
 
 /// The pages of a unit.
@@ -77,10 +79,10 @@ impl<L: LeakCounter> Held<L> {
         self.root.free(platform);
     }
 
-    /// Takes back what the list in the root page names; how many pages are missing.
-    fn take_back<P: Pages<Leaks = L> + ?Sized>(self, platform: &P) -> usize {
+    /// Takes back what the list in the root page names, or `all` pages; how many are missing.
+    fn take_back<P: Pages<Leaks = L> + ?Sized>(self, platform: &P, all: bool) -> usize {
         let returned = self.root.listed(platform);
-        let names = |page| returned.names(page);
+        let names = |page| all || returned.names(page);
         let queue = self.queue.take_back(names);
         let contexts = self.contexts.take_back(names);
         let singles = self.singles.take_back(names);
@@ -151,7 +153,7 @@ enum Ended {
     Without,
     /// The module took nothing.
     Refused(SeamcallError),
-    /// The unit does not answer; the module holds the pages, under this id.
+    /// The unit does not do as told; the module may hold the pages, under this id.
     HalfDone(SeamcallError, TdxIommuId),
     /// Nobody can say.
     Unknown(ConnectError),
@@ -181,7 +183,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         };
         match ended {
             Ended::Trusted(id) => {
-                unit.stage = Stage::Trusted(Trusted { id, held, ids_reserved: false });
+                unit.stage = Stage::Trusted(Trusted { id, held, ids_reserved: false, half_done: false });
             }
             Ended::Without => {
                 self.write_caches_back(platform);
@@ -196,7 +198,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
             }
             Ended::HalfDone(error, id) => {
                 // It is undone with the others.
-                unit.stage = Stage::Trusted(Trusted { id, held, ids_reserved: false });
+                unit.stage = Stage::Trusted(Trusted { id, held, ids_reserved: false, half_done: true });
                 return Err(ConnectError::UnitFailed { reg_base, error });
             }
             Ended::Unknown(error) => {
@@ -228,7 +230,10 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         match error.cause {
             SeamcallCause::Status(status) => match status.code() {
                 StatusCode::OPERAND_INVALID if status.operand() == Some(OperandId::RCX) => Ended::Without,
-                StatusCode::IOMMU_ECMD_TIMEOUT => Ended::HalfDone(error, TdxIommuId(error.rcx)),
+                // The id comes with both.
+                StatusCode::IOMMU_ECMD_TIMEOUT | StatusCode::IOMMU_ECMD_ERROR => {
+                    Ended::HalfDone(error, TdxIommuId(error.rcx))
+                }
                 // The setup may still be interrupted in the module.
                 StatusCode::INTERRUPTED_RESUMABLE | StatusCode::OPERAND_BUSY | StatusCode::SYS_BUSY => {
                     Ended::Unknown(ConnectError::UnitFailed { reg_base, error })
@@ -277,7 +282,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
             Stage::Stuck(held) => return (Some(Unit { dmar, stage: Stage::Stuck(held) }), 0),
             Stage::Trusted(trusted) => trusted,
         };
-        let Trusted { id, held, ids_reserved } = trusted;
+        let Trusted { id, held, ids_reserved, half_done } = trusted;
         let cleared = {
             let _no_update = self.connect_gate().enter(platform);
             let emptied = held.root.fill(platform, core::iter::empty());
@@ -305,6 +310,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
             platform.release_upper_domain_ids(dmar);
         }
         self.write_caches_back(platform);
-        (None, held.take_back(platform))
+        // A list is owed for a unit that was in trusted mode.
+        (None, held.take_back(platform, half_done))
     }
 }

@@ -173,27 +173,28 @@ where
             Ok(()) => Ok(self.succeeded(platform, &before, &takeover)),
             Err(error) => Err(self.failed(platform, error)),
         };
-        self.carry_connect_over(platform);
+        self.carry_connect_over(platform, ended.is_ok());
         drop(no_connect_calls);
         ended
     }
 
     /// Makes Connect go on behind an update, or says that it is dead.
-    fn carry_connect_over<P: Platform + ?Sized>(&self, platform: &P) {
+    fn carry_connect_over<P: Platform + ?Sized>(&self, platform: &P, updated: bool) {
         if !self.connect.usable.load(Ordering::Acquire) {
             return;
         }
-        let lost = match self.lifecycle() {
-            Lifecycle::Ready if !self.opted_in().contains(Features0::TDX_CONNECT) => {
-                ConnectError::FeatureLost
-            }
-            Lifecycle::Ready => match self.restart_extensions(platform) {
+        let lost = if updated && self.opted_in().contains(Features0::TDX_CONNECT) {
+            match self.restart_extensions(platform) {
                 Ok(()) | Err(ExtError::GoingDown) => return,
                 Err(ExtError::Off(reason)) => reason,
-            },
-            Lifecycle::Gone => ConnectError::ModuleGone,
-            // The module went on as it was, or another image may still take over.
-            _ => return,
+            }
+        } else if updated {
+            ConnectError::FeatureLost
+        } else if self.lifecycle() == Lifecycle::Gone {
+            ConnectError::ModuleGone
+        } else {
+            // The module goes on as it was, or another image may still take over.
+            return;
         };
         self.connect.usable.store(false, Ordering::Release);
         self.connect.state.set(ConnectState::Dead(lost));

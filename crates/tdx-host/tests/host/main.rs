@@ -1,6 +1,7 @@
 //! The host side on a fake machine.
 
 mod bring_up;
+mod connect;
 mod device;
 mod errors;
 mod fake;
@@ -10,6 +11,7 @@ mod memory;
 mod page_list;
 mod seamcall;
 mod tdmr;
+mod tsm;
 mod update;
 mod update_failed;
 mod update_life;

@@ -186,7 +186,10 @@ impl State {
     /// TDH.IOMMU.CLEAR.
     pub(super) fn clear_unit(&mut self, registers: &Registers) -> Status {
         let Some(mut entries) = self.io.trusted.remove(&registers.rcx) else {
-            return StatusCode::OPERAND_INVALID.with_operand(OperandId::RCX);
+            let known = self.io.units.contains(&(registers.rcx, true));
+            // Nothing to do, and no list.
+            let unknown = StatusCode::OPERAND_INVALID.with_operand(OperandId::RCX);
+            return if known { StatusCode::SUCCESS.plain() } else { unknown };
         };
         let used = entries.iter().take_while(|entry| **entry != 0).count();
         entries[used - self.io.kept_entries..].fill(0);
