@@ -33,9 +33,9 @@ macro_rules! presets {
 /// Every preset, made-up machines first.
 pub const ALL: &[Preset] = presets! {
     "tiny": "one package, two cores, 4 GiB: for tests",
-    "default": "two packages of Granite Rapids, 64 GiB, a module with TDX Connect",
+    "default": "two packages of Granite Rapids, 64 GiB, a module with TDX Connect, four devices",
     "spr-2s": "two packages of Sapphire Rapids, 224 LPs, 1 TiB, partial-write erratum",
-    "gnr-2s-connect": "two packages of Granite Rapids, 384 LPs, 2 TiB, IOMMUs, host bridges and key units",
+    "gnr-2s-connect": "two packages of Granite Rapids, 384 LPs, 2 TiB, 256 devices",
     "gnr-8s": "eight packages of Granite Rapids, 1,792 LPs, 24 TiB, sparse x2APIC ids",
     "sparse-x2apic": "two packages of two cores, x2APIC ids from 0 and from 1024, 4 GiB: no update without loss",
     "laptop-no-tdx": "a client CPU without TDX, 16 GiB",

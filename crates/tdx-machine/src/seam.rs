@@ -1,12 +1,15 @@
 //! Loads the SEAM software that a platform file names.
 
 use tdx_abi::seamldr::Version;
+use tdx_module::profile::ConnectSizes;
 use tdx_module::{Hardware, LoaderConfig, LoaderGeneration, LpIndex, ModuleConfig, SeamConfig};
 use tdx_module::{SeamSoftware, profile};
 
 use crate::board::{Board, LoadedModule};
 use crate::fault::Fault;
-use crate::spec::{Generation, ModuleSpec, PlatformSpec, SpecIssue, UnknownRelease, parse_version};
+use crate::spec::{
+    Generation, ModuleConnectSpec, ModuleSpec, PlatformSpec, SpecIssue, UnknownRelease, parse_version,
+};
 
 /// Profile of the fault `module-1.0`.
 const PROFILE_1_0: &str = "1.0";
@@ -25,10 +28,36 @@ fn configure(spec: &ModuleSpec, name: &str) -> Result<ModuleConfig, SpecIssue> {
     config.real_features = spec.real_features;
     config.build_num = spec.build.unwrap_or(config.build_num);
     config.build_date = spec.build_date.map_or(config.build_date, bcd);
+    config.connect = connect_sizes(&spec.connect, config.connect)?;
     for (row, &on) in &spec.switches {
         config.set_switch(row, on).map_err(|unknown| SpecIssue::UnknownSwitch { row: unknown.id })?;
     }
     Ok(config)
+}
+
+/// Most pages of an object that one list of pages names; that of an IOMMU unit has two blocks beside them.
+const MAX_LIST: u16 = 512;
+
+/// What TDX Connect asks for; refuses objects that no list of pages could bring.
+fn connect_sizes(spec: &ModuleConnectSpec, release: ConnectSizes) -> Result<ConnectSizes, SpecIssue> {
+    for (key, pages, least, most) in [
+        ("ide_mt", spec.ide_mt, 1, MAX_LIST),
+        ("spdm_mt", spec.spdm_mt, 1, MAX_LIST),
+        ("iommu_mt", spec.iommu_mt, 0, MAX_LIST - 2),
+        ("spdm_max_dev_info_pages", spec.spdm_max_dev_info_pages, 1, MAX_LIST),
+    ] {
+        if let Some(pages) = pages.filter(|pages| !(least..=most).contains(pages)) {
+            return Err(SpecIssue::ConnectPages { key, pages, least, most });
+        }
+    }
+    Ok(ConnectSizes {
+        ide_mt_pages: spec.ide_mt.unwrap_or(release.ide_mt_pages),
+        spdm_mt_pages: spec.spdm_mt.unwrap_or(release.spdm_mt_pages),
+        iommu_mt_pages: spec.iommu_mt.unwrap_or(release.iommu_mt_pages),
+        max_dev_info_pages: spec.spdm_max_dev_info_pages.unwrap_or(release.max_dev_info_pages),
+        pool_pages: spec.pool_pages.unwrap_or(release.pool_pages),
+        ext_required: spec.ext_required.unwrap_or(release.ext_required),
+    })
 }
 
 /// P-SEAMLDR and module as they are after power-on.

@@ -28,7 +28,7 @@ macro_rules! devices {
 }
 
 /// Every device that is built in.
-pub const ALL: &[BuiltIn] = devices!["default", "validators"];
+pub const ALL: &[BuiltIn] = devices!["default", "single", "plain", "validators"];
 
 /// The device with this name.
 pub fn find(name: &str) -> Option<&'static BuiltIn> {

@@ -69,11 +69,11 @@ impl Function {
         }
         let bar = Bar::memory64(function.memory.0);
         builder.bar(0, bar)?;
-        builder.capability(&express())?;
+        builder.capability(&express(spec))?;
         builder.capability(&msix())?;
         builder.extended(&Aer)?;
         builder.extended(&Device3::default())?;
-        if function.number == 0 {
+        if function.number == 0 && spec.pci.mailbox {
             builder.extended(&DoeCapability { version: 2, registers: DoeRegisters::new() })?;
         }
         if function.virtual_functions > 0 {
@@ -110,7 +110,7 @@ impl Function {
         memory: u64,
     ) -> Result<Self, BuildError> {
         let mut builder = ConfigBuilder::virtual_function(ids(spec));
-        builder.capability(&express())?;
+        builder.capability(&express(spec))?;
         builder.capability(&msix())?;
         builder.extended(&Aer)?;
         Ok(Self::new(builder.build(), id, interface, Kind::Virtual { parent, index }, memory))
@@ -231,12 +231,12 @@ fn ids(spec: &EndpointSpec) -> FunctionIds {
     }
 }
 
-const fn express() -> Express {
+const fn express(spec: &EndpointSpec) -> Express {
     Express {
         port_type: PortType::ENDPOINT,
         max_payload: MaxPayload::MAX,
         function_reset: true,
-        tee_io: true,
+        tee_io: spec.pci.tee_io,
         link_speed: 6,
         link_width: 16,
     }

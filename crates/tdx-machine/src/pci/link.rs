@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use spdm::ide_km::SubStream;
+
 use crate::ide::{Packet, Sealed, Tlp, TlpHeader};
 
 /// Packets that somebody who looks at a link keeps.
@@ -23,7 +25,8 @@ pub enum LinkMove {
     Drop,
     /// It arrives twice.
     Replay,
-    /// It arrives behind the next one of its direction.
+    /// It arrives behind the next one of its direction and its kind (posted, non-posted, completion): that one
+    /// kind overtakes the other shows only in counters of posted requests, which are not modelled.
     Reorder,
     /// One bit of it arrives changed: of all bytes of a sealed one; in the clear, of the payload, or of the
     /// address where there is none. Bits are counted modulo its size.
@@ -59,7 +62,7 @@ pub struct LinkTraffic {
 #[derive(Debug, Default)]
 pub(super) struct Link {
     attacks: Vec<LinkAttack>,
-    /// What arrives behind the next packet, by direction.
+    /// What arrives behind the next packet of its kind, by direction.
     held: [Option<Packet>; 2],
     pub(super) traffic: LinkTraffic,
     /// What passes, while somebody looks.
@@ -101,17 +104,15 @@ impl Link {
         if matches!(packet, Packet::FailMessage(_)) {
             return vec![packet];
         }
-        let held = self.held[way].take();
+        let held = self.held[way].take_if(|held| kind(held) == kind(&packet));
         let mut arriving = match self.due(direction) {
             None => vec![packet],
             Some(LinkMove::Drop) => Vec::new(),
             Some(LinkMove::Replay) => vec![packet.clone(), packet],
             Some(LinkMove::Flip { bit }) => flip(packet, bit).into_iter().collect(),
             Some(LinkMove::Inject(other)) => vec![*other, packet],
-            Some(LinkMove::Reorder) => {
-                self.held[way] = Some(packet);
-                Vec::new()
-            }
+            // What was held before is on its way again.
+            Some(LinkMove::Reorder) => self.held[way].replace(packet).into_iter().collect(),
         };
         arriving.extend(held);
         arriving
@@ -124,6 +125,15 @@ impl Link {
             attack.after = attack.after.saturating_sub(1);
         }
         due.map(|index| self.attacks.remove(index).action)
+    }
+}
+
+/// Whose order it is in.
+fn kind(packet: &Packet) -> Option<SubStream> {
+    match packet {
+        Packet::Clear(tlp) => Some(tlp.sub_stream()),
+        Packet::Sealed(sealed) => Some(sealed.sub_stream()),
+        Packet::FailMessage(_) => None,
     }
 }
 

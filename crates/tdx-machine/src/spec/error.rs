@@ -126,6 +126,8 @@ pub enum SpecIssue {
     UnknownProfile { profile: String, known: String },
     #[error("`module.switches` names `{row}`, which is no check row that can be switched")]
     UnknownSwitch { row: String },
+    #[error("`module.connect.{key}` is {pages} pages; allowed are {least} to {most}")]
+    ConnectPages { key: &'static str, pages: u16, least: u16, most: u16 },
     #[error("`seamldr.version` is `{version}`; it must be major.minor.update")]
     BadSeamldrVersion { version: String },
     #[error("`{key}` is {date}; dates are eight decimal digits, yyyymmdd")]

@@ -173,6 +173,33 @@ pub struct ModuleSpec {
     /// Switches of uncertain rows, keyed by row id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub switches: BTreeMap<String, bool>,
+    /// What TDX Connect takes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub connect: ModuleConnectSpec,
+}
+
+/// What a module with TDX Connect asks for, in 4 KiB pages. Each is that of the release if left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModuleConnectSpec {
+    /// Pages of a stream, at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ide_mt: Option<u16>,
+    /// Pages of a session, at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spdm_mt: Option<u16>,
+    /// Single pages of an IOMMU unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu_mt: Option<u16>,
+    /// Most pages of device information, at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spdm_max_dev_info_pages: Option<u16>,
+    /// Memory pool of the extensions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_pages: Option<u32>,
+    /// Leaves that need the extensions work only behind TDH.EXT.INIT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ext_required: Option<bool>,
 }
 
 impl ModuleSpec {
@@ -190,6 +217,7 @@ impl Default for ModuleSpec {
             build_date: None,
             real_features: false,
             switches: BTreeMap::new(),
+            connect: ModuleConnectSpec::default(),
         }
     }
 }

@@ -69,6 +69,10 @@ pub struct PciSpec {
     pub class: Hex,
     /// Revision.
     pub revision: u8,
+    /// It says that it has TEE interfaces (TEE-IO).
+    pub tee_io: bool,
+    /// Function 0 has a mailbox for data objects.
+    pub mailbox: bool,
     /// At power-on the device is as firmware and a driver leave it: windows have addresses, memory and
     /// bus mastering are on, virtual functions are there. A socket has no configuration space to do it.
     pub configured: bool,
@@ -86,6 +90,8 @@ impl Default for PciSpec {
             // Processing accelerator.
             class: Hex(0x12_0000),
             revision: 1,
+            tee_io: true,
+            mailbox: true,
             configured: true,
             window: Hex(0x20_0000_0000),
         }
@@ -151,7 +157,7 @@ pub struct IdeSpec {
     pub link_streams: u8,
     /// Address association blocks of each selective stream, 0 to 15.
     pub address_blocks: u8,
-    /// Ports with an IDE capability, 1 to 8. Port 0 is that of function 0; each further one belongs to
+    /// Ports with an IDE capability, 0 to 8. Port 0 is that of function 0; each further one belongs to
     /// the next physical function.
     pub ports: u8,
     /// Keys may start with any invocation field, not only with 1. The emulator of spdm-rs swaps its

@@ -76,7 +76,9 @@ fn sizes_and_counts_have_their_limits() {
     assert!(matches!(refused(|spec| spec.ide.link_streams = 9), Issue::Ide { .. }));
     assert!(matches!(refused(|spec| spec.ide.address_blocks = 16), Issue::Ide { .. }));
     assert!(matches!(refused(|spec| spec.ide.selective_streams = 255), Issue::IdeTooLarge { .. }));
-    assert!(matches!(refused(|spec| spec.ide.ports = 0), Issue::Ide { .. }));
+    assert!(matches!(refused(|spec| spec.ide.ports = 9), Issue::Ide { .. }));
+    let without = EndpointSpec { ide: IdeSpec { ports: 0, ..IdeSpec::default() }, ..EndpointSpec::default() };
+    assert_eq!(without.validate(), Ok(()), "a device without IDE");
     assert!(matches!(refused(|spec| spec.ide.ports = 3), Issue::PortWithoutFunction { .. }));
     assert!(matches!(refused(|spec| spec.tdisp.address_width = 65), Issue::AddressWidth { width: 65 }));
 }

@@ -115,7 +115,7 @@ fn ide(spec: &EndpointSpec) -> Result<(), EndpointSpecIssue> {
         ("selective_streams", ide.selective_streams, 1, 255),
         ("link_streams", u16::from(ide.link_streams), 0, 8),
         ("address_blocks", u16::from(ide.address_blocks), 0, 15),
-        ("ports", u16::from(ide.ports), 1, 8),
+        ("ports", u16::from(ide.ports), 0, 8),
     ] {
         if !(least..=most).contains(&value) {
             return Err(EndpointSpecIssue::Ide { key, value, least, most });

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use plan::{BridgePlan, DevicePlan, KeyUnitPlan, PciPlan, PortPlan};
 
-use super::{Hex, RangeSpec, is_default, yes};
+use super::{Hex, PlatformSpec, RangeSpec, is_default, yes};
 use crate::endpoint::EndpointSpec;
 use crate::endpoint::fault::DeviceFault;
 use crate::endpoint::spec::Named;
@@ -189,6 +189,24 @@ impl Default for RootPortSpec {
             selective_streams: default_streams(),
             count: 1,
         }
+    }
+}
+
+impl PlatformSpec {
+    /// The scope of a VT-d unit: the functions it lists, and the root ports of the host bridge that it
+    /// serves.
+    pub fn scope_of(&self, unit: &IommuSpec) -> Vec<FunctionSpec> {
+        let mut scope = unit.scope.clone();
+        let ports = self
+            .root_ports
+            .iter()
+            .filter(|port| port.segment == unit.segment && unit.bus == Some(port.bus) && !unit.include_all);
+        scope.extend(ports.flat_map(|port| {
+            let &RootPortSpec { bus, function, device, count, .. } = port;
+            let devices = (0..count).filter_map(move |number| device.checked_add(number));
+            devices.map(move |device| FunctionSpec { bus, device, function, bridge: true })
+        }));
+        scope
     }
 }
 
