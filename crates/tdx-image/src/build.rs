@@ -98,6 +98,8 @@ pub struct ModuleSpec {
     pub debug: bool,
     /// Gives the module a relocation that writes behind its end, which P-SEAMLDR refuses.
     pub relocation_outside: bool,
+    /// Pages that the memory pool of the module's extensions needs, if not those of the profile.
+    pub pool_pages: Option<u32>,
 }
 
 impl ModuleSpec {
@@ -122,6 +124,7 @@ impl ModuleSpec {
             pages: 32,
             debug: false,
             relocation_outside: false,
+            pool_pages: None,
         }
     }
 

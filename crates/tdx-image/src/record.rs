@@ -1,4 +1,5 @@
-//! The record that this project's own modules carry: which version and which profile they play.
+//! The record that this project's own modules carry: which version and which profile they play, and how they
+//! differ from it.
 //!
 //! It is an ELF note of owner `tdxhost` and type 1, so that `readelf --notes` shows it. Intel's modules carry
 //! nothing like it. It is as good as the signature on the image: ask who signed before you believe it.
@@ -27,7 +28,8 @@ pub(crate) struct NoteHeader {
     pub(crate) note_type: U32,
 }
 
-/// Head of the note's content; the profile follows.
+/// Head of the note's content; the profile follows, and behind it, where a module differs from its profile
+/// in that, the pages of its memory pool (4 bytes).
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct RecordHeader {
@@ -44,6 +46,8 @@ pub struct ModuleRecord<'a> {
     pub version: Version,
     /// Name of the profile that the software module plays; empty: the one of the version.
     pub profile: &'a str,
+    /// Pages that the memory pool of its extensions needs, if not those of the profile.
+    pub pool_pages: Option<u32>,
 }
 
 impl ModuleRecord<'_> {
@@ -91,10 +95,16 @@ fn read_record(note: Note<'_>) -> Option<ModuleRecord<'_>> {
     }
     let (header, rest) = RecordHeader::ref_from_prefix(note.content).ok()?;
     let len = usize::from(header.profile_len.get());
-    let profile = str::from_utf8(rest.get(..len)?).ok()?;
+    let (profile, rest) = rest.split_at_checked(len)?;
+    let profile = str::from_utf8(profile).ok()?;
+    let pool_pages = match rest {
+        [] => None,
+        rest => Some(U32::read_from_bytes(rest).ok()?.get()),
+    };
     let printable = profile.bytes().all(|byte| byte.is_ascii_graphic());
     (len <= MAX_PROFILE_LEN && printable).then_some(ModuleRecord {
         version: Version::new(header.major.get(), header.minor.get(), header.update.get()),
         profile,
+        pool_pages,
     })
 }

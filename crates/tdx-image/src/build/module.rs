@@ -11,6 +11,7 @@
 use std::vec;
 use std::vec::Vec;
 
+use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::ModuleSpec;
@@ -136,7 +137,9 @@ fn note(spec: &ModuleSpec) -> Vec<u8> {
     record.profile_len.set(u16::try_from(spec.profile.len()).expect("the name was checked"));
     let mut header = NoteHeader::new_zeroed();
     header.owner_len.set(len(&NOTE_OWNER));
-    header.content_len.set(len(record.as_bytes()) + len(spec.profile.as_bytes()));
+    let pool_pages = spec.pool_pages.map(U32::new);
+    let difference = pool_pages.as_ref().map_or(&[][..], IntoBytes::as_bytes);
+    header.content_len.set(len(record.as_bytes()) + len(spec.profile.as_bytes()) + len(difference));
     header.note_type.set(NOTE_TYPE);
 
     let mut note = Vec::new();
@@ -144,6 +147,7 @@ fn note(spec: &ModuleSpec) -> Vec<u8> {
     note.extend_from_slice(&NOTE_OWNER);
     note.extend_from_slice(record.as_bytes());
     note.extend_from_slice(spec.profile.as_bytes());
+    note.extend_from_slice(difference);
     note.resize(note.len().next_multiple_of(4), 0);
     note
 }

@@ -42,7 +42,7 @@ fn a_built_module_carries_what_was_asked() {
     assert_eq!(sigstruct.recorded_version(), None);
     assert_eq!(sigstruct.check(SigstructRules::Loader1_5_02), Ok(()));
     assert_eq!(sigstruct.check_offsets(7), Ok(()));
-    let record = ModuleRecord { version: Version::new(1, 5, 16), profile: "test-profile" };
+    let record = ModuleRecord { version: Version::new(1, 5, 16), profile: "test-profile", pool_pages: None };
     assert_eq!(ModuleRecord::find(&pages), Some(record));
     assert_eq!(verify::signature(&sigstruct), Ok(()));
     // As Intel's: filled with hlt to the end.
@@ -54,7 +54,7 @@ fn a_module_of_the_2_0_line_has_its_version_in_the_sigstruct_and_needs_a_2_0_loa
     let version = Version::new(2, 0, 8);
     let (sigstruct, pages) = module(&ModuleSpec::new(version, "")).expect("a good specification");
     assert_eq!(sigstruct.recorded_version(), Some(version));
-    assert_eq!(ModuleRecord::find(&pages), Some(ModuleRecord { version, profile: "" }));
+    assert_eq!(ModuleRecord::find(&pages), Some(ModuleRecord { version, profile: "", pool_pages: None }));
     assert_eq!(sigstruct.svn().major, 3);
     assert_eq!(sigstruct.check(SigstructRules::Loader2_0), Ok(()));
     assert!(sigstruct.check(SigstructRules::Loader1_5_02).is_err());
@@ -151,11 +151,12 @@ proptest! {
     fn any_version_and_profile_are_found_again(
         parts in any::<[u16; 3]>(),
         profile in "[!-~]{0,64}",
+        pool_pages in any::<Option<u32>>(),
     ) {
         let version = Version::new(parts[0], parts[1], parts[2]);
-        let asked = ModuleSpec { pages: 5, ..ModuleSpec::new(version, &profile) };
+        let asked = ModuleSpec { pages: 5, pool_pages, ..ModuleSpec::new(version, &profile) };
         let (_, pages) = module(&asked).expect("a good specification");
-        prop_assert_eq!(ModuleRecord::find(&pages), Some(ModuleRecord { version, profile: &profile }));
+        prop_assert_eq!(ModuleRecord::find(&pages), Some(ModuleRecord { version, profile: &profile, pool_pages }));
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub(super) fn of_test_key(
     config.version = record.version;
     config.built = config.sigstruct;
     config.build_date = sigstruct.date().0;
+    config.connect.pool_pages = record.pool_pages.unwrap_or(config.connect.pool_pages);
     Ok(config)
 }
 

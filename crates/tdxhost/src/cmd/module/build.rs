@@ -33,6 +33,9 @@ pub(super) struct BuildArgs {
     /// Pages of the module
     #[arg(long, value_name = "N")]
     pages: Option<u32>,
+    /// Pages that the memory pool of its extensions needs [default: those of the profile]
+    #[arg(long, value_name = "N")]
+    pool_pages: Option<u32>,
     /// Sign it for debugging
     #[arg(long)]
     debug: bool,
@@ -50,6 +53,7 @@ pub(super) fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         spec.cpus.clone_from(&args.cpu);
     }
     spec.pages = args.pages.unwrap_or(spec.pages);
+    spec.pool_pages = args.pool_pages;
     spec.debug = args.debug;
     spec.relocation_outside = args.relocation_outside;
     let bytes = image(&spec, args.header)
