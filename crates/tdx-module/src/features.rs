@@ -27,8 +27,8 @@ pub const KEPT: Features0 = Features0::TD_PRESERVING
     .union(Features0::TOPOLOGY_ENUM)
     .union(Features0::UPDATE_COMPATIBILITY);
 
-/// Bits that only the synthetic releases report: TDX_CONNECT and EXT, so that SYS.CONFIG version 1
-/// has more to opt into, and SYS_DISABLE, whose leaf is modelled.
+/// Bits that only the synthetic releases report: TDX_CONNECT, whose leaves up to a connected device are
+/// modelled, EXT and SYS_DISABLE.
 pub const KEPT_SYNTHETIC: Features0 =
     KEPT.union(Features0::TDX_CONNECT).union(Features0::EXT).union(Features0::SYS_DISABLE);
 

@@ -14,8 +14,11 @@
 //!   profile with its hash ([`UnknownRelease`] if there is none), one signed with the project's test
 //!   key as the profile that its record names.
 //! - Module: TDH.SYS.{INIT, LP.INIT, INFO, RD, RDALL, CONFIG, KEY.CONFIG, TDMR.INIT, SHUTDOWN,
-//!   UPDATE, DISABLE, LP.SHUTDOWN} ([`MODELLED_LEAVES`]). A leaf that the release has and this crate has not is
-//!   answered like an unknown number: OPERAND_INVALID|RAX once the module is ready.
+//!   UPDATE, DISABLE, LP.SHUTDOWN}, and for the synthetic releases TDH.EXT.{MEM.ADD, INIT}, TDH.IOMMU.{SETUP,
+//!   CLEAR}, TDH.SPDM.* and TDH.IDE.STREAM.* ([`MODELLED_LEAVES`]). A leaf that the release has and this crate
+//!   has not is answered like an unknown number: OPERAND_INVALID|RAX once the module is ready.
+//! - TDX Connect up to a connected device, on the machine's [`io::ConnectHardware`]. Pages that a host gives
+//!   are kept by range and owner; units, sessions and streams are locked one by one.
 //! - TDX_FEATURES0 and the FIXED masks report what is modelled (see [`features`]);
 //!   [`ModuleConfig::real_features`] reports what the release reports.
 //!

@@ -7,7 +7,7 @@ use tdx_abi::leaf::SeamcallLeaf;
 use crate::hardware::LpIndex;
 
 /// Leaves that are counted one by one; all others share the last counter.
-const COUNTED: [SeamcallLeaf; 12] = [
+const COUNTED: [SeamcallLeaf; 25] = [
     SeamcallLeaf::SYS_KEY_CONFIG,
     SeamcallLeaf::SYS_INFO,
     SeamcallLeaf::SYS_INIT,
@@ -20,15 +20,28 @@ const COUNTED: [SeamcallLeaf; 12] = [
     SeamcallLeaf::SYS_SHUTDOWN,
     SeamcallLeaf::SYS_UPDATE,
     SeamcallLeaf::SYS_DISABLE,
+    SeamcallLeaf::EXT_INIT,
+    SeamcallLeaf::EXT_MEM_ADD,
+    SeamcallLeaf::IOMMU_SETUP,
+    SeamcallLeaf::IOMMU_CLEAR,
+    SeamcallLeaf::SPDM_CREATE,
+    SeamcallLeaf::SPDM_DELETE,
+    SeamcallLeaf::SPDM_CONNECT,
+    SeamcallLeaf::SPDM_DISCONNECT,
+    SeamcallLeaf::SPDM_MNG,
+    SeamcallLeaf::IDE_STREAM_CREATE,
+    SeamcallLeaf::IDE_STREAM_KM,
+    SeamcallLeaf::IDE_STREAM_BLOCK,
+    SeamcallLeaf::IDE_STREAM_DELETE,
 ];
 
-const OTHERS: u8 = 12;
+const OTHERS: u8 = 25;
 const COUNTERS: usize = COUNTED.len() + 1;
 const _: () = assert!(OTHERS as usize == COUNTED.len());
 
-/// Place of each leaf number below 128 in [`COUNTED`].
-const COUNTER: [u8; 128] = {
-    let mut table = [OTHERS; 128];
+/// Place of each leaf number below 192 in [`COUNTED`].
+const COUNTER: [u8; 192] = {
+    let mut table = [OTHERS; 192];
     let mut place = 0;
     while place < OTHERS {
         table[COUNTED[place as usize].0 as usize] = place;
@@ -37,7 +50,7 @@ const COUNTER: [u8; 128] = {
     table
 };
 
-/// One LP. A cache line of its own: each is written by its LP alone.
+/// One LP. Cache lines of its own: each is written by its LP alone.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct LpSlot {
@@ -146,8 +159,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_lp_has_a_cache_line_of_its_own() {
-        assert_eq!((size_of::<LpSlot>(), align_of::<LpSlot>()), (64, 64));
+    fn an_lp_has_cache_lines_of_its_own() {
+        assert_eq!((size_of::<LpSlot>(), align_of::<LpSlot>()), (128, 64));
     }
 
     #[test]

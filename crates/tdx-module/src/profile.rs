@@ -6,7 +6,8 @@
 //! Two profiles are synthetic. `connect` (2.1.00) is 2.0.18 with what no published module has: TDX
 //! Connect, add-on extensions and SYS.DISABLE. Its feature word has the bits TDX_CONNECT, EXT and
 //! SYS_DISABLE besides those of 2.0.18; SYS.CONFIG version 1 opts into the first two, and the
-//! metadata of Connect and of extensions appears with the opt-in of TDX_CONNECT. `connect-clock` is the same module as its first hosts knew it: it
+//! metadata of Connect and of extensions appears with the opt-in of TDX_CONNECT. What it takes for them
+//! ([`ConnectSizes`]) is assumed. `connect-clock` is the same module as its first hosts knew it: it
 //! wants a wall clock in R11 of that call and refuses 0 (OPERAND_INVALID|R11).
 
 use std::fmt;

@@ -20,7 +20,7 @@ mod units;
 pub(crate) mod work;
 
 pub use pages::Owner;
-pub(crate) use pages::{PageRefusal, PageRegistry, ReleaseTarget};
+pub(crate) use pages::{PageRefusal, PageRegistry};
 pub(crate) use pool::Pool;
 pub(crate) use registers::{CommandStatus, UnitRegisters};
 pub(crate) use units::{IommuTable, Progress, Unit, UnitState, UnitTable};

@@ -7,6 +7,7 @@ use tdx_abi::seamldr::{SCENARIO_LOAD, Version};
 use tdx_abi::status::{SeamldrStatus, Status, StatusCode};
 use tdx_module::{LoaderConfig, LoaderGeneration, LockName, ModuleState, profile};
 
+use crate::common::connect::{TDX_CONNECT, opted_in_below};
 use crate::common::install::{Setup, spec};
 use crate::common::{Bench, LPS, Stage, TDMRS, config, config_regs};
 use crate::handoff::update;
@@ -194,4 +195,29 @@ fn a_module_that_cannot_write_its_own_version_hands_nothing_over_and_stays_ready
         assert_eq!(answer(&bench, shutdown(hv.into())), StatusCode::SYS_BUSY.plain());
         assert_eq!(before.state, ModuleState::SysReady);
     }
+}
+
+#[test]
+fn an_image_may_say_that_it_wants_a_larger_pool() {
+    let profile = profile::find("connect").expect("a profile");
+    let mut larger = spec(Version::new(2, 1, 5), "connect");
+    larger.svn = tdx_image::Svn { major: profile.svn.major, minor: profile.svn.minor };
+    (larger.module_handoff_version, larger.handoff_pages) = (2, u32::from(profile.handoff.pages) + 1);
+    larger.pool_pages = Some(80);
+    let mut setup = Setup::to("connect", &larger).generation(LoaderGeneration::V2_0);
+    setup.handoff = (false, 0, 0);
+    let mut module = config("connect");
+    module.connect.spdm_mt_pages = 1;
+    let loader = LoaderConfig { generation: LoaderGeneration::V2_0, ..LoaderConfig::default() };
+    let bench = opted_in_below(module, loader);
+    bench.fill_pool();
+    setup.place(&bench);
+    assert_eq!(answer(&bench, shutdown(2)), Status::SUCCESS);
+    assert_eq!(SeamldrStatus(setup.call_all(&bench).rax), SeamldrStatus::SUCCESS);
+    bench.advance(Stage::LpsInitialised);
+    assert_eq!(answer(&bench, update(1, TDX_CONNECT)), Status::SUCCESS);
+    assert_eq!(read(&bench, sys::MEMORY_POOL_REQUIRED_PAGES), 16);
+    assert_eq!(read(&bench, sys::SPDM_MT_PAGE_COUNT), 1, "what the platform asked for goes on to hold");
+    let start = bench.status(0, SeamcallLeaf::EXT_INIT, Registers::default());
+    assert_eq!(start, StatusCode::SYS_STATE_INCORRECT.plain(), "TDH.EXT.INIT-2");
 }

@@ -6,8 +6,8 @@ use tdx_abi::hpa_list::HpaListInfo;
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{Status, StatusCode};
 use tdx_abi::{PAGE_SIZE, PhysAddr};
-use tdx_module::ModuleConfig;
 use tdx_module::inspect::{ConnectInspection, Owner};
+use tdx_module::{LoaderConfig, ModuleConfig};
 
 use super::fake_io::UNITS;
 use super::{Bench, Facts, GIB, Stage, TDMRS, config, config_regs, with_leaf};
@@ -32,7 +32,12 @@ pub(crate) const SINGLES: u64 = 8;
 
 /// A module that is ready with one TDMR, GiB 4 to 5, initialised.
 pub(crate) fn opted_in_with(module: ModuleConfig) -> Bench {
-    let bench = Bench::with(Some(module));
+    opted_in_below(module, LoaderConfig::default())
+}
+
+/// The same below this loader.
+pub(crate) fn opted_in_below(module: ModuleConfig, loader: LoaderConfig) -> Bench {
+    let bench = Bench::with_loader(Some(module), loader);
     bench.advance(Stage::LpsInitialised);
     let regs = Registers { r9: TDX_CONNECT, ..config_regs() };
     let after = bench.raw(0, with_leaf(SeamcallLeaf::SYS_CONFIG, 1, regs)).expect("an answer");
