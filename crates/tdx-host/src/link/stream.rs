@@ -2,7 +2,7 @@
 
 use pcie::FunctionId;
 use pcie::config::ReadConfig;
-use pcie::ide::{Ide, RidAssociation, StreamBlock, StreamControl, StreamState, offset};
+use pcie::ide::{Ide, RidAssociation, StreamBlock, StreamControl, StreamState, StreamStatus, offset};
 use tdx_abi::connect::ids::{KmOperation, SpdmId};
 use tdx_abi::connect::stream::StreamInfo;
 use tdx_abi::status::StatusCode;
@@ -389,7 +389,7 @@ impl<'a, P: PciBus + ?Sized> Endpoint<'a, P> {
     }
 
     fn state(&self) -> StreamState {
-        pcie::ide::StreamStatus::from_bits(self.config.dword(self.block.status())).state()
+        StreamStatus::from_bits(self.config.dword(self.block.status())).state()
     }
 
     fn disable(&self) {
@@ -401,5 +401,8 @@ impl<'a, P: PciBus + ?Sized> Endpoint<'a, P> {
         self.clear_addresses();
         self.write(offset::RID_2, 0);
         self.write(offset::RID_1, 0);
+        // What the other end had to say was about this stream.
+        let told = StreamStatus::new().with_fail_message(true);
+        self.write(offset::SELECTIVE_STATUS, told.into_bits());
     }
 }

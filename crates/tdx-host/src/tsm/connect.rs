@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use super::dsm::Link;
 use super::events::{LinkState, device_event};
+use super::health::examine;
 use super::{Dsm, Refresh, Tsm, TsmError, is_name, parse_name};
 use crate::cpu::CpuSlot;
 use crate::host::HostState;
@@ -201,8 +202,9 @@ where
         result
     }
 
-    /// Makes the keys of a stream anew if it is time. One that fails is tried again when it is looked after
-    /// next: the old keys last much longer than the time between two sets.
+    /// Takes a connection down that was lost without a word, and makes the keys of its stream anew if it is
+    /// time. What fails is tried again when it is looked after next: the old keys last much longer than the
+    /// time between two sets.
     pub fn look_after<C, K, P>(
         &self,
         host: &HostState<C, K>,
@@ -215,6 +217,10 @@ where
         K: Sync,
         P: TsmPlatform + ?Sized,
     {
+        if let Some(how) = examine(platform, dsm) {
+            self.lose(host, platform, dsm, how);
+            return Ok(());
+        }
         let (Some(link), Some(every)) = (dsm.link.as_mut(), self.key_refresh()) else { return Ok(()) };
         match link.refresh_at {
             Some(at) if now >= at => self.refresh(host, platform, dsm, Refresh::StreamKeys),

@@ -7,6 +7,7 @@ mod connect;
 mod dsm;
 pub mod error;
 mod events;
+mod health;
 mod registration;
 
 use core::time::Duration;

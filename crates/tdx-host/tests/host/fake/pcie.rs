@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use pcie::cap::{DoeCapability, Express, MaxPayload, PortType, SrIov};
+use pcie::cap::{Aer, DoeCapability, Express, MaxPayload, PortType, SrIov, UncorrectableErrors};
 use pcie::config::{ConfigBuilder, ConfigSpace, FunctionIds, ReadConfig, Width, offset};
 use pcie::doe::{Capability, DOE_SIZE, Mailbox, MailboxEvent, ObjectType, SupportedTypes};
 use pcie::ide::{self, Ide, IdeCapability, StreamState};
@@ -122,6 +122,7 @@ impl Pcie {
         if !shape.port_streams.is_empty() {
             port.extended(&ide(shape.port_streams)).unwrap();
         }
+        port.extended(&Aer).unwrap();
         let mut port = port.build();
         let (first, last) = shape.window;
         let low = (last & 0xfff) << 20 | (first & 0xfff) << 4 | 0x1_0001;
@@ -134,6 +135,7 @@ impl Pcie {
         if !shape.device_streams.is_empty() {
             device.extended(&ide(shape.device_streams)).unwrap();
         }
+        device.extended(&Aer).unwrap();
         let mut mailbox = None;
         if !shape.types.is_empty() {
             let capability = DoeCapability { version: 2, registers: Capability::new() };
@@ -218,6 +220,23 @@ impl Pcie {
             self.reset();
         }
         self.follow_streams();
+    }
+
+    /// The module has given the port's end of a stream keys, or taken it down.
+    pub(super) fn set_port_end(&mut self, block: u64, secure: bool) {
+        let Ok(block) = u8::try_from(block) else { return };
+        let Some(space) = self.spaces.get_mut(&PORT) else { return };
+        let Some(stream) = Ide::find(space).and_then(|ide| ide.selective(block)) else { return };
+        let state = if secure { StreamState::SECURE } else { StreamState::INSECURE };
+        ide::set_state(space, &stream, state).unwrap();
+    }
+
+    /// A check at the end of `function` failed: the other end is told.
+    pub(crate) fn fail_stream(&mut self, function: FunctionId, errors: UncorrectableErrors) {
+        let space = self.spaces.get_mut(&function).unwrap();
+        let stream = Ide::find(space).unwrap().selective(0).unwrap();
+        ide::set_failed(space, &stream).unwrap();
+        Aer::report(space, errors).unwrap();
     }
 
     /// The bus below the port was reset.

@@ -167,6 +167,7 @@ impl State {
                 Some(stream) if stream.blocked => StatusCode::IDE_STREAM_BLOCKED.plain(),
                 Some(stream) => {
                     (stream.blocked, stream.keyed) = (true, false);
+                    self.io.pcie.set_port_end(links.root_port_block, false);
                     StatusCode::SUCCESS.plain()
                 }
             },
@@ -274,6 +275,7 @@ impl State {
             _ => {
                 let stream = links.streams.get_mut(&registers.rdx).unwrap();
                 stream.keyed = registers.r8 != 2;
+                self.io.pcie.set_port_end(links.root_port_block, stream.keyed);
             }
         }
     }

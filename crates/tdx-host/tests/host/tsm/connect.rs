@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pcie::cap::{Aer, UncorrectableErrors};
 use pcie::ide::{RidAssociation, StreamControl};
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_host::Errno;
@@ -30,7 +31,7 @@ fn a_device_is_connected_step_by_step_and_disconnected_in_reverse() {
         let port = RidAssociation::new(PORT.bdf, PORT.bdf, 0).unwrap();
         assert_eq!(registers[2..], [port.encode()[0], port.encode()[1], 0, 0, 0]);
         // The port's own block is the module's to write.
-        assert_eq!(state.io.pcie.stream_registers(PORT, 0), [0xff00_0000, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(state.io.pcie.stream_registers(PORT, 0), [0xff00_0000, 2, 0, 0, 0, 0, 0]);
         let create = &state.io.links.last_create;
         let device = RidAssociation::new(DEVICE.bdf, DEVICE.bdf, 0).unwrap().encode();
         assert_eq!([create.rcx, create.r9], [0x118, 0]);
@@ -246,6 +247,45 @@ fn a_lost_connection_is_taken_down_as_far_as_it_can_be() {
         link.tsm.lose(&link.bench.host, &*link.bench.fake, &mut link.dsm, how);
         assert_eq!(link.fake().state().io.uevents.len(), told);
     }
+}
+
+#[test]
+fn a_stream_that_is_not_secure_any_more_is_noticed_at_either_end() {
+    let look = |link: &mut Link| {
+        let Link { tsm, bench, dsm, .. } = link;
+        tsm.look_after(&bench.host, &*bench.fake, dsm, Duration::ZERO).unwrap();
+        (dsm.tsm(), dsm.last_error().map(|error| error.name()))
+    };
+    let errors = UncorrectableErrors::new();
+    for (errors, told) in [
+        (errors, &[][..]),
+        (errors.with_ide_check_failed(true).with_others(1 << 4), &["IDE check failed"]),
+        (errors.with_misrouted_ide_tlp(true), &["misrouted IDE TLP"]),
+        (errors.with_pcrc_check_failed(true), &["PCRC check failed"]),
+    ] {
+        for end in [PORT, DEVICE] {
+            let mut link = Link::new();
+            link.connect().unwrap();
+            assert_eq!(look(&mut link), (Some(0), None));
+            link.fake().state().io.pcie.fail_stream(end, errors);
+            assert_eq!(look(&mut link), (None, Some("stream-lost")), "{end}");
+            link.assert_undone("insecure");
+            let mut state = link.fake().state();
+            let lines: Vec<_> = state
+                .lines
+                .iter()
+                .filter_map(|(_, line)| line.strip_prefix(&format!("{end}: AER: ")))
+                .collect();
+            assert_eq!(lines, told);
+            let left = Aer::uncorrectable(&state.io.pcie.spaces[&end]).unwrap();
+            assert_eq!(left, UncorrectableErrors::new().with_others(errors.others()), "others are not ours");
+            state.io.pcie.gone = true;
+        }
+    }
+    let mut link = Link::new();
+    link.connect().unwrap();
+    link.fake().state().io.pcie.gone = true;
+    assert_eq!(look(&mut link), (None, Some("device-gone-away")));
 }
 
 #[test]
