@@ -5,6 +5,7 @@ mod gen_module;
 mod generate;
 mod linux;
 mod spec;
+mod sysfs;
 mod tables;
 
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ enum Chore {
     Gen(Check),
     /// Writes docs/coverage.md: check rows and their tests.
     Coverage(Check),
+    /// Writes docs/sysfs.md: the files of a host in every layout.
+    Sysfs(Check),
     /// Boots an unmodified Linux on the software module under QEMU and checks it from inside.
     Linux(linux::Arguments),
 }
@@ -43,6 +46,8 @@ fn main() -> ExitCode {
         Chore::Gen(Check { check: true }) => generate::check(&root()),
         Chore::Coverage(Check { check: false }) => coverage::write(&root()),
         Chore::Coverage(Check { check: true }) => coverage::check(&root()),
+        Chore::Sysfs(Check { check: false }) => sysfs::write(&root()),
+        Chore::Sysfs(Check { check: true }) => sysfs::check(&root()),
         Chore::Linux(arguments) => match linux::run(&root(), &arguments) {
             Ok(code) => return code,
             Err(error) => Err(error),
@@ -81,6 +86,8 @@ mod tests {
             &["gen", "--check"],
             &["coverage"],
             &["coverage", "--check"],
+            &["sysfs"],
+            &["sysfs", "--check"],
             &["linux"],
             &["linux", "--only", "update", "--keep", "--image", "a", "--image", "b"],
             &["linux", "--shell", "--kernel", "bzImage", "--cache", "/c", "--qemu", "/q"],

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::Instant;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -57,6 +57,13 @@ pub trait ServedHost: HostSource {
     /// Takes the host from power-on to the `tdx_host` device. Called once, on a thread of its own;
     /// everything else may be asked at the same time.
     fn bring_up(&self) -> Result<(), ErrorFacts>;
+
+    /// Does what is due from time to time, such as new keys for links. Called on a thread of its own.
+    fn tick(&self);
+
+    /// Ends what runs in order: the TSM with its connections, the device, the module. Nothing to do for a host
+    /// that did not come up.
+    fn shut_down(&self) -> Result<(), ErrorFacts>;
 }
 
 /// Powers the platform on and serves it until a signal comes.
@@ -73,12 +80,14 @@ pub fn serve(host: Arc<dyn ServedHost>, args: &ServeArgs) -> anyhow::Result<Exit
 
     let started = Instant::now();
     let mut service = Service::open(Arc::clone(&host), args, started)?;
+    let ticks = Ticks::start(Arc::clone(&host))?;
     bring_up_aside(host, events)?;
     let mut code = ExitCode::SUCCESS;
     while let Ok(event) = event.recv() {
         match event {
             Event::Stop => break,
             Event::BroughtUp(Err(error)) if args.strict => {
+                ticks.stop();
                 service.close()?;
                 anyhow::bail!("{}", sentence(&error));
             }
@@ -94,8 +103,38 @@ pub fn serve(host: Arc<dyn ServedHost>, args: &ServeArgs) -> anyhow::Result<Exit
             }
         }
     }
+    ticks.stop();
     service.close()?;
     Ok(code)
+}
+
+/// How often the host looks for what is due.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The thread on which the host does what is due.
+struct Ticks {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Ticks {
+    fn start(host: Arc<dyn ServedHost>) -> anyhow::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let tick = move || {
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                host.tick();
+            }
+        };
+        let thread = thread::Builder::new().name("ticks".to_owned()).spawn(tick);
+        Ok(Self { stop, thread: thread.context("cannot start the thread for what is due")? })
+    }
+
+    /// Waits for what is under way.
+    fn stop(self) {
+        drop(self.stop);
+        // A panic in the thread has been printed already.
+        let _ = self.thread.join();
+    }
 }
 
 enum Event {
@@ -219,8 +258,12 @@ impl Service {
         let _ = writeln!(std::io::stdout(), "{line}");
     }
 
-    /// Unmounts and stops listening; says so if somebody still used the files.
+    /// Ends the host while its files and events are still to be seen, then unmounts and stops listening; says so
+    /// if somebody still used the files.
     fn close(&mut self) -> anyhow::Result<()> {
+        if let Err(error) = self.host.shut_down() {
+            eprintln!("tdxhost: {}", sentence(&error));
+        }
         let Some(mounted) = self.mounted.take() else {
             return Ok(());
         };

@@ -21,7 +21,7 @@ use super::problem::Problem;
 use super::routes::Served;
 
 pub(super) async fn tsm(State(served): State<Served>) -> Json<TsmFacts> {
-    Json(served.host.tsm().into())
+    Json(TsmFacts::of(&*served.host))
 }
 
 pub(super) async fn devices(State(served): State<Served>) -> Json<FunctionsFacts> {

@@ -4,14 +4,31 @@ use pcie::FunctionId;
 use pcie::config::{Width, offset};
 use pcie::doe::ObjectType;
 use serde::{Deserialize, Serialize};
+use tdx_host::ConnectState;
 use tdx_host::tsm::{Refresh, TsmError};
-use tdx_platform::{FunctionView, LinkEnd, LinkView, TsmView, UeventRecord};
+use tdx_platform::{FunctionView, LinkEnd, LinkView, UeventRecord};
 
 use super::facts::{ErrorFacts, HostSource};
+
+/// Whether devices can be connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConnectMode {
+    /// They cannot.
+    Off,
+    /// They can.
+    On,
+    /// They could, until an update of the module.
+    Dead,
+}
 
 /// `GET /v1/tsm`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TsmFacts {
+    /// Whether TDX Connect works.
+    pub connect: ConnectMode,
+    /// Why it does not.
+    pub reason: Option<ErrorFacts>,
     /// Name of the TSM; `None` while none is registered.
     pub name: Option<String>,
     /// It takes no more devices: the module kept pages that it should have given back.
@@ -22,9 +39,17 @@ pub struct TsmFacts {
     pub connected: u64,
 }
 
-impl From<Option<TsmView>> for TsmFacts {
-    fn from(tsm: Option<TsmView>) -> Self {
+impl TsmFacts {
+    /// What `host` tells of its TSM.
+    pub(super) fn of(host: &dyn HostSource) -> Self {
+        let (state, tsm) = (host.connect_status(), host.tsm());
         Self {
+            connect: match state {
+                ConnectState::Off(_) => ConnectMode::Off,
+                ConnectState::On => ConnectMode::On,
+                ConnectState::Dead(_) => ConnectMode::Dead,
+            },
+            reason: state.reason().as_ref().map(ErrorFacts::from),
             broken: tsm.as_ref().is_some_and(|tsm| tsm.broken),
             pages_kept: tsm.as_ref().map_or(0, |tsm| tsm.pages_kept),
             connected: tsm.as_ref().map_or(0, |tsm| tsm.connected as u64),

@@ -1,9 +1,9 @@
 //! Failures of the host side as the API tells them.
 
-use tdx_host::HostError;
 use tdx_host::seamcall::{SeamcallCause, SeamcallError};
 use tdx_host::tsm::TsmError;
 use tdx_host::upload::UploadError;
+use tdx_host::{ConnectError, HostError};
 
 use super::facts::ErrorFacts;
 
@@ -30,6 +30,18 @@ impl From<&UploadError> for ErrorFacts {
                 advice: error.advice().to_owned(),
                 status: None,
             },
+        }
+    }
+}
+
+impl From<&ConnectError> for ErrorFacts {
+    fn from(error: &ConnectError) -> Self {
+        Self {
+            name: error.name().to_owned(),
+            message: error.to_string(),
+            blame: error.blame().name().to_owned(),
+            advice: error.advice().to_owned(),
+            status: None,
         }
     }
 }

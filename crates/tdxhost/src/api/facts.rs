@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use pcie::FunctionId;
 use serde::{Deserialize, Serialize};
+use tdx_host::ConnectState;
 use tdx_host::tsm::{Refresh, TsmError};
 use tdx_platform::{LinkView, UeventRecord};
 
@@ -27,6 +28,8 @@ pub trait HostSource: HostView {
     fn hardware(&self) -> Snapshot;
     /// Kernel-style log lines, oldest first.
     fn log(&self) -> Vec<LogLine>;
+    /// Whether TDX Connect works, and if not, why.
+    fn connect_status(&self) -> ConnectState;
     /// The links of connected devices.
     fn links(&self) -> Vec<LinkView>;
     /// What user space was told behind event number `after`, as far as it is kept.

@@ -16,8 +16,8 @@ mod update;
 
 pub use client::{ClientError, facts, get, hardware, post};
 pub use connect::{
-    ConnectRequest, EventFacts, EventsFacts, FunctionFacts, FunctionsFacts, LinkEndFacts, LinkFacts,
-    LinksFacts, RefreshRequest, RefreshWhat, TsmErrorFacts, TsmFacts,
+    ConnectMode, ConnectRequest, EventFacts, EventsFacts, FunctionFacts, FunctionsFacts, LinkEndFacts,
+    LinkFacts, LinksFacts, RefreshRequest, RefreshWhat, TsmErrorFacts, TsmFacts,
 };
 pub use facts::{
     CpuFacts, CpusFacts, DeviceAttributeFacts, DeviceFacts, ErrorFacts, HostFacts, HostSource, HostState,

@@ -136,6 +136,7 @@ mod tests {
         let preset = tdx_machine::presets::find("default").unwrap();
         let named = format!("device = \"default\"\ndsm = {{ socket = \"{address}\" }}");
         let text = preset.toml.replacen("device = \"default\"", &named, 1);
+        assert!(text.contains(&address));
         let error = power_on(PlatformSpec::from_toml(&text).unwrap(), 0).err().unwrap().to_string();
         assert!(error.contains(&format!("cannot connect to {address}: ")), "{error}");
         assert!(

@@ -1,5 +1,6 @@
 //! Explains the names of failures: of this project's host side, of module images, of Linux's uploads.
 
+use tdx_host::CONNECT_ERRORS;
 use tdx_host::error::{self, ERRORS, ErrorInfo};
 use tdx_host::tsm::TSM_ERRORS;
 use tdx_host::upload::UPLOAD_ERRORS;
@@ -78,9 +79,9 @@ pub fn explain(name: &str) -> Result<Explanation, NoSuchError> {
     Ok(explanation)
 }
 
-/// Failures of the host side: its own, those of its firmware-upload files, those of devices it connects.
+/// Failures of the host side: its own, those of its firmware-upload files, of TDX Connect, and of devices.
 fn host_errors() -> impl Iterator<Item = &'static ErrorInfo> {
-    ERRORS.iter().chain(UPLOAD_ERRORS).chain(TSM_ERRORS)
+    ERRORS.iter().chain(UPLOAD_ERRORS).chain(CONNECT_ERRORS).chain(TSM_ERRORS)
 }
 
 /// Reasons against an image: in itself, or on a host. What the host side knows as well is told by its table.

@@ -10,9 +10,9 @@ use anyhow::Context as _;
 use pcie::FunctionId;
 use tdx_abi::KeyIdPartitioning;
 use tdx_abi::msr::MsrIndex;
-use tdx_host::traits::LogLevel;
+use tdx_host::traits::{LogLevel, PciBus as _};
 use tdx_host::tsm::{Refresh, TsmError};
-use tdx_host::{HostError, Lifecycle, TdmrRules};
+use tdx_host::{ConnectState, HostError, Lifecycle, TdmrRules};
 use tdx_machine::{LpIndex, Machine};
 use tdx_module::ModuleState;
 use tdx_module::inspect::{KeyRange, KeyState, TdmrInspection};
@@ -65,6 +65,19 @@ impl ServedHost for SoftwareHost {
                 self.phases.fail();
                 Err(self.failure.get_or_init(|| error).into())
             }
+        }
+    }
+
+    fn tick(&self) {
+        self.host.tick(self.host.platform().now());
+    }
+
+    fn shut_down(&self) -> Result<(), ErrorFacts> {
+        match self.host.state().lifecycle() {
+            Lifecycle::Ready | Lifecycle::Updating | Lifecycle::Down => {
+                self.host.shutdown().map_err(|error| (&error).into())
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -190,6 +203,10 @@ impl HostSource for SoftwareHost {
 
     fn hardware(&self) -> Snapshot {
         hardware::snapshot(&self.machine)
+    }
+
+    fn connect_status(&self) -> ConnectState {
+        self.host.connect_status()
     }
 
     fn links(&self) -> Vec<LinkView> {

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use tdx_host::device;
+
 use super::Errno;
 use super::tree::{Attribute, Directory, Entry, Node, Tree};
 use super::view::{DeviceInstance, HostView};
@@ -42,6 +44,26 @@ impl Layout {
         }
     }
 }
+
+impl Layout {
+    /// Where an attribute of the device is, from the root of sysfs, and its mode there.
+    pub fn attribute(self, attribute: &device::Attribute) -> Option<(String, u16)> {
+        let (directory, name) = match (self, attribute.name) {
+            (_, VERSION) | (Self::Linux7_3, _) => (self.device_path(), attribute.name),
+            (Self::Posting2025_09, SEAMLDR_VERSION) => ("devices/faux/tdx_host/seamldr", VERSION),
+            (Self::Posting2025_09, REMAINING_UPDATES) => ("devices/faux/tdx_host/seamldr", REMAINING_UPDATES),
+            (Self::Posting2025_03, SEAMLDR_VERSION) => ("devices/virtual/tdx/seamldr", VERSION),
+            (Self::Posting2025_03, REMAINING_UPDATES) => ("devices/virtual/tdx/seamldr", REMAINING_UPDATES),
+            _ => return None,
+        };
+        let mode = if self == Self::Linux7_3 { attribute.mode } else { READ_ONLY };
+        Some((format!("{directory}/{name}"), mode))
+    }
+}
+
+/// The 2025 texts call all of their files read-only for everybody; only Linux 7.3 reserves those
+/// that call P-SEAMLDR for root.
+const READ_ONLY: u16 = 0o444;
 
 const VERSION: &str = "version";
 const SEAMLDR_VERSION: &str = "seamldr_version";
@@ -194,15 +216,13 @@ fn offers(host: &Arc<dyn HostView>, name: &str) -> bool {
     host.attributes().iter().any(|offered| offered.name == name)
 }
 
-/// The 2025 texts call all of their files read-only for everybody; only Linux 7.3 reserves those
-/// that call P-SEAMLDR for root.
 fn read_only(
     host: &Arc<dyn HostView>,
     device: DeviceInstance,
     name: &'static str,
     format: Format,
 ) -> DeviceAttribute {
-    DeviceAttribute { host: Arc::clone(host), device, name: name.into(), mode: 0o444, format }
+    DeviceAttribute { host: Arc::clone(host), device, name: name.into(), mode: READ_ONLY, format }
 }
 
 /// How a value of the device becomes the text of a file.

@@ -6,6 +6,7 @@
 //! `sysfs-class-firmware` (Linux 7.3) and, for the older layouts, of the postings that user space was written against.
 
 mod cpu_list;
+mod document;
 mod host_view;
 mod layout;
 mod pci;
@@ -15,6 +16,7 @@ mod upload;
 mod view;
 
 pub use cpu_list::cpu_list;
+pub use document::document;
 pub use host_view::SoftwareHost;
 pub use layout::{Layout, sysfs};
 /// Error numbers as user space sees them.

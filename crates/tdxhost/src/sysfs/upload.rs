@@ -109,17 +109,12 @@ impl Directory for Files {
         }
         let upload = Upload { host: Arc::clone(&self.host), device: self.device };
         let rules = self.layout.upload_rules();
-        let text = |name, file| Entry::file(name, TextFile { upload: upload.clone(), rules, file });
-        vec![
-            text("cancel", File::Cancel),
-            Entry::binary("data", Data(upload.clone())),
-            Entry::symlink("device", self.layout.upload_parent().1),
-            text("error", File::Error),
-            text("loading", File::Loading),
-            text("remaining_size", File::RemainingSize),
-            text("status", File::Status),
-            Entry::symlink("subsystem", "../../../../../class/firmware"),
-        ]
+        let text = |file: File| Entry::file(file.name(), TextFile { upload: upload.clone(), rules, file });
+        let mut entries: Vec<Entry> = File::ALL.into_iter().map(text).collect();
+        entries.push(Entry::binary(DATA.0, Data(upload.clone())));
+        entries.push(Entry::symlink("device", self.layout.upload_parent().1));
+        entries.push(Entry::symlink("subsystem", "../../../../../class/firmware"));
+        entries
     }
 }
 
@@ -145,14 +140,63 @@ fn errno(errno: tdx_host::Errno) -> Errno {
     Errno::from_raw(errno.0)
 }
 
+/// The text files. Beside them is [`DATA`].
 #[derive(Clone, Copy)]
-enum File {
+pub(super) enum File {
     Cancel,
     Error,
     Loading,
     RemainingSize,
     Status,
 }
+
+impl File {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Cancel, Self::Error, Self::Loading, Self::RemainingSize, Self::Status];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Error => "error",
+            Self::Loading => "loading",
+            Self::RemainingSize => "remaining_size",
+            Self::Status => "status",
+        }
+    }
+
+    pub(super) const fn mode(self) -> u16 {
+        match self {
+            Self::Cancel => 0o200,
+            Self::Loading => 0o644,
+            Self::Error | Self::RemainingSize | Self::Status => 0o444,
+        }
+    }
+
+    /// What reading gives; `None` if it cannot be read.
+    pub(super) const fn reads(self) -> Option<&'static str> {
+        match self {
+            Self::Cancel => None,
+            Self::Error => Some("`STATUS:WORD` of the last failure, or nothing; -EBUSY: an update runs"),
+            Self::Loading => Some("`1` while an image comes in, else `0`"),
+            Self::RemainingSize => Some("bytes that were not transferred, decimal"),
+            Self::Status => Some("`idle`, `receiving`, `preparing`, `transferring` or `programming`"),
+        }
+    }
+
+    /// What may be written; `None` if nothing may.
+    pub(super) const fn writes(self) -> Option<&'static str> {
+        match self {
+            Self::Cancel => {
+                Some("`1`; -EINVAL: something else; -ENODEV: nothing runs that could be cancelled")
+            }
+            Self::Loading => Some("`1` an image follows, `0` it is whole, `-1` it is called off"),
+            Self::Error | Self::RemainingSize | Self::Status => None,
+        }
+    }
+}
+
+/// The file of the image's bytes, and its mode.
+pub(super) const DATA: (&str, u16) = ("data", 0o644);
 
 /// One of the text files.
 struct TextFile {
@@ -163,11 +207,7 @@ struct TextFile {
 
 impl Attribute for TextFile {
     fn mode(&self) -> u16 {
-        match self.file {
-            File::Cancel => 0o200,
-            File::Loading => 0o644,
-            File::Error | File::RemainingSize | File::Status => 0o444,
-        }
+        self.file.mode()
     }
 
     fn read(&self) -> Result<String, Errno> {
@@ -204,7 +244,7 @@ struct Data(Upload);
 
 impl BinaryAttribute for Data {
     fn mode(&self) -> u16 {
-        0o644
+        DATA.1
     }
 
     fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {

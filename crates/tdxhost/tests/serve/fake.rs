@@ -12,14 +12,16 @@ use tdx_abi::features::Features0;
 use tdx_abi::seamldr::Version;
 use tdx_host::traits::{CpuNumber, LogLevel};
 use tdx_host::tsm::{Refresh, TsmError};
-use tdx_host::{HostError, UpdateFailure, UpdateObserver, UpdatePhase, UpdateReport};
+use tdx_host::{
+    ConnectError, ConnectState, HostError, UpdateFailure, UpdateObserver, UpdatePhase, UpdateReport,
+};
 use tdx_platform::{LinkView, UeventRecord, UploadTarget, Uploader};
 use tdxhost::api::{
     CpuFacts, ErrorFacts, HostFacts, HostSource, HostState, KeyIdFacts, KeyRangeFacts, LogLine, ModuleFacts,
     PhaseFacts, PhaseState, PlatformFacts, TdmrFacts, UpdateFacts,
 };
 use tdxhost::doctor::{MSRS, Snapshot};
-use tdxhost::sysfs::{DeviceInstance, Errno, HostView, OfferedAttribute};
+use tdxhost::sysfs::{DeviceInstance, Errno, HostView, OfferedAttribute, PciView as _};
 
 use crate::fake_pci::FakePci;
 
@@ -274,6 +276,10 @@ impl HostSource for FakeHost {
         snapshot.cpu.flags.insert("vmx".to_owned());
         snapshot.set_msr(0, MSRS[0], 2);
         snapshot
+    }
+
+    fn connect_status(&self) -> ConnectState {
+        if self.tsm().is_some() { ConnectState::On } else { ConnectState::Off(ConnectError::NotTried) }
     }
 
     fn links(&self) -> Vec<LinkView> {

@@ -215,3 +215,38 @@ fn paths_through_files_and_unknown_names_lead_nowhere() {
         assert!(matches!(tree.resolve(path), Some(Node::Directory(_))), "{path}");
     }
 }
+
+#[test]
+fn every_attribute_of_the_device_is_where_its_layout_says_with_the_mode_it_says() {
+    let host = FakeHost::with_device(&UPDATABLE);
+    for layout in [Layout::Linux7_3, Layout::Posting2025_09, Layout::Posting2025_03] {
+        let tree = tree(&host, layout);
+        for attribute in &tdx_host::device::ATTRIBUTES {
+            let (path, mode) = layout.attribute(attribute).unwrap();
+            let node = tree.resolve(&path).unwrap_or_else(|| panic!("{path} is not there"));
+            assert_eq!(node.mode(), mode, "{path}");
+        }
+    }
+}
+
+#[test]
+fn the_document_names_every_file_of_every_layout() {
+    let host = FakeHost::with_pci();
+    let document = tdxhost::sysfs::document();
+    for layout in [Layout::Linux7_3, Layout::Posting2025_09, Layout::Posting2025_03] {
+        for (path, node) in tree(&host, layout).walk() {
+            let name = path.rsplit('/').next().unwrap();
+            let mode = format!("{:04o}", node.mode());
+            let varies = name.contains(':') || name.starts_with("tsm");
+            if varies || matches!(node, Node::Directory(_)) {
+                continue;
+            }
+            let told = document.lines().filter(|line| line.contains(name));
+            let told: Vec<&str> = match node {
+                Node::Symlink(_) => told.collect(),
+                _ => told.filter(|line| line.contains(&mode)).collect(),
+            };
+            assert!(!told.is_empty(), "{path} {mode}");
+        }
+    }
+}

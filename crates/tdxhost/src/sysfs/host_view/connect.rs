@@ -1,8 +1,10 @@
 //! PCI functions, the TSM and its links on a software host.
 
+use std::ops::ControlFlow;
+
 use pcie::FunctionId;
 use pcie::config::Width;
-use tdx_host::traits::PciFunction;
+use tdx_host::traits::{PciBus as _, PciFunction};
 use tdx_host::tsm::TsmError;
 use tdx_platform::{BridgeView, FunctionView, TsmView};
 
@@ -19,7 +21,12 @@ impl PciView for SoftwareHost {
     }
 
     fn functions(&self) -> Vec<PciFunction> {
-        self.host.functions().into_iter().map(|view| view.pci).collect()
+        let mut functions = Vec::new();
+        self.host.platform().functions(&mut |place| {
+            functions.push(place);
+            ControlFlow::Continue(())
+        });
+        functions
     }
 
     fn function(&self, id: FunctionId) -> Option<FunctionView> {
@@ -27,11 +34,11 @@ impl PciView for SoftwareHost {
     }
 
     fn config_read(&self, id: FunctionId, offset: u16, width: Width) -> u32 {
-        self.machine.config_read(id, offset, width)
+        self.host.platform().config_read(id, offset, width)
     }
 
     fn config_write(&self, id: FunctionId, offset: u16, width: Width, value: u32) {
-        self.machine.config_write(id, offset, width, value);
+        self.host.platform().config_write(id, offset, width, value);
     }
 
     fn connect(&self, id: FunctionId, text: &str) -> Result<(), TsmError> {

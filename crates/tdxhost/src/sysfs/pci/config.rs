@@ -6,6 +6,10 @@ use super::function::Device;
 use crate::sysfs::Errno;
 use crate::sysfs::tree::BinaryAttribute;
 
+/// Its name.
+pub(in crate::sysfs) const NAME: &str = "config";
+/// Its permission bits.
+pub(in crate::sysfs) const MODE: u16 = 0o644;
 /// Bytes of a function that has no extended configuration space.
 const CONVENTIONAL_SIZE: u16 = 256;
 
@@ -37,7 +41,7 @@ fn widest(at: u16, end: u16) -> Width {
 
 impl BinaryAttribute for Config {
     fn mode(&self) -> u16 {
-        0o644
+        MODE
     }
 
     fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {

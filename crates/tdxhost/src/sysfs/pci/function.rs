@@ -8,13 +8,12 @@ use pcie::doe::ObjectType;
 use tdx_host::tsm::Content;
 use tdx_platform::FunctionView;
 
-use super::config::Config;
+use super::config::{self, Config};
 use super::{attribute, named_function, tsm};
 use crate::sysfs::Errno;
 use crate::sysfs::tree::{Attribute, Directory, Entry, Node};
 use crate::sysfs::view::HostView;
 
-const CONFIG: &str = "config";
 const DOE_FEATURES: &str = "doe_features";
 const SUBSYSTEM: &str = "subsystem";
 
@@ -61,8 +60,10 @@ impl FunctionDirectory {
             .into_iter()
             .map(|register| Entry::file(register.name(), RegisterFile { device: device.clone(), register }))
             .collect();
-        entries
-            .push(Entry::binary(CONFIG, Config { device: device.clone(), express: function.facts.express }));
+        entries.push(Entry::binary(
+            config::NAME,
+            Config { device: device.clone(), express: function.facts.express },
+        ));
         let up = if function.pci.root_port.is_some() { "../../../../" } else { "../../../" };
         entries.push(Entry::symlink(SUBSYSTEM, format!("{up}bus/pci")));
         if !function.doe_features.is_empty() {
@@ -99,7 +100,7 @@ impl Directory for FunctionDirectory {
 
 /// Registers of the header that have a text file each.
 #[derive(Clone, Copy)]
-enum Register {
+pub(in crate::sysfs) enum Register {
     Class,
     Device,
     Revision,
@@ -107,9 +108,22 @@ enum Register {
 }
 
 impl Register {
-    const ALL: [Self; 4] = [Self::Class, Self::Device, Self::Revision, Self::Vendor];
+    pub(in crate::sysfs) const ALL: [Self; 4] = [Self::Class, Self::Device, Self::Revision, Self::Vendor];
 
-    const fn name(self) -> &'static str {
+    /// Permission bits of all of them.
+    pub(in crate::sysfs) const MODE: u16 = 0o444;
+
+    /// What reading gives.
+    pub(in crate::sysfs) const fn reads(self) -> &'static str {
+        match self {
+            Self::Class => "class code, `0x` and six digits",
+            Self::Device => "device id, `0x` and four digits",
+            Self::Revision => "revision, `0x` and two digits",
+            Self::Vendor => "vendor id, `0x` and four digits",
+        }
+    }
+
+    pub(in crate::sysfs) const fn name(self) -> &'static str {
         match self {
             Self::Class => "class",
             Self::Device => "device",
@@ -126,7 +140,7 @@ struct RegisterFile {
 
 impl Attribute for RegisterFile {
     fn mode(&self) -> u16 {
-        0o444
+        Register::MODE
     }
 
     fn read(&self) -> Result<String, Errno> {

@@ -1,7 +1,7 @@
 //! Host bridges and their functions: `devices/pciDDDD:BB/…`, and `bus/pci/devices`, whose links lead there.
 
-mod config;
-mod function;
+pub(super) mod config;
+pub(super) mod function;
 mod tsm;
 
 use std::sync::Arc;
