@@ -9,4 +9,5 @@ mod instructions;
 mod intel_images;
 mod posted;
 mod power;
+mod units;
 mod update;

@@ -231,10 +231,13 @@ fn the_dmar_table_lists_the_units_of_the_file() {
     let table = machine.acpi_table("DMAR").expect("built");
     assert_eq!(table[36], 45, "46 address bits are left");
     let unit = &table[48..];
-    assert_eq!(unit[..8], [0, 0, 24, 0, 0, 0, 0, 0]);
+    let ports = machine.pci_plan().ports.iter().filter(|port| port.id.bdf.bus() == 0x14);
+    let length = 16 + 8 * ports.count();
+    assert_eq!(usize::from(unit[2]), length, "all root ports of the host bridge that it names");
+    assert_eq!(unit[4..8], [0, 4, 0, 0], "16 pages of registers");
     assert_eq!(word(unit, 8), 0xC7FF_C000);
     assert_eq!(unit[16..24], [2, 8, 0, 0, 0, 0x14, 1, 0], "a bridge in scope");
-    assert_eq!(unit[24..30], [0, 0, 16, 0, 1, 0], "the second unit takes all others");
+    assert_eq!(unit[length..length + 6], [0, 0, 16, 0, 1, 4], "the second unit takes all others");
 }
 
 #[test]
