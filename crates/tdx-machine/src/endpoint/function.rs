@@ -247,3 +247,15 @@ fn msix() -> Msix {
     let at = |page: u64| TableAt { bar: 0, offset: ((page * PAGE) & 0xffff_ffff) as u32 };
     Msix { messages: MSIX_VECTORS, table: at(page::MSIX_TABLE), pending: at(page::MSIX_PBA) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_costs_28_kib() {
+        // Beside itself it has the page of its TEE interface.
+        let bytes = size_of::<Function>() as u64 + PAGE;
+        assert!((28 << 10..=30 << 10).contains(&bytes), "{bytes}");
+    }
+}

@@ -12,8 +12,9 @@ use crate::ide::{
 
 /// The port that the link is at.
 pub(crate) const LINK: PortIndex = PortIndex(0);
-/// Most bytes of one request.
-const PAGE: u64 = 4096;
+/// Most bytes of one request, which crosses no border of as many.
+const PAGE_BYTES: usize = 4096;
+const PAGE: u64 = PAGE_BYTES as u64;
 
 /// The other end of the link, as the device reaches it.
 pub trait Upstream {
@@ -51,7 +52,7 @@ impl Endpoint {
         };
         let mut answers = Vec::new();
         for tlp in tlps {
-            answers.extend(self.take(tlp, upstream));
+            answers.extend(self.take(&tlp, upstream));
         }
         answers
     }
@@ -66,7 +67,7 @@ impl Endpoint {
     }
 
     /// Carries a request out.
-    fn take(&mut self, tlp: Tlp, upstream: &mut dyn Upstream) -> Option<Packet> {
+    fn take(&mut self, tlp: &Tlp, upstream: &mut dyn Upstream) -> Option<Packet> {
         let tee = tlp.trusted;
         match tlp.header {
             TlpHeader::Write { address, enables, .. } => {
@@ -316,7 +317,7 @@ fn pages(address: u64, length: usize) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let part = left.min(room);
         left -= part;
-        room = PAGE as usize;
+        room = PAGE_BYTES;
         (part > 0).then_some(part)
     })
 }

@@ -19,6 +19,9 @@ impl Association {
     /// Everybody at the other end.
     pub const EVERYBODY: Self = Self { senders: 0..=u16::MAX };
 
+    /// Nobody: the registers say nothing.
+    pub const NOBODY: Self = Self { senders: RangeInclusive::new(1, 0) };
+
     /// Whether TLPs of that sender come over the stream.
     pub fn has(&self, sender: Bdf) -> bool {
         self.senders.contains(&sender.routing_id())

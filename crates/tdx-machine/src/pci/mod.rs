@@ -44,7 +44,7 @@ use crate::event::EventLog;
 use crate::ide::Port;
 use crate::spec::{PciPlan, PlatformSpec, SpecIssue};
 pub(crate) use slot::PowerFails;
-use slot::Slot;
+use slot::{ConfigWrite, Slot};
 
 pub(crate) use memory::HostMemory;
 
@@ -165,18 +165,16 @@ impl Topology {
         width: Width,
         value: u32,
     ) -> Option<PowerFails> {
+        let write = ConfigWrite { at, width, value };
         if let Some(slot) = self.port_slot(function) {
             // An access that is none goes nowhere.
-            let _ = slot.lock().write_port(at, width, value, &self.events);
+            let _ = slot.lock().write_port(write, &self.events);
             return None;
         }
         let slot = self.device_slot(function)?;
         let observer = self.observer.read().clone();
         let now = self.now();
-        slot.lock()
-            .write_device(function, at, width, value, now, observer.as_deref(), &self.events)
-            .ok()
-            .flatten()
+        slot.lock().write_device(function, write, now, observer.as_deref(), &self.events).ok().flatten()
     }
 
     /// The functions that are there, ascending.

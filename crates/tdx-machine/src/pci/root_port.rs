@@ -10,7 +10,7 @@ use super::memory::HostMemory;
 use crate::endpoint::link::failure_to_tell;
 use crate::event::{Event, EventLog, StreamEnd};
 use crate::ide::{
-    Aggregation, Association, CompletionStatus, OpenError, Packet, Port, Routes, StreamSettings, Tlp,
+    Aggregation, Association, CompletionStatus, OpenError, Packet, Port, Routes, Stream, StreamSettings, Tlp,
     TlpHeader,
 };
 use crate::spec::PortPlan;
@@ -80,9 +80,10 @@ impl RootPort {
         let upper = |address: u64| (address >> 32) as u32;
         let field = |address: u64| (address >> 16 & 0xfff0) as u32;
         // Without a window the base lies above the limit.
-        let (base, limit) = match plan.window.is_empty() {
-            true => (WINDOW + 1, 0),
-            false => (plan.window.start().as_u64(), plan.window.end().as_u64() - 1),
+        let (base, limit) = if plan.window.is_empty() {
+            (WINDOW + 1, 0)
+        } else {
+            (plan.window.start().as_u64(), plan.window.end().as_u64() - 1)
         };
         self.write(offset::PREFETCHABLE, Width::Dword, field(limit) << 16 | field(base));
         self.write(offset::PREFETCHABLE_UPPER, Width::Dword, upper(base));
@@ -154,7 +155,7 @@ impl RootPort {
                 continue;
             }
             there.push(id);
-            let association = functions.map_or(Association { senders: 1..=0 }, |functions| Association {
+            let association = functions.map_or(Association::NOBODY, |functions| Association {
                 senders: functions.first().routing_id()..=functions.last().routing_id(),
             });
             if self.ide.stream(id).is_none() {
@@ -173,8 +174,7 @@ impl RootPort {
                 }
             }
         }
-        let gone: Vec<_> =
-            self.ide.streams().map(|stream| stream.id()).filter(|id| !there.contains(id)).collect();
+        let gone: Vec<_> = self.ide.streams().map(Stream::id).filter(|id| !there.contains(id)).collect();
         for id in gone {
             self.ide.remove(id);
         }

@@ -32,8 +32,16 @@ pub(super) struct Slot {
     /// Software holds the bus in reset.
     in_reset: bool,
     losses: u32,
-    /// What happens to the device before it answers the exchange with that number.
+    /// What happens to the device in front of an answer that it was told to keep back.
     due: Option<DeviceMove>,
+}
+
+/// A write to configuration space.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConfigWrite {
+    pub(super) at: u16,
+    pub(super) width: Width,
+    pub(super) value: u32,
 }
 
 /// What the machine itself has to do after an access to a device.
@@ -137,13 +145,8 @@ impl Slot {
         self.reached(function).map_or(Ok(width.mask()), |device| device.config_read(function, at, width))
     }
 
-    pub(super) fn write_port(
-        &mut self,
-        at: u16,
-        width: Width,
-        value: u32,
-        events: &EventLog,
-    ) -> Result<(), AccessError> {
+    pub(super) fn write_port(&mut self, write: ConfigWrite, events: &EventLog) -> Result<(), AccessError> {
+        let ConfigWrite { at, width, value } = write;
         let change = self.port.config.write(at, width, value)?;
         if change.offset == offset::INTERRUPT {
             match (self.in_reset, self.port.resets_bus()) {
@@ -163,9 +166,7 @@ impl Slot {
     pub(super) fn write_device(
         &mut self,
         function: FunctionId,
-        at: u16,
-        width: Width,
-        value: u32,
+        write: ConfigWrite,
         now: Duration,
         observer: Option<&dyn DeviceObserver>,
         events: &EventLog,
@@ -174,26 +175,28 @@ impl Slot {
             return Ok(None);
         }
         let Some(device) = &mut self.device else { return Ok(None) };
+        let ConfigWrite { at, width, value } = write;
         device.config_write(function, at, width, value, now, &mut At { function, observer })?;
         let stopped = device.take_stop();
         self.copy_keys();
-        if !stopped {
-            return Ok(None);
-        }
-        match self.due.take() {
-            Some(DeviceMove::Remove) => {
+        Ok(if stopped { self.strike(events) } else { None })
+    }
+
+    /// What was to happen to the device happens.
+    fn strike(&mut self, events: &EventLog) -> Option<PowerFails> {
+        match self.due.take()? {
+            DeviceMove::Remove => {
                 self.remove(events);
             }
-            Some(DeviceMove::KillMailbox) => {
+            DeviceMove::KillMailbox => {
                 if let Some(device) = &mut self.device {
                     device.kill_mailbox();
                 }
             }
-            Some(DeviceMove::ResetLink) => self.reset_link(events),
-            Some(DeviceMove::PowerLoss) => return Ok(Some(PowerFails)),
-            None => {}
+            DeviceMove::ResetLink => self.reset_link(events),
+            DeviceMove::PowerLoss => return Some(PowerFails),
         }
-        Ok(None)
+        None
     }
 
     /// Something happens to the device when it is given one more object than `passing`.

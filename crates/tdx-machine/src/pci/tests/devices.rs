@@ -22,7 +22,7 @@ fn the_default_platform_has_devices_of_which_one_cannot_be_connected() {
     for function in found.iter().filter(|function| function.physical.is_some()) {
         let physical = function.physical.expect("a virtual function");
         assert!(found.iter().any(|other| other.id == physical && other.physical.is_none()));
-        assert_eq!(function.bridge.package, if function.id.bdf.bus() < 0x80 { 0 } else { 1 });
+        assert_eq!(function.bridge.package, u32::from(function.id.bdf.bus() >= 0x80));
     }
     assert!(found.is_sorted_by_key(|function| function.id));
     for (id, able) in first.into_iter().zip([true, true, true, false]) {
