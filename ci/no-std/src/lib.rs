@@ -176,6 +176,57 @@ impl Log for Bare {
     fn log(&self, _: LogLevel, _: core::fmt::Arguments<'_>) {}
 }
 
+impl PciBus for Bare {
+    fn functions(&self, _: &mut dyn FnMut(PciFunction) -> ControlFlow<()>) {}
+
+    fn config_read(&self, _: FunctionId, _: u16, _: Width) -> u32 {
+        u32::MAX
+    }
+
+    fn config_write(&self, _: FunctionId, _: u16, _: Width, _: u32) {}
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn wait(&self, _: Duration) {}
+}
+
+impl Iommus for Bare {
+    fn units(&self, _: &mut dyn FnMut(DmarUnit) -> ControlFlow<()>) {}
+
+    fn mmio_read64(&self, _: PhysAddr) -> u64 {
+        u64::MAX
+    }
+
+    fn mmio_read32(&self, _: PhysAddr) -> u32 {
+        u32::MAX
+    }
+
+    fn reserve_upper_domain_ids(&self, _: DmarUnit) -> Result<(), DomainIdsInUse> {
+        Ok(())
+    }
+
+    fn release_upper_domain_ids(&self, _: DmarUnit) {}
+}
+
+impl Acpi for Bare {
+    fn table(&self, _: [u8; 4], _: &mut dyn FnMut(&[u8])) -> bool {
+        false
+    }
+}
+
+impl Uevents for Bare {
+    fn uevent(
+        &self,
+        _: UeventAction,
+        _: core::fmt::Arguments<'_>,
+        _: &str,
+        _: Option<core::fmt::Arguments<'_>>,
+    ) {
+    }
+}
+
 static HOST: HostState<[CpuSlot; 1], Spin> = HostState::new([CpuSlot::new()], Spin::new());
 
 /// The walk of a boot, an update to the image `file`, and everything behind it.
@@ -191,10 +242,14 @@ fn walk_through(file: &[u8]) -> bool {
         for attribute in device.attributes() {
             device.read(&HOST, &Bare, attribute.name, &mut text)?;
         }
+        if let Err(error) = HOST.connect_init(&Bare, &mut memory.connect) {
+            Bare.log(LogLevel::Warning, format_args!("{error}, {}", HOST.connect_state()));
+        }
         let image = Image::parse(file)?;
         HOST.update(&Bare, &image, &UpdateOptions::default(), &())?;
         HOST.may_go_offline(&Bare, CpuNumber(0))?;
         HOST.may_suspend(SuspendKind::S2idle)?;
+        HOST.connect_exit(&Bare, &mut memory.connect);
         HOST.shutdown(&Bare, &mut memory)
     };
     let result = walk();

@@ -12,7 +12,7 @@ const MOST_STEPS: usize = 400_000;
 
 fn config() -> Config {
     let mut config = Config::new();
-    config.stack_size = 0x4_0000;
+    config.stack_size = 0x10_0000;
     config.silence_warnings = true;
     config.max_steps = MaxSteps::FailAfter(MOST_STEPS);
     config

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Mutex as Quiet, MutexGuard as QuietGuard, PoisonError};
+use std::time::Duration;
 
+use pcie::config::Width;
+use pcie::FunctionId;
 use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use shuttle::sync::{Barrier, Condvar, Mutex, MutexGuard};
 use shuttle::thread;
@@ -15,9 +18,9 @@ use tdx_host::memory::MemoryBlock;
 use tdx_host::seamcall::SeamcallError;
 use tdx_host::sync::RawLock;
 use tdx_host::traits::{
-    AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, Firmware, LockstepError, LockstepFn, Log, LogLevel,
-    MemoryFault, MsrFault, NodeId, OwnedPages, PackageId, Pages, PerCpu, Processor, Seam, SeamcallFault, Vmx,
-    VmxFault,
+    Acpi, AllocRequest, CpuNumber, CpuPin, CpuidLeaf, Cpus, DmarUnit, DomainIdsInUse, Firmware, Iommus,
+    LockstepError, LockstepFn, Log, LogLevel, MemoryFault, MsrFault, NodeId, OwnedPages, PackageId, Pages,
+    PciBus, PciFunction, PerCpu, Processor, Seam, SeamcallFault, UeventAction, Uevents, Vmx, VmxFault,
 };
 use tdx_host::{BringUpOptions, HostError, HostMemory, HostState};
 
@@ -218,6 +221,18 @@ impl Platform {
         self.run_on(cpu, |pin| host.port(self).sys_rd(pin, USED_FIELD))
     }
 
+    /// What a user of Connect does: a call that is interrupted in the module, and its resumption, as one group
+    /// behind the gate. Without `gated` the gate is left out, to see that it is noticed.
+    pub fn use_connect<K: Sync>(&self, host: &Host<K>, cpu: u32, gated: bool) -> Result<(), HostError> {
+        let _inside = if gated { Some(host.connect_gate().enter(self)?) } else { None };
+        if let Some(Ok(_)) = self.use_module(host, cpu) {
+            self.inner().software.call_interrupted();
+            let _resumed = self.use_module(host, cpu);
+            self.inner().software.call_resumed();
+        }
+        Ok(())
+    }
+
     /// Crashes the host, as on a CPU that is stopped by nothing.
     pub fn crash<K: Sync>(&self, host: &Host<K>) {
         host.crash();
@@ -380,6 +395,44 @@ impl Firmware for Platform {
     fn partial_write_erratum(&self) -> bool {
         false
     }
+}
+
+impl PciBus for Platform {
+    fn functions(&self, _: &mut dyn FnMut(PciFunction) -> ControlFlow<()>) {}
+    fn config_read(&self, _: FunctionId, _: u16, _: Width) -> u32 {
+        u32::MAX
+    }
+    fn config_write(&self, _: FunctionId, _: u16, _: Width, _: u32) {}
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn wait(&self, _: Duration) {
+        thread::yield_now();
+    }
+}
+
+impl Iommus for Platform {
+    fn units(&self, _: &mut dyn FnMut(DmarUnit) -> ControlFlow<()>) {}
+    fn mmio_read64(&self, _: PhysAddr) -> u64 {
+        u64::MAX
+    }
+    fn mmio_read32(&self, _: PhysAddr) -> u32 {
+        u32::MAX
+    }
+    fn reserve_upper_domain_ids(&self, _: DmarUnit) -> Result<(), DomainIdsInUse> {
+        Ok(())
+    }
+    fn release_upper_domain_ids(&self, _: DmarUnit) {}
+}
+
+impl Acpi for Platform {
+    fn table(&self, _: [u8; 4], _: &mut dyn FnMut(&[u8])) -> bool {
+        false
+    }
+}
+
+impl Uevents for Platform {
+    fn uevent(&self, _: UeventAction, _: fmt::Arguments<'_>, _: &str, _: Option<fmt::Arguments<'_>>) {}
 }
 
 impl Log for Platform {

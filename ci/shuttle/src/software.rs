@@ -106,6 +106,8 @@ pub struct Software {
     loader_busy: bool,
     /// CPUs inside the module.
     inside: usize,
+    /// Calls that are interrupted in the module.
+    interrupted: usize,
     remaining_updates: u32,
     spoilt: Vec<Spoilt>,
     violations: Vec<String>,
@@ -124,6 +126,7 @@ impl Software {
             session: vec![false; cpus],
             loader_busy: false,
             inside: 0,
+            interrupted: 0,
             remaining_updates: 10,
             spoilt: Vec::new(),
             violations: Vec::new(),
@@ -131,6 +134,15 @@ impl Software {
             shutdowns: 0,
             after_crash: None,
         }
+    }
+
+    /// A call of Connect is interrupted in the module, which must not go before it is resumed.
+    pub(crate) fn call_interrupted(&mut self) {
+        self.interrupted += 1;
+    }
+
+    pub(crate) fn call_resumed(&mut self) {
+        self.interrupted -= 1;
     }
 
     pub(crate) fn violation(&mut self, what: String) {
@@ -376,6 +388,9 @@ impl Software {
                 }
                 module.shut_down = true;
                 self.shutdowns += 1;
+                if self.interrupted > 0 {
+                    self.violation("TDH.SYS.SHUTDOWN in the middle of a call of Connect".to_owned());
+                }
                 if !all_online {
                     self.violation(
                         "the set of CPUs: TDH.SYS.SHUTDOWN with one offline, no INSTALL can end".to_owned(),

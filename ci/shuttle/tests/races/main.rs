@@ -1,6 +1,7 @@
 //! What must hold whatever the order of the CPUs' steps, and proof that it would be noticed.
 
 mod cells;
+mod connect;
 mod life;
 mod update;
 mod upload;
