@@ -1,5 +1,6 @@
 //! The host side on the software machine.
 
+mod connect;
 mod faults;
 mod life;
 mod update;
