@@ -264,9 +264,9 @@ impl<'a, S: Seam + ?Sized> SeamPort<'a, S> {
                 Ok(status) => status,
             };
             let tries = match status.code() {
-                StatusCode::RND_NO_ENTROPY | StatusCode::KEY_GENERATION_FAILED => {
-                    (&mut entropy, ENTROPY_TRIES)
-                }
+                StatusCode::RND_NO_ENTROPY
+                | StatusCode::KEY_GENERATION_FAILED
+                | StatusCode::IDE_STREAM_IDEKM_NO_ENTROPY => (&mut entropy, ENTROPY_TRIES),
                 StatusCode::SYS_BUSY | StatusCode::OPERAND_BUSY => (&mut busy, BUSY_TRIES),
                 StatusCode::INTERRUPTED_RESUMABLE => {
                     if *resumed == 0 {
