@@ -63,6 +63,9 @@ const MAX_KEY_IDS: u32 = 2048;
 /// The same of TDX 1.0.
 const MAX_KEY_IDS_1_0: u32 = 128;
 
+/// What a key of AES-GCM may protect, to the next power of two (RFC 8446, 5.5).
+const SESSION_KEY_USES: u64 = 1 << 24;
+
 /// A name that is no switch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{id} is no check row that can be switched")]
@@ -97,6 +100,8 @@ pub struct ModuleConfig {
     /// What TDX Connect and the extensions take; normally that of the release. Without effect where the
     /// release has neither.
     pub connect: ConnectSizes,
+    /// Messages that a key of a device's session protects before the host has to have it renewed.
+    pub session_key_uses: u64,
     switches: Vec<(Switch, bool)>,
 }
 
@@ -115,6 +120,7 @@ impl ModuleConfig {
             build_num: profile.build_num,
             build_date: profile.build_date,
             connect: profile.connect.unwrap_or(ConnectSizes::NONE),
+            session_key_uses: SESSION_KEY_USES,
             switches: Vec::new(),
         }
     }
@@ -127,6 +133,7 @@ impl ModuleConfig {
         if before.connect != before.profile.connect.unwrap_or(ConnectSizes::NONE) {
             self.connect = before.connect;
         }
+        self.session_key_uses = before.session_key_uses;
         self.switches.clone_from(&before.switches);
     }
 
@@ -154,6 +161,7 @@ pub(crate) struct Rules {
     /// TDX_FEATURES0 as reported.
     pub(crate) features0: Features0,
     pub(crate) connect: ConnectSizes,
+    pub(crate) session_key_uses: u64,
     on: u32,
 }
 
@@ -182,6 +190,7 @@ impl Rules {
             real_features: config.real_features,
             features0: features0.difference(config.withheld),
             connect: config.connect,
+            session_key_uses: config.session_key_uses,
             on,
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use spdm::msg::{RequesterFlags, VersionNumber};
 use spdm::requester::{Operation, Outcome, Progress, Requester, RequesterConfig, RestoreError};
+use spdm::secured::Direction;
 use spdm::x509::PresentedChain;
 use tdx_abi::connect::spdm::{HBEAT_CAP, KEY_UPD_CAP, SpdmConfigInfo};
 use tdx_abi::status::Status;
@@ -52,6 +53,13 @@ pub(crate) fn restored(
 ) -> Result<Requester, RestoreError> {
     let crypto = Arc::new(SeamCrypto(Arc::clone(entropy)));
     Requester::restore(config(info), crypto, Arc::new(PresentedChain), bytes)
+}
+
+/// A key of the session has protected as many messages as it may.
+fn keys_used_up(call: &Call<'_>, requester: &Requester) -> bool {
+    let limit = call.module.rules.session_key_uses;
+    let used = |direction| requester.messages_under_key(direction).is_some_and(|used| used >= limit);
+    requester.keys_used_up() || Direction::ALL.into_iter().any(used)
 }
 
 /// What a leaf does with a device.
@@ -168,7 +176,7 @@ impl Work {
         let call = bench.call;
         match std::mem::replace(&mut self.phase, Phase::Finished) {
             Phase::Advance => {
-                if bench.minds_keys && requester.keys_used_up() {
+                if bench.minds_keys && keys_used_up(call, requester) {
                     self.phase = Phase::Advance;
                     return Ok(Some(Turn::Refresh));
                 }

@@ -1,9 +1,11 @@
 //! A module on a fake machine, and the table of cases that a leaf refuses.
 
 pub(crate) mod connect;
+pub(crate) mod device;
 mod fake;
 pub(crate) mod fake_io;
 pub(crate) mod install;
+pub(crate) mod tee_io;
 
 use std::sync::Arc;
 
