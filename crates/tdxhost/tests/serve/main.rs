@@ -3,6 +3,7 @@
 mod api;
 mod connect_api;
 mod connect_files;
+mod connect_process;
 mod fake;
 mod fake_pci;
 mod files;

@@ -18,21 +18,21 @@ const BINARY: &str = env!("CARGO_BIN_EXE_tdxhost");
 const VERSION: &str = "devices/faux/tdx_host/version";
 
 /// Places for one served machine.
-struct Places {
+pub(crate) struct Places {
     directory: TempDir,
     point: TempDir,
 }
 
 impl Places {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap(), point: mount_point() }
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("api")
     }
 
-    fn point(&self) -> &Path {
+    pub(crate) fn point(&self) -> &Path {
         self.point.path()
     }
 
@@ -43,11 +43,11 @@ impl Places {
         command
     }
 
-    fn serve(&self, platform: &str, more: &[&str]) -> Server {
+    pub(crate) fn serve(&self, platform: &str, more: &[&str]) -> Server {
         Server::wait_for(self.command(platform, more))
     }
 
-    fn serve_mounted(&self, platform: &str, more: &[&str]) -> Server {
+    pub(crate) fn serve_mounted(&self, platform: &str, more: &[&str]) -> Server {
         let mut command = self.command(platform, more);
         command.arg("--mount").arg(self.point());
         Server::wait_for(command)
@@ -59,7 +59,7 @@ impl Places {
 }
 
 /// A process that has said that it is ready.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     out: BufReader<ChildStdout>,
     ready: String,
@@ -75,7 +75,7 @@ impl Server {
     }
 
     /// Sends a signal; gives the exit status and what came on both streams since the ready line.
-    fn end(mut self, signal: Signal) -> (ExitStatus, String, String) {
+    pub(crate) fn end(mut self, signal: Signal) -> (ExitStatus, String, String) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         kill(pid, signal).unwrap();
         let status = self.child.wait().unwrap();
