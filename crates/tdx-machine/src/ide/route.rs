@@ -72,7 +72,9 @@ impl Route {
 pub fn route(routes: &Routes, port: &Port, tlp: &Tlp) -> Option<StreamId> {
     let usable = |route: &&Route| {
         let secure = || port.status(route.stream).is_some_and(|status| status.state == StreamState::Secure);
-        (tlp.trusted || !route.tee_limited) && secure()
+        // Assumed: an answer follows its request, limited or not.
+        let answers = matches!(tlp.header, TlpHeader::Completion { .. });
+        (tlp.trusted || answers || !route.tee_limited) && secure()
     };
     let associated = routes.0.iter().filter(|route| route.has(tlp)).find(usable);
     associated

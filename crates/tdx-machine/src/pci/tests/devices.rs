@@ -1,7 +1,5 @@
 //! Many devices, and what each is.
 
-use std::time::Instant;
-
 use pcie::cap::{DoeCapability, Express};
 use pcie::config::{ExtendedId, find_extended};
 
@@ -38,9 +36,7 @@ fn the_default_platform_has_devices_of_which_one_cannot_be_connected() {
 #[test]
 fn devices_of_every_segment_answer_at_their_addresses() {
     let spec = presets::find("gnr-2s-connect").expect("a preset").spec().expect("valid");
-    let began = Instant::now();
     let machine = Machine::power_on(spec, 1).expect("valid");
-    let power_on = began.elapsed();
     let devices: Vec<_> = machine.pci_functions();
     let devices: Vec<_> = devices.iter().filter(|function| function.root_port.is_some()).collect();
     assert_eq!(devices.len(), 256);
@@ -48,11 +44,10 @@ fn devices_of_every_segment_answer_at_their_addresses() {
         assert_eq!(machine.config_read(device.id, offset::IDS, Width::Dword), 0x7d11_1234, "{}", device.id);
         let magic = machine.mmio_read(register(&machine, device.id, reg::MAGIC), MmioWidth::Dword);
         assert_eq!(magic, crate::endpoint::mmio::MAGIC.into(), "{}", device.id);
+        // Keys and certificates of so many devices would take seconds.
         assert_eq!(machine.with_endpoint(device.id, |device| device.has_identity()), Some(false));
     }
     assert!(devices.iter().any(|device| device.id.segment == Segment(1)));
-    // Keys and certificates of so many devices would take longer than that, if they were made.
-    assert!(power_on.as_secs() < 20, "{power_on:?}");
 }
 
 #[test]

@@ -19,6 +19,21 @@ fn accesses_to_a_device_travel_in_the_clear_until_their_stream_is_secure() {
     assert_eq!(dword, 0x1122_3344);
 }
 
+#[test]
+fn a_stream_limited_to_tees_carries_answers_and_no_requests_of_others() {
+    let machine = machine();
+    secure(&machine);
+    let device = Config(&machine, DEVICE);
+    let limited = StreamControl::new().with_stream_id(STREAM.0).with_default(true).with_tee_limited(true);
+    device.write(device.block().control(), limited.with_enable(true).into_bits());
+    read(&machine, SCRATCH);
+    let before = machine.link_traffic(PORT).expect("a port");
+    assert_eq!((before.sealed, before.clear), ([1, 1], [0, 0]), "the host's request and its answer");
+    run(&machine, 0, 0x1_0000_0000, 8, DmaCommand::FILL);
+    let traffic = machine.link_traffic(PORT).expect("a port");
+    assert_eq!(traffic.clear, [0, 1], "the device's own write has no T bit");
+}
+
 /// Lets the engine of the device do something.
 fn run(machine: &Machine, source: u64, destination: u64, length: u64, command: DmaCommand) -> u64 {
     for (at, value) in [
