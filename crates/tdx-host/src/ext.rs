@@ -10,14 +10,14 @@ use tdx_abi::metadata::sys;
 use crate::connect::{ConnectError, ConnectState, StateCell};
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
-use crate::host::{HostState, on_boot_cpu};
+use crate::host::{HostState, on_boot_cpu, write_caches_back};
 use crate::page_list::{DonatedList, PageList, RootPage};
 use crate::seamcall::{SeamcallCause, SeamcallError, VisitError};
 use crate::sysinfo;
 use crate::traits::{AllocRequest, LogLevel, NodeId, Platform};
 
 /// Runs of adjacent pages that the memory of the extensions can consist of.
-pub const POOL_RUNS: usize = 2048;
+pub const POOL_RUNS: usize = 1024;
 
 /// Runs of one call: room for them is taken from the stack.
 const BATCH_RUNS: usize = 64;
@@ -206,7 +206,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         };
         pool.append(given.split_first(taken));
         if given.count() > 0 {
-            self.write_caches_back(platform);
+            write_caches_back(platform);
         }
         given.never_taken().free(platform);
         added.map_err(refused)?;

@@ -324,15 +324,6 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         Ok(())
     }
 
-    /// WBINVD everywhere: no line of one key may be written back over memory that has another.
-    pub(crate) fn write_caches_back<P: Cpus + Processor + ?Sized>(&self, platform: &P) {
-        // The visitor does not fail.
-        let _ = platform.on_each_cpu(&|pin| {
-            platform.wbinvd(pin);
-            Ok(())
-        });
-    }
-
     fn check_platform<P>(&self, platform: &P, pin: &CpuPin<'_>) -> Result<(), HostError>
     where
         P: Processor + Firmware + ?Sized,
@@ -367,6 +358,15 @@ pub(crate) fn on_boot_cpu<P: Cpus + ?Sized>(platform: &P, visitor: &PerCpu<'_>) 
         }
     }
     Err(HostError::NoCpuOnline)
+}
+
+/// WBINVD everywhere: no line of one key may be written back over memory that has another.
+pub(crate) fn write_caches_back<P: Cpus + Processor + ?Sized>(platform: &P) {
+    // The visitor does not fail.
+    let _ = platform.on_each_cpu(&|pin| {
+        platform.wbinvd(pin);
+        Ok(())
+    });
 }
 
 /// The lowest-numbered online CPU.

@@ -23,18 +23,18 @@ pub const DEFAULT_RUNS: usize = 64;
 /// Pages by runs of adjacent ones; dropped while armed they are a leak and counted as one.
 #[derive(Debug)]
 struct Runs<L: LeakCounter, const RUNS: usize> {
-    runs: [PhysRange; RUNS],
+    parts: [PhysRange; RUNS],
     used: usize,
     leaks: Option<L>,
 }
 
 impl<L: LeakCounter, const RUNS: usize> Runs<L, RUNS> {
     const fn new() -> Self {
-        Self { runs: [PhysRange::from_size(PhysAddr::new(0), 0).unwrap(); RUNS], used: 0, leaks: None }
+        Self { parts: [PhysRange::from_size(PhysAddr::new(0), 0).unwrap(); RUNS], used: 0, leaks: None }
     }
 
     fn runs(&self) -> &[PhysRange] {
-        self.runs.get(..self.used).unwrap_or_default()
+        self.parts.get(..self.used).unwrap_or_default()
     }
 
     fn bytes(&self) -> u64 {
@@ -70,14 +70,14 @@ impl<L: LeakCounter, const RUNS: usize> Runs<L, RUNS> {
 
     /// Adds a run behind the others; false if there is no room.
     fn push(&mut self, run: PhysRange) -> bool {
-        let last = self.used.checked_sub(1).and_then(|last| self.runs.get_mut(last));
+        let last = self.used.checked_sub(1).and_then(|last| self.parts.get_mut(last));
         if let Some(last) = last.filter(|last| last.end() == run.start())
             && let Some(joined) = PhysRange::new(last.start(), run.end())
         {
             *last = joined;
             return true;
         }
-        let Some(place) = self.runs.get_mut(self.used) else { return false };
+        let Some(place) = self.parts.get_mut(self.used) else { return false };
         *place = run;
         self.used += 1;
         true
@@ -86,7 +86,7 @@ impl<L: LeakCounter, const RUNS: usize> Runs<L, RUNS> {
     /// Takes pages off the end until `bytes` are left.
     fn pop_down_to(&mut self, bytes: u64) -> Option<PhysRange> {
         let over = self.bytes().checked_sub(bytes).filter(|over| *over > 0)?;
-        let last = self.used.checked_sub(1).and_then(|last| self.runs.get_mut(last))?;
+        let last = self.used.checked_sub(1).and_then(|last| self.parts.get_mut(last))?;
         let cut = PhysAddr::new(last.end().as_u64() - over.min(last.size()));
         let (kept, popped) = (PhysRange::new(last.start(), cut)?, PhysRange::new(cut, last.end())?);
         *last = kept;

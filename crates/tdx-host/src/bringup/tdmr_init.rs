@@ -10,7 +10,7 @@ use super::config::OptIn;
 use super::{Phase, Walk, transport};
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
-use crate::host::HostMemory;
+use crate::host::{HostMemory, write_caches_back};
 use crate::tdmr::TdmrLimits;
 use crate::traits::{CpuNumber, CpuPin, PackageId, Platform, first_online};
 
@@ -73,7 +73,7 @@ where
                 Ok((packages, calls))
             }
             Err(error) => {
-                self.host.write_caches_back(self.platform);
+                write_caches_back(self.platform);
                 let clear = self.host.partial_write_erratum();
                 let touched =
                     |index: usize| reached.get(index).map_or(0, |tdmr| tdmr.touched.load(Ordering::Relaxed));
@@ -88,7 +88,7 @@ where
     fn configure_keys(&self) -> Result<u64, HostError> {
         let packages = self.platform.packages();
         self.progress.phase_started(Phase::KeyConfig, u64::from(packages));
-        self.host.write_caches_back(self.platform);
+        write_caches_back(self.platform);
         let port = self.host.port(self.platform);
         for package in (0..packages).map(PackageId) {
             let cpu = first_online(self.platform, |cpu| self.platform.package_of(cpu) == package);

@@ -20,10 +20,12 @@ use crate::traits::{ConnectPlatform, DmarUnit, HostBridge, LeakCounter, LogLevel
 
 use unit::{Stage, Unit};
 
-/// Most units, as the module counts them.
-pub const MAX_UNITS: usize = 128;
+/// Most units, as the module counts them, and most host bridges.
+const LIMIT: u32 = 128;
+/// Most units.
+pub const MAX_UNITS: usize = LIMIT as usize;
 /// Most host bridges.
-pub const MAX_BRIDGES: usize = 128;
+pub const MAX_BRIDGES: usize = LIMIT as usize;
 
 /// Streams that can be made below a host bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +90,7 @@ impl<L: LeakCounter> ConnectMemory<L> {
 
     fn add_unit(&mut self, dmar: DmarUnit) -> Result<(), ConnectError> {
         let place = self.units.iter_mut().find(|place| place.is_none());
-        let place = place.ok_or(ConnectError::TooManyUnits { limit: MAX_UNITS as u32 })?;
+        let place = place.ok_or(ConnectError::TooManyUnits { limit: LIMIT })?;
         *place = Some(Unit { dmar, stage: Stage::Found });
         Ok(())
     }
@@ -101,7 +103,7 @@ impl<L: LeakCounter> ConnectMemory<L> {
             return Ok(());
         }
         let behind = self.bridges.get_mut(place..=known);
-        let behind = behind.ok_or(ConnectError::TooManyUnits { limit: MAX_BRIDGES as u32 })?;
+        let behind = behind.ok_or(ConnectError::TooManyUnits { limit: LIMIT })?;
         behind.rotate_right(1);
         if let Some(first) = behind.first_mut() {
             *first = Some(BridgeStreams { bridge, streams: 0 });

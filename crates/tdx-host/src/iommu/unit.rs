@@ -9,7 +9,7 @@ use tdx_abi::{PAGE_SIZE, PhysAddr, PhysRange};
 use crate::connect::ConnectError;
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
-use crate::host::HostState;
+use crate::host::{HostState, write_caches_back};
 use crate::page_list::{DonatedList, PageList, RootPage};
 use crate::seamcall::{SeamcallCause, SeamcallError, Visit, VisitError};
 use crate::traits::{
@@ -19,7 +19,7 @@ use crate::traits::{
 /// Pages of the trusted invalidation queue, and as many of its contexts: 256 entries.
 const QUEUE_PAGES: u64 = 2;
 /// Runs that the single pages of a unit can lie in.
-const UNIT_RUNS: usize = 32;
+const UNIT_RUNS: usize = 16;
 
 /// Calls of a unit that does not answer in time, the first included, and the time between them.
 pub(super) const ECMD_TRIES: u32 = 100;
@@ -186,13 +186,13 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
                 unit.stage = Stage::Trusted(Trusted { id, held, ids_reserved: false, half_done: false });
             }
             Ended::Without => {
-                self.write_caches_back(platform);
+                write_caches_back(platform);
                 held.free(platform);
                 unit.stage = Stage::Without;
                 return Ok(());
             }
             Ended::Refused(error) => {
-                self.write_caches_back(platform);
+                write_caches_back(platform);
                 held.free(platform);
                 return Err(ConnectError::UnitFailed { reg_base, error });
             }
@@ -309,7 +309,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         if ids_reserved {
             platform.release_upper_domain_ids(dmar);
         }
-        self.write_caches_back(platform);
+        write_caches_back(platform);
         // A list is owed for a unit that was in trusted mode.
         (None, held.take_back(platform, half_done))
     }

@@ -6,7 +6,7 @@ use tdx_abi::status::StatusCode;
 
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
-use crate::host::HostState;
+use crate::host::{HostState, write_caches_back};
 use crate::page_list::DonatedList;
 use crate::seamcall::{Marshalled, SeamPort, SeamcallCause, SeamcallError, VisitError};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -183,7 +183,7 @@ where
 
     /// Pages that a failed call named: the module owns none of them.
     pub(crate) fn take_untouched(&self, pages: DonatedList<P::Leaks>) {
-        self.host.write_caches_back(self.platform);
+        write_caches_back(self.platform);
         pages.never_taken().free(self.platform);
     }
 
@@ -194,7 +194,7 @@ where
         pages: DonatedList<P::Leaks>,
         returned: impl Fn(tdx_abi::PhysAddr) -> bool,
     ) -> Result<(), TsmError> {
-        self.host.write_caches_back(self.platform);
+        write_caches_back(self.platform);
         let back = pages.take_back(returned);
         // The module initialised them under its own key.
         back.pages.into_owned(self.platform).free(self.platform);
@@ -207,7 +207,7 @@ where
 
     /// Pages of a module that is gone for good.
     pub(crate) fn take_from_the_dead(&self, pages: DonatedList<P::Leaks>) {
-        self.host.write_caches_back(self.platform);
+        write_caches_back(self.platform);
         pages.reclaim().into_owned(self.platform).free(self.platform);
     }
 }

@@ -10,7 +10,7 @@ use tdx_host::TdmrRules;
 use tdx_host::TdmrRules::{Linux73, Tdxhost};
 use tdx_host::memory::{CmrSet, MemoryBlock};
 use tdx_host::tdmr::{TdmrLimits, TdmrTable};
-use tdx_host::traits::{AllocRequest, LeakCounter, NodeId, OwnedPages, Pages};
+use tdx_host::traits::{AllocRequest, NodeId, OwnedPages, Pages};
 
 use crate::fake::{Fake, GIB, Leaks, MIB, range};
 

@@ -1,5 +1,6 @@
 //! Memory and start of the module's extensions.
 
+use tdx_abi::PhysAddr;
 use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
 use tdx_abi::metadata::sys;
 use tdx_abi::status::StatusCode;
@@ -60,7 +61,7 @@ fn memory_in_pieces_is_given_as_it_is_found() {
         bench.bring_up().unwrap();
         assert_eq!((reason(&bench), bench.memory.pool.count()), ("connect-not-started", 700));
         let given = bench.fake.state().io.pool.clone();
-        let held: Vec<u64> = bench.memory.pool.addresses().map(|page| page.as_u64()).collect();
+        let held: Vec<u64> = bench.memory.pool.addresses().map(PhysAddr::as_u64).collect();
         assert_eq!(given, held, "the host knows which pages are the module's");
     }
 }

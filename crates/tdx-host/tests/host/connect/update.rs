@@ -43,10 +43,12 @@ fn connect_goes_on_behind_an_update_with_the_bitmap_of_the_boot() {
 
 #[test]
 fn a_new_module_that_cannot_go_on_with_connect_leaves_plain_tdx() {
-    let more: fn(&Fake) =
-        |fake| drop(fake.state().loader.next_fields.insert(sys::MEMORY_POOL_REQUIRED_PAGES.0, 9));
-    let lost: fn(&Fake) =
-        |fake| drop(fake.state().loader.next_fields.insert(sys::TDX_FEATURES0.0, FEATURES.bits()));
+    let more: fn(&Fake) = |fake| {
+        fake.state().loader.next_fields.insert(sys::MEMORY_POOL_REQUIRED_PAGES.0, 9);
+    };
+    let lost: fn(&Fake) = |fake| {
+        fake.state().loader.next_fields.insert(sys::TDX_FEATURES0.0, FEATURES.bits());
+    };
     let refused: fn(&Fake) = |fake| {
         let word = LeafWord::module(SeamcallLeaf::SYS_UPDATE, 1);
         fake.fail_once(word, 0, StatusCode::OPERAND_INVALID.with_operand(OperandId::R9), 0);

@@ -138,7 +138,7 @@ impl State {
         let now = (last + 1 - first).min(self.io.pages_per_call as u64);
         for index in first..first + now {
             let page = self.word(root + 8 * index);
-            assert!(page != 0 && page % 4096 == 0 && !self.io.pool.contains(&page), "{page:#x}");
+            assert!(page != 0 && page.is_multiple_of(4096) && !self.io.pool.contains(&page), "{page:#x}");
             self.io.pool.push(page);
         }
         self.fields.insert(sys::MEMORY_POOL_REQUIRED_PAGES.0, wanted - now);
@@ -174,7 +174,7 @@ impl State {
         let entries: Vec<u64> = (0..512).map(|index| self.word(registers.rdx + 8 * index)).collect();
         let pages = usize::try_from(self.fields[&sys::IOMMU_MT_PAGE_COUNT.0]).unwrap();
         assert!(entries[..2].iter().all(|block| IommuBlock::from_entry(*block).unwrap().pages == 2));
-        assert!(entries[2..2 + pages].iter().all(|page| *page != 0 && page % 4096 == 0));
+        assert!(entries[2..2 + pages].iter().all(|page| *page != 0 && page.is_multiple_of(4096)));
         assert!(entries[2 + pages..].iter().all(|rest| *rest == 0));
         self.io.trusted.insert(base, entries);
         if self.io.silent.contains(&base) {
