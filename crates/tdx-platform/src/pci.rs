@@ -132,8 +132,12 @@ mod tests {
 
     #[test]
     fn units_are_found_among_other_structures() {
-        let table =
-            [vec![0; 48], structure(0, 24, 0, 0xFED9_0000), structure(1, 32, 0, 7), structure(0, 16, 1, 0x1000)];
+        let table = [
+            vec![0; 48],
+            structure(0, 24, 0, 0xFED9_0000),
+            structure(1, 32, 0, 7),
+            structure(0, 16, 1, 0x1000),
+        ];
         let table = table.concat();
         let found: Vec<_> =
             drhds(&table).into_iter().map(|unit| (unit.reg_base.as_u64(), unit.segment.0)).collect();
