@@ -305,12 +305,13 @@ impl TdxHost {
     /// A DSM was connected: it manages the other functions of its device. One that is not there is left out.
     fn manage_dependents(&self, dsm: &Dsm<Leaks>) {
         let (devices, own) = (self.devices(), dsm.function());
-        devices.tsm.dependents(self.platform(), dsm, |id| match devices.get(id) {
-            Some(function) => *function.managed_by.write() = Some(own),
-            None => {
-                let line = format_args!("{id} answers but was not enumerated, and {own} does not manage it");
-                self.platform().log(LogLevel::Warning, line);
+        devices.tsm.dependents(self.platform(), dsm, |id| {
+            if let Some(function) = devices.get(id) {
+                *function.managed_by.write() = Some(own);
+                return;
             }
+            let line = format_args!("{id} answers but was not enumerated, and {own} does not manage it");
+            self.platform().log(LogLevel::Warning, line);
         });
     }
 

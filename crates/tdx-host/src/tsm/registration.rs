@@ -89,7 +89,7 @@ mod tests {
         assert_eq!([class.take(), class.take(), class.take()], [Some(0), Some(1), Some(2)]);
         class.give_back(1);
         assert_eq!([class.take(), class.take()], [Some(1), Some(3)]);
-        assert_eq!((4..64).map(|_| class.take()).filter(Option::is_some).count(), 60);
+        assert_eq!((4..64).filter_map(|_| class.take()).count(), 60);
         assert_eq!(class.take(), None);
         class.give_back(u32::MAX);
     }

@@ -1,14 +1,16 @@
 //! Connect and updates of the module, and devices at the same time.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use pcie::ide::StreamState;
 use tdx_abi::seamldr::Version;
-use tdx_host::tsm::Refresh;
+use tdx_host::tsm::{Refresh, TsmError};
 use tdx_host::{ConnectState, Errno, Lifecycle, UpdateObserver, UpdateOptions, UpdatePhase};
 use tdx_image::build::{ModuleSpec, image};
 use tdx_image::{HeaderVersion, Svn};
+use tdx_machine::{Machine, presets};
+use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
 
 use crate::{MANY, SINGLE, machine, stock, up};
 
@@ -48,8 +50,8 @@ fn sessions_and_streams_survive_an_update() {
 /// Connects from another thread as soon as the module is shut down.
 struct ConnectMeanwhile<'scope, 'env> {
     scope: &'scope thread::Scope<'scope, 'env>,
-    host: &'scope tdx_platform::TdxHost,
-    connecting: Mutex<Option<thread::ScopedJoinHandle<'scope, Result<(), tdx_host::tsm::TsmError>>>>,
+    host: &'scope TdxHost,
+    connecting: Mutex<Option<thread::ScopedJoinHandle<'scope, Result<(), TsmError>>>>,
 }
 
 impl UpdateObserver for ConnectMeanwhile<'_, '_> {
@@ -132,4 +134,28 @@ fn devices_are_connected_at_the_same_time_and_each_only_once() {
         assert_eq!(stock(&host), before);
     }
     assert!(machine(&host).lps().len() > 1);
+}
+
+#[test]
+fn a_large_machine_connects_all_of_its_devices_and_gives_everything_back() {
+    let spec = presets::find("gnr-2s-connect").unwrap().spec().unwrap();
+    let platform = Platform::new(Arc::new(Machine::power_on(spec, 1).unwrap()), CpuMode::Sequential);
+    let host = TdxHost::new(Arc::new(platform), HostOptions::default());
+    host.bring_up(&()).unwrap();
+    let before = stock(&host);
+    let functions = host.functions();
+    let devices: Vec<_> =
+        functions.iter().filter(|view| view.dsm_capable()).map(|view| view.pci.id).collect();
+    assert_eq!(devices.len(), 256);
+    for device in &devices {
+        host.connect(*device, "tsm0").unwrap_or_else(|error| panic!("{error}"));
+    }
+    let connected = stock(&host);
+    assert_eq!(connected.links, 256);
+    assert_eq!((before.free - connected.free) % 256, 0, "each takes the same");
+    assert!((before.free - connected.free) / 256 <= 128 << 10);
+    for device in devices.iter().rev() {
+        host.disconnect(*device, "tsm0").unwrap();
+    }
+    assert_eq!(stock(&host), before);
 }

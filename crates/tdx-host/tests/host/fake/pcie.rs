@@ -150,9 +150,16 @@ impl Pcie {
             let mut device = device.build();
             device.set(offset + 8, Width::Dword, 1).unwrap();
             device.set(offset + 0x10, Width::Dword, total.into()).unwrap();
-            return Self { spaces: [(PORT, port), (DEVICE, device)].into(), mailbox, ..Self::default() };
+            return Self::of(port, device, mailbox);
         }
-        Self { spaces: [(PORT, port), (DEVICE, device.build())].into(), mailbox, ..Self::default() }
+        Self::of(port, device.build(), mailbox)
+    }
+
+    fn of(port: ConfigSpace, device: ConfigSpace, mailbox: Option<(u16, Mailbox<Vec<u32>>)>) -> Self {
+        let mut spaces = BTreeMap::new();
+        spaces.insert(PORT, port);
+        spaces.insert(DEVICE, device);
+        Self { spaces, mailbox, ..Self::default() }
     }
 
     /// As an operating system enumerates it.
@@ -253,10 +260,14 @@ impl Pcie {
         let insecure = self.insecure;
         let Some(space) = self.spaces.get_mut(&DEVICE) else { return };
         let Some(ide) = Ide::find(space) else { return };
-        let streams: Vec<_> =
-            ide.streams().map(|stream| (stream, ide.stream_control(&stream).enable())).collect();
-        for (stream, enabled) in streams {
-            let state = if enabled && !insecure { StreamState::SECURE } else { StreamState::INSECURE };
+        // One that has failed gets secure only with new keys.
+        let wanted = |stream| {
+            let (control, status) = (ide.stream_control(&stream), ide.stream_status(&stream));
+            (stream, control.enable() && !status.fail_message() && !insecure)
+        };
+        let streams: Vec<_> = ide.streams().map(wanted).collect();
+        for (stream, secure) in streams {
+            let state = if secure { StreamState::SECURE } else { StreamState::INSECURE };
             ide::set_state(space, &stream, state).unwrap();
         }
     }

@@ -111,7 +111,9 @@ impl State {
     }
 
     fn disown(&mut self, mut pages: Vec<u64>, release: u64, registers: &mut Registers) {
-        pages.iter().for_each(|page| assert!(self.io.links.owned.remove(page)));
+        for page in &pages {
+            assert!(self.io.links.owned.remove(page), "{page:#x}");
+        }
         pages.truncate(pages.len() - self.io.links.kept);
         registers.rcx = match pages[..] {
             [] => u64::MAX,

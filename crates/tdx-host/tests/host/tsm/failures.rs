@@ -9,7 +9,7 @@ use tdx_host::{Blame, Errno};
 
 use super::Link;
 use crate::fake::pcie::{DEVICE, Shape, Trouble};
-use crate::fake::{Access, Fake};
+use crate::fake::{Access, BendFake};
 
 /// After a failure everything is as it was, and the next connect works.
 fn undone_and_possible(link: &mut Link, what: &str) {
@@ -160,7 +160,7 @@ fn memory_that_fails_is_told() {
 
 #[test]
 fn a_request_that_is_no_object_for_the_device_is_not_sent() {
-    let bend: [(&str, fn(&Fake)); 5] = [
+    let bend: [(&str, BendFake); 5] = [
         ("too short", |fake| fake.state().io.links.request_bytes = Some(7)),
         ("too long", |fake| fake.state().io.links.request_bytes = Some(4097)),
         ("of another length", |fake| fake.state().io.links.request_bytes = Some(16)),

@@ -10,6 +10,9 @@ use tdx_host::{Errno, HostError};
 use super::{Counted, Link};
 use crate::fake::pcie::{DEVICE, PORT, Pcie, Shape, pcie_bridge};
 
+/// Something that bends the hardware.
+type BendPcie = fn(&mut Pcie);
+
 /// Leaves a stream of `function` enabled, as firmware may.
 fn enable(pcie: &mut Pcie, function: FunctionId, index: u8, id: u8) {
     let space = pcie.spaces.get_mut(&function).unwrap();
@@ -19,7 +22,7 @@ fn enable(pcie: &mut Pcie, function: FunctionId, index: u8, id: u8) {
 
 #[test]
 fn a_connect_needs_a_free_stream_on_bridge_and_ports() {
-    let few: [(&str, Shape<'_>, fn(&mut Pcie), &str); 6] = [
+    let few: [(&str, Shape<'_>, BendPcie, &str); 6] = [
         ("port without IDE", Shape { port_streams: &[], ..Shape::default() }, |_| {}, "no-selective-ide"),
         ("device without IDE", Shape { device_streams: &[], ..Shape::default() }, |_| {}, "no-selective-ide"),
         (
