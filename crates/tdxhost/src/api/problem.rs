@@ -23,7 +23,7 @@ pub struct Problem {
     pub detail: String,
     /// The failure of the TSM behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<TsmErrorFacts>,
+    pub error: Option<Box<TsmErrorFacts>>,
 }
 
 impl Problem {
@@ -49,7 +49,7 @@ impl From<&TsmError> for Problem {
             (Blame::Device, _) => StatusCode::BAD_GATEWAY,
             (Blame::Host | Blame::Platform | Blame::Module, _) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { error: Some(error.into()), ..Self::new(status, error.to_string()) }
+        Self { error: Some(Box::new(error.into())), ..Self::new(status, error.to_string()) }
     }
 }
 
