@@ -264,7 +264,9 @@ fn write_stream(stream: &Stream, out: &mut Out) {
     facts.slots.tx.iter().chain(&facts.slots.rx).for_each(|&slot| out.u16(slot));
     facts.rid.encode().into_iter().for_each(|register| out.u32(register));
     let addresses = facts.addresses.map_or([0; 3], AddressAssociation::encode);
-    addresses.into_iter().for_each(|register| out.u32(register));
+    for register in addresses {
+        out.u32(register);
+    }
     out.u32(facts.control.into_bits());
     out.u8(stream.state() as u8);
     out.u8(stream.set() as u8);
@@ -412,7 +414,7 @@ fn read_body(
         return Ok((body, keys));
     }
     let saved = list(reader, "requester")?;
-    body.requester = Some(work::restored(&body.config, &body.entropy, saved).map_err(|_| refused)?);
+    body.requester = Some(work::restored(body.config, &body.entropy, saved).map_err(|_| refused)?);
     let works = reader.u16("number of works")?;
     if works > WORKS {
         return Err(refused);
@@ -430,9 +432,9 @@ fn read_body(
                 let info = config(reader)?;
                 let answers = body.answers.clone();
                 let plan = if waiting {
-                    EvidencePlan::recollecting(&info, function, answers)
+                    EvidencePlan::recollecting(info, function, answers)
                 } else {
-                    EvidencePlan::recollect(&info, function, answers)
+                    EvidencePlan::recollect(info, function, answers)
                 };
                 (Task::Recollect, Plan::Evidence(Box::new(plan)))
             }

@@ -39,7 +39,7 @@ pub(crate) struct EvidencePlan {
     answers: Vec<Vec<u8>>,
 }
 
-fn profile(info: &SpdmConfigInfo) -> EvidenceProfile {
+fn profile(info: SpdmConfigInfo) -> EvidenceProfile {
     EvidenceProfile {
         slots: info.certificate_slot_mask,
         raw: info.raw_bitstream_requested != 0,
@@ -49,9 +49,9 @@ fn profile(info: &SpdmConfigInfo) -> EvidenceProfile {
 
 impl EvidencePlan {
     /// For a device that is to be connected.
-    pub(crate) fn connect(info: &SpdmConfigInfo, function: FuncId) -> Self {
+    pub(crate) fn connect(info: SpdmConfigInfo, function: FuncId) -> Self {
         Self {
-            config: *info,
+            config: info,
             evidence: Evidence::connecting(profile(info)),
             recollects: false,
             stage: Stage::Begin,
@@ -61,7 +61,7 @@ impl EvidencePlan {
     }
 
     /// For a device that is connected. `answers` are those of then: they do not change.
-    pub(crate) fn recollect(info: &SpdmConfigInfo, function: FuncId, answers: Vec<Vec<u8>>) -> Self {
+    pub(crate) fn recollect(info: SpdmConfigInfo, function: FuncId, answers: Vec<Vec<u8>>) -> Self {
         Self {
             evidence: Evidence::recollecting(profile(info)),
             recollects: true,
@@ -71,13 +71,13 @@ impl EvidencePlan {
     }
 
     /// The same, with its request under way.
-    pub(crate) fn recollecting(info: &SpdmConfigInfo, function: FuncId, answers: Vec<Vec<u8>>) -> Self {
+    pub(crate) fn recollecting(info: SpdmConfigInfo, function: FuncId, answers: Vec<Vec<u8>>) -> Self {
         Self { stage: Stage::Evidence, ..Self::recollect(info, function, answers) }
     }
 
     /// What is wanted.
-    pub(crate) const fn config(&self) -> &SpdmConfigInfo {
-        &self.config
+    pub(crate) const fn config(&self) -> SpdmConfigInfo {
+        self.config
     }
 
     /// What TDISP and IDE_KM have told.

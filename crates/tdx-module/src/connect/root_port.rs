@@ -92,7 +92,7 @@ impl<'a> RootPort<'a> {
 
     /// The IDE capability, if it has selective streams.
     pub(crate) fn selective_ide(&self) -> Option<Capability> {
-        self.ide().map(|ide| ide.capability()).filter(|capability| capability.selective())
+        self.ide().map(|ide| ide.capability()).filter(Capability::selective)
     }
 
     /// The selective streams that have a place for an address association.
@@ -106,18 +106,18 @@ impl<'a> RootPort<'a> {
     }
 
     /// The control register of a stream.
-    pub(crate) fn control(&self, block: &StreamBlock) -> StreamControl {
+    pub(crate) fn control(&self, block: StreamBlock) -> StreamControl {
         StreamControl::from_bits(self.config.dword(block.control()))
     }
 
-    pub(crate) fn set_control(&self, block: &StreamBlock, control: StreamControl) {
+    pub(crate) fn set_control(&self, block: StreamBlock, control: StreamControl) {
         self.write(block.control(), control.into_bits());
     }
 
     /// Writes what belongs to a stream, then its control register.
     pub(crate) fn program(
         &self,
-        block: &StreamBlock,
+        block: StreamBlock,
         rid: RidAssociation,
         addresses: Option<AddressAssociation>,
         control: StreamControl,
@@ -127,20 +127,20 @@ impl<'a> RootPort<'a> {
     }
 
     /// Clears a stream: disabled first.
-    pub(crate) fn clear(&self, block: &StreamBlock) {
+    pub(crate) fn clear(&self, block: StreamBlock) {
         self.set_control(block, self.control(block).with_enable(false));
         self.associate(block, [0; 2], [0; 3]);
         self.set_control(block, StreamControl::new());
     }
 
     /// Takes the registers of a stream from everybody else, or gives them back.
-    pub(crate) fn protect(&self, block: &StreamBlock, protected: bool) {
+    pub(crate) fn protect(&self, block: StreamBlock, protected: bool) {
         let registers = block.registers();
         let length = registers.end.saturating_sub(registers.start);
         self.config.io.protect_config(self.function(), registers.start, length, protected);
     }
 
-    fn associate(&self, block: &StreamBlock, rid: [u32; 2], addresses: [u32; 3]) {
+    fn associate(&self, block: StreamBlock, rid: [u32; 2], addresses: [u32; 3]) {
         let first = block.offset + pcie::ide::offset::RID_1;
         self.write_all(first, rid);
         for index in 0..u16::from(block.address_blocks) {

@@ -211,18 +211,18 @@ impl<'a> StreamHardware<'a> {
     /// Lets both the key unit and the port use the stream.
     pub(crate) fn enable(&self) {
         self.keys.set_enabled(self.id, true);
-        self.port.set_control(&self.block, self.control.with_enable(true));
+        self.port.set_control(self.block, self.control.with_enable(true));
     }
 
     /// The port lets nothing secure through any more, and the key unit lets go of the keys.
     pub(crate) fn disable(&self) {
-        self.port.set_control(&self.block, self.control);
+        self.port.set_control(self.block, self.control);
         self.keys.stop(self.id);
     }
 
     /// Nothing of the stream is left.
     pub(crate) fn clear(&self) {
-        self.port.clear(&self.block);
+        self.port.clear(self.block);
         self.keys.clear();
     }
 }

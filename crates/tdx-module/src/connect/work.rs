@@ -27,7 +27,7 @@ use crate::call::{Call, Exit};
 const PATIENCE: u32 = 256;
 
 /// What the module offers a device.
-pub(crate) fn config(info: &SpdmConfigInfo) -> RequesterConfig {
+pub(crate) fn config(info: SpdmConfigInfo) -> RequesterConfig {
     let allowed = RequesterFlags::new()
         .with_hbeat(info.capabilities.get() & HBEAT_CAP != 0)
         .with_key_upd(info.capabilities.get() & KEY_UPD_CAP != 0);
@@ -41,13 +41,13 @@ pub(crate) fn config(info: &SpdmConfigInfo) -> RequesterConfig {
 }
 
 /// A requester for a device that is to be judged by others: its chain has to be one, whoever has signed it.
-pub(crate) fn requester(info: &SpdmConfigInfo, entropy: &Arc<Entropy>) -> Requester {
+pub(crate) fn requester(info: SpdmConfigInfo, entropy: &Arc<Entropy>) -> Requester {
     Requester::new(config(info), Arc::new(SeamCrypto(Arc::clone(entropy))), Arc::new(PresentedChain))
 }
 
 /// The requester that another instance had.
 pub(crate) fn restored(
-    info: &SpdmConfigInfo,
+    info: SpdmConfigInfo,
     entropy: &Arc<Entropy>,
     bytes: &[u8],
 ) -> Result<Requester, RestoreError> {

@@ -170,7 +170,7 @@ impl Request<'_> {
             .find(|block| of_port().all(|stream| stream.facts.block.0 != block.index))
             .ok_or(StatusCode::IDE_STREAM_IDE_ID_ALREADY_USED)?;
         // TDH.IDE.STREAM.CREATE-10
-        if port.control(block).enable() {
+        if port.control(*block).enable() {
             return Err(StatusCode::IOMMU_RP_IDE_MUST_BE_DISABLED.into());
         }
         Ok(StreamFacts {
@@ -201,8 +201,8 @@ impl Request<'_> {
             return Err(StatusCode::OPERAND_BUSY.with_operand(OperandId::RCX).into());
         }
         let hardware = StreamHardware::of(call, facts)?.ok_or(StatusCode::IOMMU_RP_INVALID_CONFIGURATION)?;
-        hardware.port.protect(&hardware.block, true);
-        hardware.port.program(&hardware.block, facts.rid, facts.addresses, facts.control);
+        hardware.port.protect(hardware.block, true);
+        hardware.port.program(hardware.block, facts.rid, facts.addresses, facts.control);
         hardware.keys.set_enabled(facts.key.id, false);
         connect.sessions.streams.insert(&Stream::new(facts.clone()));
         unit.add_stream();

@@ -22,7 +22,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
     // Another LP may have been here between the first look and the locks.
     admit(call, regs)?;
     if let Some(hardware) = StreamHardware::of(call, &stream.facts)? {
-        hardware.port.protect(&hardware.block, false);
+        hardware.port.protect(hardware.block, false);
     }
     body.abandon(Task::Keys(stream.facts.key.id));
     call.connect()?.sessions.streams.remove(stream.facts.key);

@@ -67,13 +67,12 @@ fn check_state(stream: &Stream, operation: KmOperation) -> Result<(), Exit> {
 /// The device has one message at a time.
 fn check_outstanding(body: &Body, id: u8, operation: KmOperation) -> Result<(), Exit> {
     let task = Task::Keys(id);
-    match body.in_flight() {
-        None => Ok(()),
-        Some(other) if other != task => Err(StatusCode::OPERAND_BUSY.with_operand(OperandId::RCX).into()),
-        // TDH.IDE.STREAM.KM-5
-        Some(_) if !is_of(body, task, operation) => Err(StatusCode::IDE_STREAM_IDEKM_OUTREQ.into()),
-        Some(_) => Ok(()),
+    let Some(other) = body.in_flight() else { return Ok(()) };
+    if other != task {
+        return Err(StatusCode::OPERAND_BUSY.with_operand(OperandId::RCX).into());
     }
+    // TDH.IDE.STREAM.KM-5
+    if is_of(body, task, operation) { Ok(()) } else { Err(StatusCode::IDE_STREAM_IDEKM_OUTREQ.into()) }
 }
 
 fn is_of(body: &Body, task: Task, operation: KmOperation) -> bool {

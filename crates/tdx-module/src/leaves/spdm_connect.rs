@@ -7,11 +7,12 @@
 
 use std::sync::Arc;
 
+use tdx_abi::connect::MESSAGE_PAGE;
 use tdx_abi::connect::ids::SpdmId;
 use tdx_abi::connect::spdm::{HBEAT_CAP, KEY_UPD_CAP, SpdmConfigInfo};
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, Status, StatusCode};
-use tdx_abi::{KeyId, PAGE_SIZE, PhysAddr, Registers};
+use tdx_abi::{KeyId, PhysAddr, Registers};
 use zerocopy::FromBytes;
 
 use crate::call::{Call, Exit, invalid};
@@ -85,15 +86,15 @@ fn begin(call: &Call<'_>, session: &Session, body: &mut Body, page: PhysAddr) ->
     // TDH.SPDM.CONNECT-10
     body.config = read_config(call, page)?.ok_or_else(|| invalid(OperandId::RDX))?;
     session.note_link(call.io()?);
-    body.requester = Some(work::requester(&body.config, &body.entropy));
-    let plan = EvidencePlan::connect(&body.config, session.function);
+    body.requester = Some(work::requester(body.config, &body.entropy));
+    let plan = EvidencePlan::connect(body.config, session.function);
     body.works.insert(Task::Connect, Work::new(Plan::Evidence(Box::new(plan))));
     Ok(())
 }
 
 /// The configuration page, unless it says what it must not.
 pub(super) fn read_config(call: &Call<'_>, page: PhysAddr) -> Result<Option<SpdmConfigInfo>, Exit> {
-    let mut bytes = [0; PAGE_SIZE as usize];
+    let mut bytes = [0; MESSAGE_PAGE];
     call.hw.read(page, KeyId::TME, &mut bytes)?;
     let Ok((config, rest)) = SpdmConfigInfo::read_from_prefix(&bytes) else { return Ok(None) };
     let known = config.capabilities.get() & !(HBEAT_CAP | KEY_UPD_CAP) == 0

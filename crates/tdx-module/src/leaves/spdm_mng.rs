@@ -128,7 +128,7 @@ fn plan(
         }
         _ => {
             let info = recollection_config(call, body, parameters)?;
-            let plan = EvidencePlan::recollect(&info, session.function, body.answers.clone());
+            let plan = EvidencePlan::recollect(info, session.function, body.answers.clone());
             Plan::Evidence(Box::new(plan))
         }
     })

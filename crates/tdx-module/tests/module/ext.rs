@@ -78,7 +78,7 @@ fn add_cases() -> Vec<Case> {
             facts.memory.insert(LIST + 63 * 8, POOL + 0x100_0008);
         }),
         case("TDH.EXT.MEM.ADD-5", invalid_rcx(), |facts, _| {
-            facts.memory.insert(LIST + 63 * 8, POOL + 0x100_0000 | GLOBAL_KEY << 46);
+            facts.memory.insert(LIST + 63 * 8, (POOL + 0x100_0000) | (GLOBAL_KEY << 46));
         }),
         case("TDH.EXT.MEM.ADD-6", invalid_rcx(), |facts, regs| {
             facts.memory.insert(LIST + 64 * 8, POOL + 0x100_0000);

@@ -107,11 +107,13 @@ fn connect_is_for_objects_that_are_not_connected() {
     assert_eq!(status(host.call(CONNECT, connect_regs(id))), BAD_STATE);
 }
 
+/// Puts a page into an operand.
+type Set = fn(&mut Registers, u64);
+
 #[test]
 fn pages_of_the_host_must_be_pages_of_the_host() {
     let (mut host, id) = Host::created();
     let invalid = |operand| StatusCode::OPERAND_INVALID.with_operand(operand);
-    type Set = fn(&mut Registers, u64);
     let operands: [(OperandId, Set); 3] = [
         (OperandId::RDX, |regs, page| regs.rdx = page),
         (OperandId::R8, |regs, page| regs.r8 = page),
@@ -278,9 +280,12 @@ fn works_again(mut host: Host, id: u64) {
     assert_eq!(status(host.delete(id)), Status::SUCCESS);
 }
 
+/// Makes something else of an answer.
+type Spoil = fn(&mut Vec<u8>);
+
 #[test]
 fn an_in_page_without_an_object_of_spdm_is_refused_at_every_message() {
-    let bad: [(&str, fn(&mut Vec<u8>)); 6] = [
+    let bad: [(&str, Spoil); 6] = [
         ("zeros", |answer| answer.fill(0)),
         ("another vendor", |answer| answer[0] = 2),
         ("another type", |answer| answer[2] = 3),

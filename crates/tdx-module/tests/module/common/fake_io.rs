@@ -37,6 +37,7 @@ pub(crate) fn function(segment: u16, bus: u8, device: u8) -> FunctionId {
 
 /// Everything that a test can change about I/O.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fault of its own.
 pub(crate) struct IoFacts {
     pub(crate) units: &'static [UnitFacts],
     /// Registers by address; others read as zeros.

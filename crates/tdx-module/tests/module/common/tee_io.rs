@@ -24,7 +24,7 @@ pub(crate) const CONFIG: u64 = 0x42_0000;
 /// Root page of the array for device information, and its first page.
 pub(crate) const INFO_ROOT: u64 = 0x43_0000;
 pub(crate) const INFO: u64 = 0x44_0000;
-pub(crate) const INFO_PAGES: u64 = 16;
+pub(crate) const INFO_PAGES: usize = 16;
 /// Root page of an array that a leaf takes, and one for what is given back.
 pub(crate) const ARRAY: u64 = 0x46_0000;
 pub(crate) const RELEASED: u64 = 0x47_0000;
@@ -103,7 +103,7 @@ pub(crate) fn bridged_with(module: ModuleConfig) -> Bench {
         facts.random_step = 0x9E37_79B9_7F4A_7C15;
         facts.put_root_port(0, 0x11);
         facts.put_root_port(1, 0x12);
-        let info: Vec<u64> = (0..INFO_PAGES).map(|page| INFO + page * PAGE_SIZE).collect();
+        let info: Vec<u64> = (0..INFO_PAGES as u64).map(|page| INFO + page * PAGE_SIZE).collect();
         facts.put_page(INFO_ROOT, &info);
         facts.put_message(CONFIG, config_info().as_bytes());
     });
@@ -127,13 +127,13 @@ pub(crate) fn created(bench: &Bench) -> u64 {
 }
 
 pub(crate) fn connect_regs(id: u64) -> Registers {
-    let r10 = array(INFO_ROOT, INFO_PAGES as usize);
+    let r10 = array(INFO_ROOT, INFO_PAGES);
     Registers { rcx: id, rdx: CONFIG, r8: ANSWER, r9: REQUEST, r10, ..Registers::default() }
 }
 
 pub(crate) fn mng_regs(id: u64, operation: MngOperation) -> Registers {
     let r11 = match operation {
-        MngOperation::DEV_INFO_RECOLLECTION => array(INFO_ROOT, INFO_PAGES as usize),
+        MngOperation::DEV_INFO_RECOLLECTION => array(INFO_ROOT, INFO_PAGES),
         _ => NO_PAGE,
     };
     Registers {
@@ -170,12 +170,15 @@ pub(crate) fn km_regs(id: u64, stream: u64, operation: KmOperation) -> Registers
     Registers { rcx: id, rdx: stream, r8: operation.0, r9: ANSWER, r10: REQUEST, ..Registers::default() }
 }
 
+/// Gets the number of the exchange and the answer.
+pub(crate) type Tamper = Box<dyn FnMut(usize, &mut Vec<u8>)>;
+
 /// A bench with a device below the first root port.
 pub(crate) struct Host {
     pub(crate) bench: Bench,
     pub(crate) device: Responding,
-    /// Called before each exchange: whether the answer is delivered.
-    pub(crate) tamper: Box<dyn FnMut(usize, &mut Vec<u8>)>,
+    /// Changes answers on their way.
+    pub(crate) tamper: Tamper,
     /// Every call is made on the next LP.
     pub(crate) wanders: bool,
     pub(crate) lp: u32,
@@ -239,12 +242,17 @@ impl Host {
         panic!("no end");
     }
 
+    fn read(&self, at: u64, size: u64) -> Vec<u8> {
+        let size = usize::try_from(size).expect("a size");
+        let mut bytes = self.bench.hw.bytes(at, size.next_multiple_of(8));
+        bytes.truncate(size);
+        bytes
+    }
+
     /// The message in the out page.
     pub(crate) fn request(&self, size: u64) -> Vec<u8> {
         assert!((8..=4096).contains(&size), "{size}");
-        let mut object = self.bench.hw.bytes(REQUEST, size.next_multiple_of(8) as usize);
-        object.truncate(size as usize);
-        object
+        self.read(REQUEST, size)
     }
 
     /// Carries the message in the out page to the device, and its answer into the in page.
@@ -309,9 +317,7 @@ impl Host {
 
     /// Device information as the host got it.
     pub(crate) fn dev_info(&self, size: u64) -> Vec<u8> {
-        let mut blob = self.bench.hw.bytes(INFO, size.next_multiple_of(8) as usize);
-        blob.truncate(size as usize);
-        blob
+        self.read(INFO, size)
     }
 
     /// A dword of the first root port's configuration space.
