@@ -424,6 +424,7 @@ impl Bench {
             SeamcallLeaf::SYS_LP_SHUTDOWN if state.profile.generation == Generation::V1_0 => {
                 self.shut_down.borrow_mut().insert(lp);
             }
+            _ if works_on_connect(leaf) => only_connect_changed(leaf, before, state),
             _ => assert_eq!(state, before, "{leaf} only reads"),
         }
     }
@@ -478,6 +479,22 @@ fn only_forward(leaf: SeamcallLeaf, before: &ModuleInspection, state: &ModuleIns
     }
 }
 
+/// Leaves of the extensions and of TDX Connect.
+fn works_on_connect(leaf: SeamcallLeaf) -> bool {
+    matches!(leaf, SeamcallLeaf::EXT_INIT | SeamcallLeaf::EXT_MEM_ADD) || matches!(leaf.0, 128..=145)
+}
+
+/// What they may do: no page has two owners, and the pool gives none back.
+fn only_connect_changed(leaf: SeamcallLeaf, before: &ModuleInspection, state: &ModuleInspection) {
+    let without = |one: &ModuleInspection| ModuleInspection { connect: None, ..one.clone() };
+    assert_eq!(without(state), without(before), "{leaf}");
+    let (Some(before), Some(after)) = (&before.connect, &state.connect) else {
+        panic!("{leaf} of a module that is not configured");
+    };
+    assert!(after.pages.is_sorted_by(|(one, _), (next, _)| one.end() <= next.start()), "{after:?}");
+    assert!(after.pool_pages_given >= before.pool_pages_given);
+}
+
 /// An error changes nothing, but for the KeyID that a refused CONFIG keeps and for the progress of
 /// DISABLE.
 fn unchanged(leaf: SeamcallLeaf, before: ModuleInspection, state: ModuleInspection, status: Status) {
@@ -491,6 +508,7 @@ fn unchanged(leaf: SeamcallLeaf, before: ModuleInspection, state: ModuleInspecti
                 one.disabling = false;
             }
             SeamcallLeaf::SYS_DISABLE => one.disabling = false,
+            _ if works_on_connect(leaf) && status.is(StatusCode::INTERRUPTED_RESUMABLE) => one.connect = None,
             _ => {}
         }
         one

@@ -12,9 +12,10 @@ use tdx_image::sigstruct::{Sigstruct, Svn};
 use tdx_machine::LpIndex;
 use tdx_machine::spec::Generation;
 use tdx_module::ModuleState;
+use tdx_module::inspect::ModuleInspection;
 use zerocopy::IntoBytes;
 
-use super::bench::{Bench, Stage, TDMRS};
+use super::bench::{Bench, SCRATCH, Stage, TDMRS, config_regs};
 use super::{CALLS, lp, nearly_good, operand};
 use crate::fuzz::bytes::Choices;
 
@@ -51,6 +52,13 @@ fn modules() -> &'static [Signed] {
             ModuleSpec { cpus: vec![0x806F8], ..of(14) },
             ModuleSpec { min_update_handoff_version: 7, module_handoff_version: 7, ..of(14) },
             ModuleSpec { profile: "nobody's".to_owned(), ..of(14) },
+            ModuleSpec {
+                svn: Svn { major: 3, minor: 20 },
+                module_handoff_version: 2,
+                handoff_pages: 4224,
+                pages: PAGES,
+                ..ModuleSpec::new(Version::new(2, 1, 0), "connect")
+            },
         ]
         .iter()
         .map(|spec| build::module(spec).expect("a sound description"))
@@ -179,31 +187,64 @@ fn spoil(bench: &Bench, choices: &mut Choices<'_>) {
 pub fn handoff_data(data: &[u8]) {
     let mut choices = Choices::new(data);
     let mut spec = super::bench::tiny();
-    // They write hand-off version 0 and 1.
-    choices.of(&["2.0.08", "2.0.14"]).clone_into(&mut spec.module.profile);
-    let version = u64::from(spec.module.profile == "2.0.14");
+    // They write hand-off versions up to 0, 1 and 2.
+    let (profile, newest, image) =
+        choices.of(&[("2.0.08", 0, 1), ("2.0.14", 1, 1), ("connect", 2, modules().len() - 1)]);
+    profile.clone_into(&mut spec.module.profile);
     let bench = Bench::on(spec, 0);
-    bench.advance(choices.of(&[Stage::Ready, Stage::TdmrsInitialised]));
+    let opt_in = if newest == 2 { TDX_CONNECT } else { 0 };
+    if newest == 2 {
+        give_pool_pages(&bench);
+    } else {
+        bench.advance(choices.of(&[Stage::Ready, Stage::TdmrsInitialised]));
+    }
+    let version = if newest == 1 && choices.flag() { 0 } else { newest };
     let before = bench.module().expect("a module is loaded");
-    let rcx = if choices.flag() { 0 } else { version };
-    bench.must(LpIndex(0), SeamcallLeaf::SYS_SHUTDOWN, Registers { rcx, ..Registers::default() });
+    let shutdown = Registers { rcx: version, ..Registers::default() };
+    bench.must(LpIndex(0), SeamcallLeaf::SYS_SHUTDOWN, shutdown);
     let (bytes, spoilt) = spoilt_area(bench.machine().handoff_area(), &mut choices);
     bench.machine().set_handoff_area(&bytes);
-    bench.put_image(&modules()[1], SCENARIO_UPDATE);
+    bench.put_image(&modules()[image], SCENARIO_UPDATE);
     let ends = [0, 1].map(|lp| bench.install(LpIndex(lp), PARAMS).expect("nobody else calls"));
     assert!(spoilt || ends[1] == SeamldrStatus::SUCCESS, "what a module wrote is handed over: {ends:?}");
     if ends[1] == SeamldrStatus::SUCCESS {
-        take_over(&bench, &before, spoilt);
+        take_over(&bench, &before, spoilt, opt_in);
     } else {
         assert_eq!(ends[1], SeamldrStatus::EBADHANDOFF);
     }
     bench.comes_up_after_power_cycle();
 }
 
-/// The new module takes what it was left, or refuses it and is as it was.
-fn take_over(bench: &Bench, before: &tdx_module::inspect::ModuleInspection, spoilt: bool) {
+/// The opt-in of TDX Connect.
+const TDX_CONNECT: u64 = 1 << 6;
+
+/// A module whose host opted into TDX Connect and gave some pages to the memory pool.
+fn give_pool_pages(bench: &Bench) {
+    const PAGES: u64 = 5;
     bench.advance(Stage::LpsInitialised);
-    let update = bench.call(LpIndex(0), SeamcallLeaf::SYS_UPDATE, 0, Registers::default());
+    let config = Registers { r9: TDX_CONNECT, ..config_regs() };
+    let after = bench.call(LpIndex(0), SeamcallLeaf::SYS_CONFIG, 1, config).expect("an answer");
+    assert_eq!(Status::from_raw(after.rax), Status::SUCCESS);
+    for lp in [LpIndex(0), LpIndex(1)] {
+        bench.must(lp, SeamcallLeaf::SYS_KEY_CONFIG, Registers::default());
+    }
+    let (base, size) = TDMRS[0];
+    for _ in 0..size >> 22 {
+        bench.must(LpIndex(0), SeamcallLeaf::SYS_TDMR_INIT, Registers { rcx: base, ..Registers::default() });
+    }
+    for page in 0..PAGES {
+        // Every other one, so that there are ranges.
+        bench.put_word(SCRATCH + 8 * page, base + 2 * 4096 * page);
+    }
+    let list = Registers { rcx: SCRATCH | (PAGES - 1) << 55, ..Registers::default() };
+    bench.must(LpIndex(1), SeamcallLeaf::EXT_MEM_ADD, list);
+}
+
+/// The new module takes what it was left, or refuses it and is as it was.
+fn take_over(bench: &Bench, before: &ModuleInspection, spoilt: bool, opt_in: u64) {
+    bench.advance(Stage::LpsInitialised);
+    let regs = Registers { r9: opt_in, ..Registers::default() };
+    let update = bench.call(LpIndex(0), SeamcallLeaf::SYS_UPDATE, u8::from(opt_in != 0), regs);
     let status = Status::from_raw(update.expect("an answer").rax);
     if status != Status::SUCCESS {
         assert!(spoilt && status.is(StatusCode::SYS_INVALID_HANDOFF), "{status}");
@@ -212,7 +253,9 @@ fn take_over(bench: &Bench, before: &tdx_module::inspect::ModuleInspection, spoi
     let after = bench.module().expect("a module is loaded");
     assert_eq!(after.state, ModuleState::SysReady);
     if !spoilt {
-        let state = |module: &tdx_module::inspect::ModuleInspection| {
+        let pages = |module: &ModuleInspection| module.connect.as_ref().map(|connect| connect.pages.clone());
+        assert_eq!(pages(&after), pages(before));
+        let state = |module: &ModuleInspection| {
             (
                 module.global_key,
                 module.key_ids.clone(),
@@ -232,10 +275,10 @@ fn take_over(bench: &Bench, before: &tdx_module::inspect::ModuleInspection, spoi
     assert_eq!(before.tdmrs.len(), TDMRS.len());
 }
 
-/// The area with some bytes changed, in the header and where the tables of either version lie; whether
+/// The area with some bytes changed, in the header and where the tables of all versions lie; whether
 /// any is another.
 fn spoilt_area(mut bytes: Vec<u8>, choices: &mut Choices<'_>) -> (Vec<u8>, bool) {
-    const PLACES: [usize; 8] = [0, 8, 0x8 + 32 * 8, 0x4008, 0x8088, 0x8088 + 320, 0xD088, 0xD090];
+    const PLACES: [usize; 9] = [0, 8, 0x8 + 32 * 8, 0x4008, 0x8088, 0x8088 + 320, 0xD088, 0xD090, 0xD0B0];
     let good = bytes.clone();
     for _ in 0..choices.below(6) {
         let at = choices.of(&PLACES) + choices.below(72);
