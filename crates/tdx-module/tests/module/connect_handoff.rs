@@ -12,6 +12,7 @@ use crate::common::connect::{
     LIST, OBJECTS, TDX_CONNECT, clear_regs, extended, list_of, opted_in, setup_regs, trusted,
 };
 use crate::common::fake_io::{UNIT_IDS, UNITS};
+use crate::common::tee_io::Host;
 use crate::common::{Bench, Stage, config, with_leaf};
 use crate::handoff::{successor, update};
 use crate::sys_shutdown::shutdown;
@@ -244,4 +245,17 @@ fn disable_leaves_units_as_they_are() {
     let io = bench.hw.facts().io;
     assert!(!io.protected.is_empty());
     assert_eq!(io.register(UNITS[0] + 0x420), 1 << 1, "the next kernel finds it in TDX mode");
+}
+
+#[test]
+fn the_area_has_room_for_2048_sessions_with_a_stream_each() {
+    let size = |bench: &Bench| {
+        assert_eq!(status(bench, shutdown(2)), Status::SUCCESS);
+        u64::from(bench.state().handoff.expect("valid data").size)
+    };
+    let base = size(&trusted());
+    let (host, _, _) = Host::secure();
+    let share = size(&host.bench) - base;
+    let area = u64::try_from(host.bench.software.handoff_area().len()).expect("small");
+    assert!(base + 2048 * share <= area, "{share} bytes of each session do not fit into {area}");
 }
