@@ -17,6 +17,7 @@ mod upload;
 pub use allocator::{Leaks, PageAccounts};
 pub use host::{DeviceView, HostOptions, HostStatus, TdmrSummary, TdxHost};
 pub use platform::{CpuMode, LogLine, MAX_THREADS, Platform};
+pub use seam::CallObserver;
 pub use tdx_machine::Machine;
 pub use tsm::{BridgeView, DeviceEvent, FunctionView, LinkEnd, LinkView, TsmView, UeventRecord};
 pub use upload::{MAX_IMAGE_BYTES, UploadTarget, UploadedUpdate, Uploader};

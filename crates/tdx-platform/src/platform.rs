@@ -1,6 +1,6 @@
 //! A machine with what an operating system adds to it.
 
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
@@ -14,8 +14,9 @@ use tdx_machine::{E820Kind, LpIndex, Machine, MemFault};
 
 use crate::allocator::{Allocator, Leaks, PageAccounts};
 use crate::lockstep;
-use crate::tsm::UeventLog;
 use crate::pci::ReservedIds;
+use crate::seam::CallObserver;
+use crate::tsm::UeventLog;
 
 /// Most CPUs that run on threads of their own.
 pub const MAX_THREADS: usize = 16;
@@ -60,6 +61,7 @@ pub struct Platform {
     pub(crate) hotplug: RwLock<()>,
     pub(crate) log: Mutex<Vec<LogLine>>,
     pub(crate) uevents: UeventLog,
+    pub(crate) call_observer: OnceLock<Arc<dyn CallObserver>>,
 }
 
 impl Platform {
@@ -68,7 +70,8 @@ impl Platform {
         let memory = usable_memory(&machine);
         let boot = Mutex::new(Boot::new(&machine, &memory));
         let (log, uevents) = (Mutex::new(Vec::new()), UeventLog::default());
-        Self { machine, mode, memory, boot, hotplug: RwLock::new(()), log, uevents }
+        let (hotplug, call_observer) = (RwLock::new(()), OnceLock::new());
+        Self { machine, mode, memory, boot, hotplug, log, uevents, call_observer }
     }
 
     /// The machine.

@@ -2,24 +2,43 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysRange, Registers};
 use tdx_host::traits::{
-    CpuPin, CpuidLeaf, Firmware, Log, LogLevel, MsrFault, NodeId, Processor, Seam, SeamcallFault, Vmx,
-    VmxFault,
+    CpuNumber, CpuPin, CpuidLeaf, Firmware, Log, LogLevel, MsrFault, NodeId, Processor, Seam, SeamcallFault,
+    Vmx, VmxFault,
 };
 use tdx_machine::SeamFault;
 
 use crate::platform::{LogLine, Platform, lp};
 
+/// Somebody who looks at what the host asks of SEAM mode. The CPU waits meanwhile.
+pub trait CallObserver: Send + Sync {
+    /// A call came back, or did not reach the software: registers before it, and what became of them.
+    fn called(&self, cpu: CpuNumber, before: &Registers, after: Result<&Registers, SeamcallFault>);
+}
+
 impl Seam for Platform {
     fn seamcall(&self, pin: &CpuPin<'_>, registers: &mut Registers) -> Result<(), SeamcallFault> {
-        self.machine().seamcall(lp(pin.cpu()), registers).map_err(|fault| match fault {
+        let before = self.call_observer.get().map(|observer| (observer, *registers));
+        let called = self.machine().seamcall(lp(pin.cpu()), registers).map_err(|fault| match fault {
             SeamFault::InvalidOpcode => SeamcallFault::InvalidOpcode,
             SeamFault::GeneralProtection => SeamcallFault::GeneralProtection,
             SeamFault::VmFailInvalid => SeamcallFault::VmFailInvalid,
-        })
+        });
+        if let Some((observer, before)) = before {
+            observer.called(pin.cpu(), &before, called.map(|()| &*registers));
+        }
+        called
+    }
+}
+
+impl Platform {
+    /// Shows every SEAMCALL from now on to `observer`. The first one stays; false for any that comes later.
+    pub fn observe_calls(&self, observer: Arc<dyn CallObserver>) -> bool {
+        self.call_observer.set(observer).is_ok()
     }
 }
 

@@ -34,6 +34,12 @@ enum Command {
     Explain(crate::explain::ExplainArgs),
     /// Check a host for what TDX needs, without changing it
     Doctor(crate::doctor::DoctorArgs),
+    /// Make a device part of a TSM: SPDM session, and keys on its link
+    Connect(cmd::connect::ConnectArgs),
+    /// Take a device out of its TSM
+    Disconnect(cmd::connect::DisconnectArgs),
+    /// Show the IDE streams between root ports and devices
+    Link(cmd::link::LinkArgs),
     /// Be a TEE-IO device on a socket (SPDM, IDE_KM, TDISP), or try one out
     Dsm(Box<cmd::dsm::DsmArgs>),
 }
@@ -64,6 +70,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Module(args) => cmd::module::run(&args),
         Command::Explain(args) => crate::explain::run(&args),
         Command::Doctor(args) => crate::doctor::run(&args, &crate::api::hardware),
+        Command::Connect(args) => cmd::connect::connect(&args),
+        Command::Disconnect(args) => cmd::connect::disconnect(&args),
+        Command::Link(args) => cmd::link::run(&args),
         Command::Dsm(args) => cmd::dsm::run(&args),
     }
 }

@@ -85,6 +85,7 @@ pub fn scenario_file(data: &[u8]) {
                 Ok(())
             },
             each_phase: None,
+            transcript: None,
         },
     );
     match report {

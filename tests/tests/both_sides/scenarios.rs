@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tdx_host::CONNECT_ERRORS;
 use tdx_host::error::ERRORS;
+use tdx_host::tsm::TSM_ERRORS;
 use tdx_machine::Fault;
+use tdx_machine::endpoint::DeviceFault;
+use tdx_machine::endpoint::fault::CATALOGUE as DEVICE_CATALOGUE;
 use tdx_machine::fault::{Breaks, CATALOGUE};
 use tdxhost::scenario::{self, PhaseName, RunOptions, RunReport, Scenario, Step};
 
@@ -28,8 +32,9 @@ fn all() -> Vec<(PathBuf, Scenario)> {
 
 fn run(scenario: &Scenario, seed: Option<u64>) -> RunReport {
     let mut nothing = |_: &_| Ok(());
-    scenario::run(scenario, &mut RunOptions { seed, bar: false, each_case: &mut nothing, each_phase: None })
-        .unwrap()
+    let mut options =
+        RunOptions { seed, bar: false, each_case: &mut nothing, each_phase: None, transcript: None };
+    scenario::run(scenario, &mut options).unwrap()
 }
 
 /// The report as a document, without what a clock or the size of the process says.
@@ -75,7 +80,8 @@ fn a_seed_decides_the_whole_document_but_for_times() {
 
 #[test]
 fn expected_errors_are_errors_that_can_be_explained() {
-    let known: BTreeSet<&str> = ERRORS.iter().map(|row| row.name).collect();
+    let tables = [ERRORS, CONNECT_ERRORS, TSM_ERRORS];
+    let known: BTreeSet<&str> = tables.into_iter().flatten().map(|row| row.name).collect();
     let mut seen = 0;
     for (path, scenario) in all() {
         for step in scenario.cases.iter().flat_map(|case| &case.steps) {
@@ -100,7 +106,13 @@ fn expected(step: &Step) -> Option<&str> {
         | Step::HotplugMemory { expect, .. }
         | Step::ShutDown { expect }
         | Step::CallModule { expect }
+        | Step::Refresh { expect, .. }
         | Step::Read { expect, .. } => expect.as_deref(),
+        Step::ConnectFaulty(step) => step.expect.as_deref(),
+        // Something that is no address at all is what the file says, not an error of the host.
+        Step::Connect(step) => {
+            step.expect.as_deref().filter(|name| !["bad-device", "power-lost"].contains(name))
+        }
         // Losing its power is what happens to a machine, not an error of the host.
         Step::Update(update) => update.expect.as_deref().filter(|name| *name != "power-lost"),
         _ => None,
@@ -131,6 +143,35 @@ fn every_fault_of_an_update_has_a_case_and_every_phase_each_end() {
         let loses_power = |step: &Step| matches!(step, Step::PowerLoss { at, .. } if *at == phase);
         assert!(steps().any(fails) && steps().any(crashes) && steps().any(loses_power), "{phase:?}");
     }
+}
+
+#[test]
+fn every_fault_of_tdx_connect_has_a_case_that_says_why_it_is_off() {
+    let scenario = Scenario::load(&folder().join("connect.toml")).unwrap();
+    let mut faults = named(Breaks::Connect);
+    faults.insert("seamcall-fails");
+    assert_eq!(shown(&scenario), faults);
+    for case in scenario.cases.iter().filter(|case| !case.faults.is_empty() || !case.changes.is_empty()) {
+        let looks =
+            |step: &Step| matches!(step, Step::Expect(what) if what.connect.is_some() && what.tsm.is_some());
+        assert!(case.steps.iter().any(looks), "{}", case.name);
+    }
+}
+
+#[test]
+fn every_fault_of_a_device_has_a_case() {
+    let scenario = Scenario::load(&folder().join("bad-devices.toml")).unwrap();
+    let steps = scenario.cases.iter().flat_map(|case| &case.steps);
+    let tried: Vec<DeviceFault> = steps
+        .filter_map(|step| if let Step::ConnectFaulty(step) = step { Some(&step.faults) } else { None })
+        .flatten()
+        .copied()
+        .collect();
+    let names: BTreeSet<_> = tried.iter().map(DeviceFault::name).collect();
+    assert_eq!(names, DEVICE_CATALOGUE.iter().map(|info| info.name).collect());
+    // In each of their forms.
+    let missing: Vec<_> = DeviceFault::every().into_iter().filter(|fault| !tried.contains(fault)).collect();
+    assert_eq!(missing, []);
 }
 
 /// Names of the faults that a scenario's machines have or get.

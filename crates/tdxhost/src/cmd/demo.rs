@@ -1,5 +1,9 @@
-//! `tdxhost demo`: from power-on to the attributes of the `tdx_host` device, and a live update.
+//! `tdxhost demo`: from power-on to the attributes of the `tdx_host` device, a device that is connected, and a
+//! live update beside it.
 
+mod device;
+
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -9,9 +13,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tdx_host::Lifecycle;
 
+use self::device::ConnectDocument;
 use super::platform;
 use crate::scenario::{PhaseReport, Rig, RigError, RulesName, Yield, peak_rss_kib};
 use crate::text;
+use crate::transcript::TranscriptArgs;
 
 /// Arguments of `tdxhost demo`.
 #[derive(Args, Clone, Debug)]
@@ -25,6 +31,11 @@ pub struct DemoArgs {
     /// How TDMRs are built
     #[arg(long, value_enum, value_name = "RULES", default_value = "tdxhost")]
     tdmr_rules: RulesName,
+    /// Let the SPDM responder at this address (host:port) answer for the first device
+    #[arg(long, value_name = "ADDR")]
+    device_socket: Option<String>,
+    #[command(flatten)]
+    kept: TranscriptArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -44,6 +55,8 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorDocument>,
     attributes: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<ConnectDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     update: Option<UpdateDocument>,
     seconds: f64,
@@ -69,30 +82,47 @@ struct ErrorDocument {
     advice: Option<&'static str>,
 }
 
+impl Display for ErrorDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.message)?;
+        self.advice.map_or(Ok(()), |advice| write!(f, "; {advice}"))
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let spec = platform::load(&args.platform)?;
+    let mut spec = platform::load(&args.platform)?;
+    let stranger = args.device_socket.as_deref().map(|socket| device::put_behind_socket(&mut spec, socket));
+    let stranger = stranger.transpose()?;
+    let transcript = args.kept.open()?;
     let (name, description) = (spec.name.clone(), spec.description.clone());
     let chatty = !args.json && !args.quiet;
     let each: Option<fn(&PhaseReport)> = if chatty { Some(print_phase) } else { None };
-    let mut rig = Rig::new(spec, args.seed, Some(args.tdmr_rules.into()), chatty, each);
+    let rig = Rig::new(spec, args.seed, Some(args.tdmr_rules.into()), chatty, each);
+    let mut rig = rig.keep(transcript.clone());
     if chatty {
         let mut out = io::stdout().lock();
         writeln!(out, "{name}: {description}")?;
         writeln!(out, "a software TDX platform; nothing here comes from TDX hardware\n")?;
     }
     let mut product = Yield::default();
-    let result = rig.power_on().and_then(|()| rig.bring_up(&[], &mut product));
+    let result = rig.power_on().and_then(|()| rig.bring_up(&[], &[], &mut product));
     let initialised = started.elapsed();
     let mut attributes = Map::new();
-    let mut update = None;
+    let (mut connect, mut update) = (None, None);
     if result.is_ok() {
         attributes = read_all(&rig)?;
         if chatty {
             print_bring_up(&mut io::stdout().lock(), &product.facts, initialised, &attributes)?;
         }
+        let mut connected = device::connect(&mut rig, stranger, each)?;
+        if chatty {
+            connected.print(&mut io::stdout().lock())?;
+        }
         update = Some(live_update(&mut rig, each)?);
+        connected.look_again(&rig)?;
+        connect = Some(connected);
     }
     let document = Document {
         simulated: true,
@@ -102,6 +132,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         facts: product.facts,
         error: result.as_ref().err().map(ErrorDocument::of),
         attributes,
+        connect,
         update,
         seconds: started.elapsed().as_secs_f64(),
         peak_rss_kib: peak_rss_kib(),
@@ -112,9 +143,15 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         writeln!(out)?;
     } else if let Some(update) = &document.update {
         print_end(&mut out, update, chatty)?;
+        if let Some(connect) = document.connect.as_ref().filter(|_| chatty) {
+            connect.print_end(&mut out)?;
+        }
     }
     out.flush()?;
+    transcript.map_or(Ok(()), |transcript| transcript.finish())?;
     match result {
+        // Told already, and what came of the rest as well.
+        Ok(()) if document.connect.is_some_and(|connect| connect.has_failed()) => Ok(ExitCode::FAILURE),
         Ok(()) => Ok(ExitCode::SUCCESS),
         // The document has told it already.
         Err(_) if args.json => Ok(ExitCode::FAILURE),
@@ -204,9 +241,7 @@ fn print_end(out: &mut dyn Write, update: &UpdateDocument, chatty: bool) -> io::
         return print_attributes(out, &update.attributes, false);
     }
     if let Some(refused) = &update.refused {
-        let ErrorDocument { name, message, advice } = refused;
-        let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
-        writeln!(out, "  refused before anything was touched: {name}: {message}{advice}")?;
+        writeln!(out, "  refused before anything was touched: {refused}")?;
         return Ok(());
     }
     let blackout: f64 = update.phases.iter().map(|phase| phase.seconds).sum();

@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::scenario::{self, RunOptions, Scenario};
 use crate::text;
+use crate::transcript::TranscriptArgs;
 
 /// Arguments of `tdxhost run`.
 #[derive(Args, Clone, Debug)]
@@ -24,11 +25,14 @@ pub struct RunArgs {
     /// Print cases only if they fail
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    kept: TranscriptArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let scenario = Scenario::load(&args.scenario)?;
+    let transcript = args.kept.open()?;
     let mut out = io::stdout().lock();
     let report = scenario::run(
         &scenario,
@@ -39,6 +43,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
                 if args.json || (args.quiet && case.passed) { Ok(()) } else { case.write_text(&mut out) }
             },
             each_phase: None,
+            transcript: transcript.clone(),
         },
     )?;
     if args.json {
@@ -47,5 +52,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         report.write_summary(&mut out)?;
     }
     out.flush()?;
+    transcript.map_or(Ok(()), |transcript| transcript.finish())?;
     Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

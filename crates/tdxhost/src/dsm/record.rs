@@ -132,7 +132,8 @@ impl Observer for Recorder {
     }
 }
 
-fn create<T>(
+/// A new file, over one that was there; `mode` is for whom.
+pub(crate) fn create<T>(
     what: &'static str,
     path: &Path,
     mode: u32,
@@ -151,7 +152,8 @@ fn create<T>(
     open().map_err(|cause| RecordError { what, path: path.to_owned(), cause })
 }
 
-fn failure(what: &'static str, path: &Path, written: io::Result<()>) -> Option<RecordError> {
+/// What a write that failed is told as.
+pub(crate) fn failure(what: &'static str, path: &Path, written: io::Result<()>) -> Option<RecordError> {
     written.err().map(|cause| RecordError { what, path: path.to_owned(), cause })
 }
 

@@ -3,10 +3,15 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use tdx_host::CONNECT_ERRORS;
 use tdx_host::error::ERRORS;
 use tdx_host::tdmr::TdmrRules;
+use tdx_host::tsm::TSM_ERRORS;
 use tdx_machine::Fault;
+use tdx_machine::endpoint::DeviceFault;
 
+use super::device::{ConnectStep, RefreshName, Tampering};
+use super::faulty::FaultyStep;
 use super::rig::{Rig, RigError};
 use super::update::{PhaseName, UpdateStep};
 use crate::text::nearest;
@@ -76,6 +81,9 @@ pub struct Case {
     /// Preset or file of the machine.
     #[serde(default)]
     pub platform: Option<String>,
+    /// Keys of the platform file that are otherwise in this case. Tables are merged, all else is replaced.
+    #[serde(default)]
+    pub changes: toml::Table,
     /// Faults of the catalogue that the machine has from power-on.
     #[serde(default)]
     pub faults: Vec<toml::Value>,
@@ -142,11 +150,14 @@ pub enum SleepMode {
 pub enum Step {
     /// Power the machine on.
     PowerOn { expect: Option<String> },
-    /// Bring the TDX module up. `opt-in` names add-on features (FEATURES0 bits).
+    /// Bring the TDX module up. `opt-in` names add-on features (FEATURES0 bits) to switch on besides those
+    /// that are on anyway, `disable` those that stay off.
     BringUp {
         expect: Option<String>,
         #[serde(default, rename = "opt-in")]
         opt_in: Vec<String>,
+        #[serde(default)]
+        disable: Vec<String>,
     },
     /// Take a CPU offline.
     Offline { cpu: u32, expect: Option<String> },
@@ -185,6 +196,47 @@ pub enum Step {
     PowerLoss { at: PhaseName, expect: Option<String> },
     /// Call the module on the lowest-numbered CPU, as any of its users would (TDH.SYS.RD).
     CallModule { expect: Option<String> },
+    /// Connect a device, or all. Its `expect` is as that of the other steps.
+    Connect(Box<ConnectStep>),
+    /// Connect several devices at the same time. `expect` has a name, or `ok`, for each, in any order.
+    ConnectTogether {
+        devices: Vec<String>,
+        #[serde(default)]
+        outcomes: Vec<String>,
+        expect: Option<String>,
+    },
+    /// Disconnect a device, or all.
+    Disconnect { device: Option<String>, tsm: Option<String>, expect: Option<String> },
+    /// Make keys of the session or the stream, or the evidence, anew.
+    Refresh { device: String, what: RefreshName, expect: Option<String> },
+    /// Give a device faults of the device catalogue; none makes it sound.
+    DeviceFaults {
+        device: String,
+        #[serde(default)]
+        faults: Vec<DeviceFault>,
+        expect: Option<String>,
+    },
+    /// Connect a device once with each of these faults of the device catalogue. `expect` is what each of them must
+    /// end in; whichever way, nothing may be left behind it, and the sound device must connect.
+    ConnectFaulty(Box<FaultyStep>),
+    /// Pull a device out.
+    Unplug { device: String, expect: Option<String> },
+    /// Put it back.
+    Plug { device: String, expect: Option<String> },
+    /// Do something to the next packet on the way to a device.
+    Tamper { device: String, how: Tampering, expect: Option<String> },
+    /// Write and read back the scratch registers of a device; `protected`: all packets must be sealed.
+    Traffic {
+        device: String,
+        packets: u32,
+        #[serde(default)]
+        protected: bool,
+        expect: Option<String>,
+    },
+    /// Make the keys of links anew each time that so many seconds have passed; never without.
+    KeyRefresh { seconds: Option<u64>, expect: Option<String> },
+    /// Let time pass; the host does what is due.
+    PassTime { seconds: u64, expect: Option<String> },
     /// Check what is seen; every key given must match.
     Expect(Box<Expectation>),
 }
@@ -211,7 +263,19 @@ impl Step {
             | Self::FailUpdate { expect, .. }
             | Self::CrashUpdate { expect, .. }
             | Self::PowerLoss { expect, .. }
-            | Self::CallModule { expect } => expect.as_deref(),
+            | Self::CallModule { expect }
+            | Self::ConnectTogether { expect, .. }
+            | Self::Disconnect { expect, .. }
+            | Self::Refresh { expect, .. }
+            | Self::DeviceFaults { expect, .. }
+            | Self::Unplug { expect, .. }
+            | Self::Plug { expect, .. }
+            | Self::Tamper { expect, .. }
+            | Self::Traffic { expect, .. }
+            | Self::KeyRefresh { expect, .. }
+            | Self::PassTime { expect, .. } => expect.as_deref(),
+            Self::Connect(step) => step.expect.as_deref(),
+            Self::ConnectFaulty(step) => step.expect.as_deref(),
             Self::Update(update) => update.expect.as_deref(),
             Self::Expect(_) => None,
         }
@@ -249,6 +313,24 @@ pub struct Expectation {
     pub failed_cpu: Option<u64>,
     /// Add-on features that are on, by name.
     pub opted_in: Option<Vec<String>>,
+    /// TDX Connect: `on`, or the name of the reason why it is not.
+    pub connect: Option<String>,
+    /// Name of the TSM that is registered; empty for none.
+    pub tsm: Option<String>,
+    /// Addresses of the devices that are connected.
+    pub connected: Option<Vec<String>>,
+    /// Addresses of the devices whose link is secure at both ends.
+    pub secure: Option<Vec<String>>,
+    /// Times that the keys of links were made anew, all links together.
+    pub key_refreshes: Option<u64>,
+    /// How many devices are connected.
+    pub connected_count: Option<u64>,
+    /// Streams that are left on all host bridges together.
+    pub available_streams: Option<u64>,
+    /// SPDM sessions that the module has.
+    pub module_sessions: Option<u64>,
+    /// IDE streams that the module has.
+    pub module_streams: Option<u64>,
 }
 
 impl Scenario {
@@ -289,11 +371,16 @@ impl Case {
     fn check(&self) -> Result<(), String> {
         self.faults.iter().try_for_each(check_fault)?;
         for step in &self.steps {
-            if let Some(name) = step.expected_error() {
-                check_name("error", name, RigError::NAMES.iter().copied().chain(host_errors()))?;
-            }
+            step.expected_error().map_or(Ok(()), check_error)?;
             match step {
                 Step::Inject { fault, .. } => check_fault(fault)?,
+                Step::Connect(step) => {
+                    let update = step.during.as_ref().and_then(|during| during.update.as_deref());
+                    update.and_then(|update| update.expect.as_deref()).map_or(Ok(()), check_error)?;
+                }
+                Step::ConnectTogether { outcomes, .. } => {
+                    outcomes.iter().filter(|name| *name != "ok").try_for_each(|name| check_error(name))?;
+                }
                 Step::Expect(wanted) => {
                     if let Some(state) = &wanted.state {
                         check_name("state", state, Rig::states())?;
@@ -307,7 +394,11 @@ impl Case {
 }
 
 fn host_errors() -> impl Iterator<Item = &'static str> + Clone {
-    ERRORS.iter().map(|info| info.name)
+    ERRORS.iter().chain(CONNECT_ERRORS).chain(TSM_ERRORS).map(|info| info.name)
+}
+
+fn check_error(name: &str) -> Result<(), String> {
+    check_name("error", name, RigError::NAMES.iter().copied().chain(host_errors()))
 }
 
 fn check_fault(fault: &toml::Value) -> Result<(), String> {
@@ -332,148 +423,4 @@ fn check_name(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scenario_names_its_cases_and_steps() {
-        let scenario = Scenario::parse(
-            "inline",
-            r#"
-            name = "one"
-            platform = "tiny"
-            [[case]]
-            name = "no TDX"
-            faults = ["msr-0x87-faults"]
-            steps = [{ do = "power-on" }, { do = "bring-up", expect = "no-tdx" }, { do = "expect", device = false }]
-            "#,
-        )
-        .unwrap();
-        assert_eq!(scenario.cases.len(), 1);
-        assert!(
-            matches!(&scenario.cases[0].steps[1], Step::BringUp { expect: Some(name), .. } if name == "no-tdx")
-        );
-        assert!(matches!(&scenario.cases[0].steps[2], Step::Expect(what) if what.device == Some(false)));
-    }
-
-    fn step(step: &str) -> Result<Step, ScenarioError> {
-        let text = format!("name = 'x'\n[[case]]\nname = 'y'\nsteps = [{step}]");
-        Scenario::parse("inline", &text).map(|mut scenario| scenario.cases.remove(0).steps.remove(0))
-    }
-
-    #[test]
-    fn steps_of_updates_are_read_with_all_their_keys() {
-        let Step::Update(update) = step(
-            "{ do = 'update', version = '1.5.34', profile = '1.5.28', header = '0x100', svn = [1, 15], \
-             cpus = [0x806f0], damage = 'signature', ignore-x2apic-limit = true, times = 2, \
-             expect = 'install-failed-recoverable' }",
-        )
-        .unwrap() else {
-            panic!("another step")
-        };
-        assert_eq!((update.version.as_deref(), update.profile.as_deref()), (Some("1.5.34"), Some("1.5.28")));
-        assert_eq!((update.svn, update.ignore_x2apic_limit), (Some([1, 15]), true));
-        assert_eq!(update.times.map(u32::from), Some(2));
-        assert_eq!(update.expect.as_deref(), Some("install-failed-recoverable"));
-        assert!(matches!(
-            step("{ do = 'update', file = 'x.blob' }").unwrap(),
-            Step::Update(update) if update.file.is_some() && update.expect.is_none()
-        ));
-        for (name, phase) in [
-            ("shutdown", PhaseName::Shutdown),
-            ("install", PhaseName::Install),
-            ("init", PhaseName::Init),
-            ("update", PhaseName::Update),
-        ] {
-            let failing =
-                step(&format!("{{ do = 'fail-update', at = '{name}', cpu = 3, status = 'vmfailinvalid' }}"));
-            assert!(matches!(
-                failing.unwrap(),
-                Step::FailUpdate { at, cpu: 3, status: Some(status), expect: None }
-                    if at == phase && status == "vmfailinvalid"
-            ));
-            let crashing = step(&format!("{{ do = 'crash-update', at = '{name}' }}")).unwrap();
-            assert!(matches!(crashing, Step::CrashUpdate { at, expect: None } if at == phase));
-            let losing = step(&format!("{{ do = 'power-loss', at = '{name}' }}")).unwrap();
-            assert!(matches!(losing, Step::PowerLoss { at, expect: None } if at == phase));
-        }
-        let calling = step("{ do = 'call-module', expect = 'module-gone' }").unwrap();
-        assert_eq!(calling.expected_error(), Some("module-gone"));
-        assert!(matches!(calling, Step::CallModule { .. }));
-    }
-
-    #[test]
-    fn steps_of_updates_refuse_what_they_do_not_know_by_its_name() {
-        for (text, words) in [
-            ("{ do = 'update', version = '1.5.34', speed = 1 }", &["unknown field `speed`"][..]),
-            ("{ do = 'update', version = '1.5.34', damage = 'rust' }", &["`rust`", "`signature`"]),
-            (
-                "{ do = 'update', version = '1.5.34', expect = 'moduel-gone' }",
-                &["did you mean `module-gone`?"],
-            ),
-            ("{ do = 'fail-update', cpu = 0 }", &["missing field `at`"]),
-            ("{ do = 'fail-update', at = 'install' }", &["missing field `cpu`"]),
-            ("{ do = 'fail-update', at = 'lunch', cpu = 0 }", &["`lunch`", "`shutdown`"]),
-            ("{ do = 'crash-update' }", &["missing field `at`"]),
-            ("{ do = 'crash-update', at = 'install', cpu = 0 }", &["unknown field `cpu`"]),
-            ("{ do = 'power-loss', at = 'lunch' }", &["`lunch`", "`update`"]),
-            ("{ do = 'call-module', cpu = 1 }", &["unknown field `cpu`"]),
-        ] {
-            let error = step(text).unwrap_err().to_string();
-            assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
-            assert!(!error.contains('\n'), "{error:?}");
-        }
-    }
-
-    #[test]
-    fn unknown_keys_and_steps_are_errors_that_name_them() {
-        for (text, word) in [
-            ("name = 'x'\nspeed = 1\n[[case]]\nname = 'y'", "speed"),
-            ("name = 'x'\n[[case]]\nname = 'y'\nsteps = [{ do = 'dance' }]", "dance"),
-            ("name = 'x'\n[[case]]\nname = 'y'\nsteps = [{ do = 'offline', cpu = 1, hard = true }]", "hard"),
-            ("name = 'x'\n[[case]]\nname = 'y'\nsteps = [{ do = 'expect', wheather = 'fine' }]", "wheather"),
-        ] {
-            let error = Scenario::parse("inline", text).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
-    }
-
-    #[test]
-    fn names_that_nothing_has_are_refused_before_the_first_case_runs() {
-        for (case, sentence) in [
-            (
-                "steps = [{ do = 'bring-up', expect = 'no-txd' }]",
-                "no error is named `no-txd`; did you mean `no-tdx`?",
-            ),
-            (
-                "steps = [{ do = 'read', attribute = 'version', expect = 'quixotic' }]",
-                "no error is named `quixotic`; `tdxhost explain error` lists them",
-            ),
-            (
-                "steps = [{ do = 'expect', state = 'redy' }]",
-                "no state is named `redy`; did you mean `ready`?",
-            ),
-            ("faults = ['no-vmxx']", "no fault of the catalogue: unknown variant `no-vmxx`"),
-            ("steps = [{ do = 'inject', fault = 'no-vmxx' }]", "no fault of the catalogue"),
-        ] {
-            let text = format!("name = 'x'\n[[case]]\nname = 'y'\n{case}");
-            let error = Scenario::parse("inline", &text).unwrap_err().to_string();
-            assert!(error.starts_with("scenario inline, case \"y\": "), "{error}");
-            assert!(error.contains(sentence), "{error}");
-            assert!(!error.contains('\n'), "{error:?}");
-        }
-        for case in [
-            "steps = [{ do = 'read', attribute = 'version', value = '1', expect = 'mismatch' }]",
-            "steps = [{ do = 'expect', state = 'powered-off' }]",
-            "faults = ['no-vmx']\nsteps = [{ do = 'bring-up', expect = 'no-vmx' }]",
-        ] {
-            let text = format!("name = 'x'\n[[case]]\nname = 'y'\n{case}");
-            assert!(Scenario::parse("inline", &text).is_ok(), "{case}");
-        }
-    }
-
-    #[test]
-    fn a_scenario_without_a_case_is_refused() {
-        assert!(matches!(Scenario::parse("inline", "name = 'x'"), Err(ScenarioError::Empty(_))));
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! Scenarios: a machine, what happens to it, and what must come of it.
 
+mod device;
+mod faulty;
 mod file;
 mod phases;
 mod report;
@@ -7,6 +9,8 @@ mod rig;
 mod run;
 mod update;
 
+pub use device::{ConnectStep, During, DuringWhat, RefreshName, Tampering};
+pub use faulty::FaultyStep;
 pub use file::{Case, Expectation, Limits, RulesName, Scenario, ScenarioError, SleepMode, Step};
 pub use phases::PhaseClock;
 pub use report::{CaseReport, PhaseReport, RunReport, StepReport, peak_rss_kib};

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use pcie::FunctionId;
 use serde_json::json;
 use tdx_abi::features::Features0;
 use tdx_abi::metadata::sys;
@@ -10,9 +11,10 @@ use tdx_abi::seamldr::Version;
 use tdx_abi::{KeyId, PhysAddr, PhysRange};
 use tdx_host::seamcall::SeamcallCause;
 use tdx_host::traits::{CpuNumber, CpuPin, Cpus as _};
+use tdx_host::tsm::TsmError;
 use tdx_host::update::{UpdateFailure, UpdatePhase};
-use tdx_host::{HostError, Lifecycle, SuspendKind, TdmrRules, UpdateOptions};
-use tdx_machine::{Fault, FaultError, LpIndex, Machine, PlatformSpec, SpecError};
+use tdx_host::{HostError, Lifecycle, SuspendKind, TdmrRules};
+use tdx_machine::{Fault, FaultError, LpIndex, PlatformSpec, SpecError};
 use tdx_module::profile::{self, Profile};
 use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
 
@@ -21,7 +23,9 @@ use super::phases::PhaseClock;
 use super::report::PhaseReport;
 use super::run::Yield;
 use super::update::{End, PhaseName, Strike, UpdateStep};
+use crate::dsm::outside;
 use crate::sysfs::cpu_list;
+use crate::transcript::Transcript;
 use crate::update::version::same_line;
 
 /// State of a machine without a host.
@@ -68,6 +72,28 @@ pub enum RigError {
     /// The machine lost its power during the step.
     #[error("the machine lost its power when the update began phase {0}: use power-cycle")]
     PowerLost(&'static str),
+    /// A device refuses, or the host refuses a device.
+    #[error(transparent)]
+    Tsm(#[from] TsmError),
+    /// The step names no device.
+    #[error("{0}")]
+    BadDevice(String),
+    /// Values did not arrive.
+    #[error("{device}: {lost} of {packets} values were lost on the way")]
+    TrafficLost {
+        /// The device.
+        device: FunctionId,
+        /// Values that came back otherwise.
+        lost: u32,
+        /// Values that were written.
+        packets: u32,
+    },
+    /// What was to happen in the middle did not.
+    #[error("the device was not given more than {exchanges} data objects")]
+    NotThatFar {
+        /// Objects that were to pass before.
+        exchanges: u64,
+    },
     /// What is seen is not what was expected.
     #[error("{0}")]
     Mismatch(String),
@@ -86,6 +112,9 @@ impl RigError {
         "bad-range",
         "bad-image",
         "power-lost",
+        "bad-device",
+        "traffic-lost",
+        "not-that-far",
         "mismatch",
     ];
 
@@ -103,6 +132,10 @@ impl RigError {
             Self::BadRange { .. } => "bad-range",
             Self::BadImage(_) => "bad-image",
             Self::PowerLost(_) => "power-lost",
+            Self::Tsm(error) => error.name(),
+            Self::BadDevice(_) => "bad-device",
+            Self::TrafficLost { .. } => "traffic-lost",
+            Self::NotThatFar { .. } => "not-that-far",
             Self::Mismatch(_) => "mismatch",
         }
     }
@@ -111,6 +144,7 @@ impl RigError {
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Host(error) => Some(error.advice()),
+            Self::Tsm(error) => Some(error.advice()),
             _ => None,
         }
     }
@@ -126,6 +160,14 @@ impl From<SleepMode> for SuspendKind {
     }
 }
 
+/// The features with these names.
+fn features(names: &[String]) -> Result<Features0, RigError> {
+    names.iter().try_fold(Features0::default(), |all, name| {
+        let bit = Features0::from_name(name).ok_or_else(|| RigError::UnknownFeature(name.clone()))?;
+        Ok(all.union(bit))
+    })
+}
+
 /// A machine that may be off, and the host side of its present boot.
 pub struct Rig {
     spec: PlatformSpec,
@@ -138,6 +180,8 @@ pub struct Rig {
     keys: Vec<KeyId>,
     /// What ends the host in the next update.
     next_end: Option<(UpdatePhase, End)>,
+    /// What looks at all that the host asks for.
+    pub(super) transcript: Option<Arc<Transcript>>,
 }
 
 impl Rig {
@@ -160,20 +204,28 @@ impl Rig {
             host: None,
             keys: Vec::new(),
             next_end: None,
+            transcript: None,
         }
+    }
+
+    /// Keeps a transcript from power-on.
+    #[must_use]
+    pub fn keep(mut self, transcript: Option<Arc<Transcript>>) -> Self {
+        self.transcript = transcript;
+        self
     }
 
     fn platform(&self) -> Result<&Arc<Platform>, RigError> {
         self.platform.as_ref().ok_or(RigError::PoweredOff)
     }
 
-    fn host(&self) -> Result<&TdxHost, RigError> {
+    pub(super) fn host(&self) -> Result<&TdxHost, RigError> {
         self.host.as_ref().ok_or(RigError::PoweredOff)
     }
 
-    fn boot(&mut self, opt_in: Features0) -> Result<(), RigError> {
+    fn boot(&mut self, options: HostOptions) -> Result<(), RigError> {
         let platform = Arc::clone(self.platform()?);
-        let options = HostOptions { tdmr_rules: self.rules, opt_in, ..HostOptions::default() };
+        let options = HostOptions { tdmr_rules: self.rules, ..options };
         self.host = Some(TdxHost::new(platform, options));
         self.keys.clear();
         self.next_end = None;
@@ -185,9 +237,15 @@ impl Rig {
         if self.platform.is_some() {
             return Err(RigError::PoweredOn);
         }
-        let machine = Machine::power_on(self.spec.clone(), self.seed)?;
-        self.platform = Some(Arc::new(Platform::new(Arc::new(machine), CpuMode::Sequential)));
-        self.boot(Features0::default())
+        let machine = outside::power_on(self.spec.clone(), self.seed)?;
+        let platform = Platform::new(Arc::new(machine), CpuMode::Sequential);
+        if let Some(transcript) = &self.transcript {
+            // Nobody else looks at the calls of a platform that is new.
+            platform.observe_calls(Arc::clone(transcript) as _);
+            platform.machine().observe_devices(Some(Arc::clone(transcript) as _));
+        }
+        self.platform = Some(Arc::new(platform));
+        self.boot(HostOptions::default())
     }
 
     /// Switches it off and on.
@@ -195,18 +253,19 @@ impl Rig {
         // The old boot's state goes first: its pages are part of the memory that is reset.
         self.host = None;
         self.platform()?.power_cycle();
-        self.boot(Features0::default())
+        self.boot(HostOptions::default())
     }
 
-    /// Brings the module up.
-    pub fn bring_up(&mut self, opt_in: &[String], product: &mut Yield) -> Result<(), RigError> {
-        if !opt_in.is_empty() {
-            let mut features = Features0::default();
-            for name in opt_in {
-                let bit = Features0::from_name(name).ok_or_else(|| RigError::UnknownFeature(name.clone()))?;
-                features = features.union(bit);
-            }
-            self.boot(features)?;
+    /// Brings the module up, with the features `opt_in` on besides those that are on anyway, and `disable` off.
+    pub fn bring_up(
+        &mut self,
+        opt_in: &[String],
+        disable: &[String],
+        product: &mut Yield,
+    ) -> Result<(), RigError> {
+        if !opt_in.is_empty() || !disable.is_empty() {
+            let (opt_in, disabled) = (features(opt_in)?, features(disable)?);
+            self.boot(HostOptions { opt_in, disabled, ..HostOptions::default() })?;
         }
         let host = self.host()?;
         let clock = PhaseClock::new(self.bar, self.each_phase);
@@ -289,8 +348,7 @@ impl Rig {
     /// Replaces the module.
     pub fn update(&mut self, step: &UpdateStep, product: &mut Yield) -> Result<(), RigError> {
         let image = step.image().map_err(RigError::BadImage)?;
-        let options =
-            UpdateOptions { ignore_x2apic_limit: step.ignore_x2apic_limit, ..UpdateOptions::default() };
+        let options = step.options();
         for _ in 1..step.times.map_or(1, NonZeroU32::get) {
             self.host()?.update(&image, &options, &())?;
         }

@@ -1,16 +1,19 @@
 //! Runs the cases of a scenario and compares what comes of each step with what the file says.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
+use tdx_machine::PlatformSpec;
 
 use super::file::{Case, Expectation, Scenario, Step};
 use super::report::{CaseReport, PhaseReport, RunReport, StepReport, peak_rss_kib};
 use super::rig::{Rig, RigError};
 use super::update::End;
 use crate::cmd::platform;
+use crate::transcript::Transcript;
 
 /// How a scenario is run.
 pub struct RunOptions<'a> {
@@ -22,6 +25,8 @@ pub struct RunOptions<'a> {
     pub each_case: &'a mut dyn FnMut(&CaseReport) -> io::Result<()>,
     /// Told of each phase of a bring-up that ended.
     pub each_phase: Option<fn(&PhaseReport)>,
+    /// Looks at all that hosts ask for.
+    pub transcript: Option<Arc<Transcript>>,
 }
 
 /// Runs all cases. Fails only if something other than the machine went wrong, such as a platform file
@@ -32,8 +37,7 @@ pub fn run(scenario: &Scenario, options: &mut RunOptions<'_>) -> anyhow::Result<
     let mut cases = Vec::with_capacity(scenario.cases.len());
     for case in &scenario.cases {
         let name = case.platform.as_deref().or(scenario.platform.as_deref()).unwrap_or("default");
-        let report = run_case(case, name, seed, options.bar, options.each_phase)
-            .with_context(|| format!("case {:?}", case.name))?;
+        let report = run_case(case, name, seed, options).with_context(|| format!("case {:?}", case.name))?;
         (options.each_case)(&report)?;
         cases.push(report);
     }
@@ -49,20 +53,22 @@ pub fn run(scenario: &Scenario, options: &mut RunOptions<'_>) -> anyhow::Result<
     })
 }
 
-fn run_case(
-    case: &Case,
-    platform: &str,
-    seed: u64,
-    bar: bool,
-    each_phase: Option<fn(&PhaseReport)>,
-) -> anyhow::Result<CaseReport> {
+fn run_case(case: &Case, platform: &str, seed: u64, options: &RunOptions<'_>) -> anyhow::Result<CaseReport> {
     let started = Instant::now();
-    let mut spec = platform::load(platform)?;
+    let mut spec = changed(platform::load(platform)?, &case.changes)?;
     for fault in &case.faults {
         spec.faults.push(fault.clone().try_into().map_err(RigError::UnknownFault)?);
     }
-    let mut rig = Rig::new(spec, seed, case.tdmr_rules.map(Into::into), bar, each_phase);
-    let walk = [Step::PowerOn { expect: None }, Step::BringUp { expect: None, opt_in: Vec::new() }];
+    if let Some(transcript) = &options.transcript {
+        transcript.case(&case.name);
+    }
+    let rules = case.tdmr_rules.map(Into::into);
+    let rig = Rig::new(spec, seed, rules, options.bar, options.each_phase);
+    let mut rig = rig.keep(options.transcript.clone());
+    let walk = [
+        Step::PowerOn { expect: None },
+        Step::BringUp { expect: None, opt_in: Vec::new(), disable: Vec::new() },
+    ];
     let steps: &[Step] = if case.steps.is_empty() { &walk } else { &case.steps };
     let mut reports = Vec::with_capacity(steps.len());
     for step in steps {
@@ -84,6 +90,24 @@ fn run_case(
         limit,
         seconds,
     })
+}
+
+/// The platform with other keys.
+fn changed(spec: PlatformSpec, changes: &toml::Table) -> anyhow::Result<PlatformSpec> {
+    fn merge(into: &mut toml::Table, changes: &toml::Table) {
+        for (key, change) in changes {
+            match (into.get_mut(key), change) {
+                (Some(toml::Value::Table(into)), toml::Value::Table(change)) => merge(into, change),
+                _ => drop(into.insert(key.clone(), change.clone())),
+            }
+        }
+    }
+    if changes.is_empty() {
+        return Ok(spec);
+    }
+    let mut whole: toml::Table = toml::from_str(&spec.to_toml()?)?;
+    merge(&mut whole, changes);
+    Ok(PlatformSpec::from_toml(&toml::to_string(&whole)?)?)
 }
 
 /// The limit that the case broke. Limits are promises of release builds.
@@ -137,7 +161,7 @@ fn run_step(rig: &mut Rig, step: &Step) -> StepReport {
 fn act(rig: &mut Rig, step: &Step, product: &mut Yield) -> Result<(), RigError> {
     match step {
         Step::PowerOn { .. } => rig.power_on(),
-        Step::BringUp { opt_in, .. } => rig.bring_up(opt_in, product),
+        Step::BringUp { opt_in, disable, .. } => rig.bring_up(opt_in, disable, product),
         Step::Offline { cpu, .. } => rig.offline(*cpu),
         Step::Online { cpu, .. } => rig.online(*cpu),
         Step::AllocateKeyid { .. } => rig.allocate_keyid(product),
@@ -156,6 +180,20 @@ fn act(rig: &mut Rig, step: &Step, product: &mut Yield) -> Result<(), RigError> 
         Step::CrashUpdate { at, .. } => rig.end_update(*at, End::Crash),
         Step::PowerLoss { at, .. } => rig.end_update(*at, End::PowerLoss),
         Step::CallModule { .. } => rig.call_module(),
+        Step::Connect(step) => rig.connect(step, product),
+        Step::ConnectTogether { devices, outcomes, .. } => rig.connect_together(devices, outcomes),
+        Step::Disconnect { device, tsm, .. } => rig.disconnect(device.as_deref(), tsm.as_deref()),
+        Step::Refresh { device, what, .. } => rig.refresh(device, *what),
+        Step::DeviceFaults { device, faults, .. } => rig.device_faults(device, faults),
+        Step::ConnectFaulty(step) => rig.connect_faulty(step, product),
+        Step::Unplug { device, .. } => rig.unplug(device),
+        Step::Plug { device, .. } => rig.plug(device),
+        Step::Tamper { device, how, .. } => rig.tamper(device, *how),
+        Step::Traffic { device, packets, protected, .. } => {
+            rig.traffic(device, *packets, *protected, product)
+        }
+        Step::KeyRefresh { seconds, .. } => rig.key_refresh(*seconds),
+        Step::PassTime { seconds, .. } => rig.pass_time(*seconds),
         Step::Expect(expectation) => check(rig, expectation, product),
     }
 }
@@ -206,6 +244,26 @@ fn check(rig: &Rig, wanted: &Expectation, product: &mut Yield) -> Result<(), Rig
         json!(failure.map(|failure| failure.cpu.0))
     });
     compare("opted-in", wanted.opted_in.as_ref().map(|names| json!(names)), &|| json!(rig.opted_in()));
+    compare("connect", wanted.connect.as_ref().map(|state| json!(state)), &|| json!(rig.connect_state()));
+    compare("tsm", wanted.tsm.as_ref().map(|name| json!(name)), &|| json!(rig.tsm_name()));
+    let connected = || rig.connected_devices().unwrap_or_default();
+    compare("connected", wanted.connected.as_ref().map(|list| json!(list)), &|| {
+        json!(connected().iter().map(ToString::to_string).collect::<Vec<_>>())
+    });
+    compare("connected-count", wanted.connected_count.map(|count| json!(count)), &|| {
+        json!(connected().len())
+    });
+    compare("secure", wanted.secure.as_ref().map(|list| json!(list)), &|| json!(rig.secure_devices()));
+    compare("key-refreshes", wanted.key_refreshes.map(|count| json!(count)), &|| json!(rig.key_refreshes()));
+    compare("available-streams", wanted.available_streams.map(|count| json!(count)), &|| {
+        json!(rig.available_streams())
+    });
+    compare("module-sessions", wanted.module_sessions.map(|count| json!(count)), &|| {
+        json!(rig.module_objects().map(|(sessions, _)| sessions))
+    });
+    compare("module-streams", wanted.module_streams.map(|count| json!(count)), &|| {
+        json!(rig.module_objects().map(|(_, streams)| streams))
+    });
     if wrong.is_empty() { Ok(()) } else { Err(RigError::Mismatch(wrong.join("; "))) }
 }
 
@@ -231,6 +289,18 @@ fn action_name(step: &Step) -> &'static str {
         Step::CrashUpdate { .. } => "crash-update",
         Step::PowerLoss { .. } => "power-loss",
         Step::CallModule { .. } => "call-module",
+        Step::Connect(_) => "connect",
+        Step::ConnectTogether { .. } => "connect-together",
+        Step::Disconnect { .. } => "disconnect",
+        Step::Refresh { .. } => "refresh",
+        Step::DeviceFaults { .. } => "device-faults",
+        Step::ConnectFaulty(_) => "connect-faulty",
+        Step::Unplug { .. } => "unplug",
+        Step::Plug { .. } => "plug",
+        Step::Tamper { .. } => "tamper",
+        Step::Traffic { .. } => "traffic",
+        Step::KeyRefresh { .. } => "key-refresh",
+        Step::PassTime { .. } => "pass-time",
         Step::Expect(_) => "expect",
     }
 }

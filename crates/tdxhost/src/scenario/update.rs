@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Deserialize;
-use tdx_host::UpdateObserver;
 use tdx_host::update::UpdatePhase;
+use tdx_host::{UpdateObserver, UpdateOptions};
 use tdx_image::container::word_sum;
 use tdx_image::{HeaderVersion, Svn, build};
 use tdx_platform::TdxHost;
@@ -32,6 +32,8 @@ pub struct UpdateStep {
     pub svn: Option<[u8; 2]>,
     /// CPUID.1:EAX values instead of the profile's.
     pub cpus: Option<Vec<u32>>,
+    /// Pages that the memory pool of its extensions needs, instead of the profile's.
+    pub pool_pages: Option<u32>,
     /// What is wrong with it.
     pub damage: Option<Damage>,
     /// Try it although an x2APIC id is beyond what P-SEAMLDR counts.
@@ -66,11 +68,17 @@ impl UpdateStep {
         Ok(file)
     }
 
+    /// The options that the step asks for.
+    pub(super) fn options(&self) -> UpdateOptions {
+        UpdateOptions { ignore_x2apic_limit: self.ignore_x2apic_limit, ..UpdateOptions::default() }
+    }
+
     fn says_how_to_build(&self) -> bool {
         self.profile.is_some()
             || self.header.is_some()
             || self.svn.is_some()
             || self.cpus.is_some()
+            || self.pool_pages.is_some()
             || self.damage == Some(Damage::Relocation)
     }
 
@@ -84,6 +92,7 @@ impl UpdateStep {
         if let Some(cpus) = &self.cpus {
             spec.cpus.clone_from(cpus);
         }
+        spec.pool_pages = self.pool_pages;
         spec.relocation_outside = self.damage == Some(Damage::Relocation);
         let header = self.header.as_deref().map_or(Ok(HeaderVersion::V0x200), str::parse);
         let header = header.map_err(|error| error.to_string())?;
@@ -285,6 +294,7 @@ mod tests {
             UpdateStep { header: Some("0x100".into()), ..file() },
             UpdateStep { svn: Some([1, 15]), ..file() },
             UpdateStep { cpus: Some(vec![0x806F0]), ..file() },
+            UpdateStep { pool_pages: Some(1), ..file() },
             UpdateStep { damage: Some(Damage::Relocation), ..file() },
         ] {
             assert!(step.image().unwrap_err().starts_with("`file` is taken as it is"), "{step:?}");

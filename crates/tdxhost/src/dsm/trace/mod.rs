@@ -52,28 +52,72 @@ impl Secrets {
     }
 }
 
-/// A trace that is written line by line.
+/// What a trace says of one connection, message by message.
 #[derive(Debug)]
-pub struct Trace<W> {
-    out: W,
+pub struct Lines {
     decoder: Decoder,
 }
 
-impl<W: Write> Trace<W> {
-    /// A trace of a connection that begins.
-    pub const fn new(out: W, secrets: Secrets) -> Self {
-        Self { out, decoder: Decoder::new(secrets) }
+impl Lines {
+    /// Of a connection that begins.
+    pub const fn new(secrets: Secrets) -> Self {
+        Self { decoder: Decoder::new(secrets) }
     }
 
     /// The payload of a data object passed: a message in the clear, or a secured one as it is.
-    pub fn message(&mut self, time: Duration, sender: Sender, kind: Kind, payload: &[u8]) -> io::Result<()> {
+    pub fn message(
+        &mut self,
+        time: Duration,
+        sender: Sender,
+        kind: Kind,
+        payload: &[u8],
+    ) -> Map<String, Value> {
         let (key, value) = match kind {
             Kind::Clear => ("message", self.decoder.message(sender, None, payload)),
             Kind::Secured => ("sealed", sealed(payload)),
         };
         let mut line = begin(time, sender, payload.len());
         line.insert(key.into(), value);
-        self.line(line)
+        line
+    }
+
+    /// A message of a session passed protected, and this is what it says.
+    pub fn secured(
+        &mut self,
+        time: Duration,
+        direction: Direction,
+        session: SessionId,
+        sequence: u64,
+        plaintext: &[u8],
+    ) -> Map<String, Value> {
+        let sender = match direction {
+            Direction::Request => Sender::Requester,
+            Direction::Response => Sender::Responder,
+        };
+        let mut line = begin(time, sender, plaintext.len());
+        line.insert("session".into(), session.to_string().into());
+        line.insert("sequence".into(), sequence.into());
+        line.insert("message".into(), self.decoder.message(sender, Some(session), plaintext));
+        line
+    }
+}
+
+/// A trace that is written line by line.
+#[derive(Debug)]
+pub struct Trace<W> {
+    out: W,
+    lines: Lines,
+}
+
+impl<W: Write> Trace<W> {
+    /// A trace of a connection that begins.
+    pub const fn new(out: W, secrets: Secrets) -> Self {
+        Self { out, lines: Lines::new(secrets) }
+    }
+
+    /// The payload of a data object passed: a message in the clear, or a secured one as it is.
+    pub fn message(&mut self, time: Duration, sender: Sender, kind: Kind, payload: &[u8]) -> io::Result<()> {
+        write_line(&mut self.out, self.lines.message(time, sender, kind, payload))
     }
 
     /// A message of a session passed protected, and this is what it says.
@@ -85,31 +129,24 @@ impl<W: Write> Trace<W> {
         sequence: u64,
         plaintext: &[u8],
     ) -> io::Result<()> {
-        let sender = match direction {
-            Direction::Request => Sender::Requester,
-            Direction::Response => Sender::Responder,
-        };
-        let mut line = begin(time, sender, plaintext.len());
-        line.insert("session".into(), session.to_string().into());
-        line.insert("sequence".into(), sequence.into());
-        line.insert("message".into(), self.decoder.message(sender, Some(session), plaintext));
-        self.line(line)
+        write_line(&mut self.out, self.lines.secured(time, direction, session, sequence, plaintext))
     }
 
     /// A data object of another type passed.
     pub fn other(&mut self, time: Duration, sender: Sender, object: &[u8]) -> io::Result<()> {
         let mut line = begin(time, sender, object.len());
         line.insert("object".into(), hex(object));
-        self.line(line)
+        write_line(&mut self.out, line)
     }
+}
 
-    fn line(&mut self, line: Map<String, Value>) -> io::Result<()> {
-        let mut text = Value::Object(line).to_string();
-        text.push('\n');
-        self.out.write_all(text.as_bytes())?;
-        // Whatever ends the program, every line so far can be looked at.
-        self.out.flush()
-    }
+/// Appends one line to a trace.
+pub fn write_line(out: &mut impl Write, line: Map<String, Value>) -> io::Result<()> {
+    let mut text = Value::Object(line).to_string();
+    text.push('\n');
+    out.write_all(text.as_bytes())?;
+    // Whatever ends the program, every line so far can be looked at.
+    out.flush()
 }
 
 /// What every line begins with.
