@@ -195,10 +195,6 @@ impl PciBus for Bare {
 impl Iommus for Bare {
     fn units(&self, _: &mut dyn FnMut(DmarUnit) -> ControlFlow<()>) {}
 
-    fn mmio_read64(&self, _: PhysAddr) -> u64 {
-        u64::MAX
-    }
-
     fn mmio_read32(&self, _: PhysAddr) -> u32 {
         u32::MAX
     }

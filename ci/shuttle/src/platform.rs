@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex as Quiet, MutexGuard as QuietGuard, PoisonError};
 use std::time::Duration;
 
-use pcie::config::Width;
 use pcie::FunctionId;
+use pcie::config::Width;
 use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use shuttle::sync::{Barrier, Condvar, Mutex, MutexGuard};
 use shuttle::thread;
@@ -413,9 +413,6 @@ impl PciBus for Platform {
 
 impl Iommus for Platform {
     fn units(&self, _: &mut dyn FnMut(DmarUnit) -> ControlFlow<()>) {}
-    fn mmio_read64(&self, _: PhysAddr) -> u64 {
-        u64::MAX
-    }
     fn mmio_read32(&self, _: PhysAddr) -> u32 {
         u32::MAX
     }

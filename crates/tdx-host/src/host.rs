@@ -293,6 +293,12 @@ impl<C: AsRef<[CpuSlot]>, K> HostState<C, K> {
         self.partial_write_erratum.load(Ordering::Relaxed)
     }
 
+    /// Add-on features that this platform is not fit for. The memory of Connect's extensions is not safe from
+    /// the partial writes of a CPU with the erratum.
+    pub(crate) fn unfit_addons(&self) -> Features0 {
+        if self.partial_write_erratum() { Features0::TDX_CONNECT } else { Features0::EMPTY }
+    }
+
     /// The way to the module.
     pub fn port<'a, S: Seam + ?Sized>(&'a self, seam: &'a S) -> SeamPort<'a, S> {
         SeamPort::new(seam, &self.gate, self.cpus())

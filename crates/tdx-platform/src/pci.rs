@@ -83,10 +83,6 @@ impl Iommus for Platform {
         let _ = units.into_iter().try_for_each(each);
     }
 
-    fn mmio_read64(&self, address: PhysAddr) -> u64 {
-        self.machine().mmio_read(address, MmioWidth::Qword)
-    }
-
     fn mmio_read32(&self, address: PhysAddr) -> u32 {
         let value = self.machine().mmio_read(address, MmioWidth::Dword);
         u32::try_from(value).unwrap_or(u32::MAX)

@@ -96,14 +96,13 @@ where
     fn choose_addons(&self, info: &SysInfo) -> (Features0, Option<ConnectError>) {
         let advertised = info.features0();
         let wanted = addon_features(advertised, self.options.opt_in, self.options.disabled);
-        // Its extensions want memory that private lines and the host's partial writes would share a bus with.
-        let possible = !self.host.partial_write_erratum();
+        let unfit = self.host.unfit_addons();
         if !advertised.contains(Features0::TDX_CONNECT) {
             (wanted, Some(ConnectError::NotOffered))
         } else if !wanted.contains(Features0::TDX_CONNECT) {
             (wanted, Some(ConnectError::Disabled))
-        } else if !possible {
-            (wanted.difference(Features0::TDX_CONNECT), Some(ConnectError::PartialWriteErratum))
+        } else if unfit.contains(Features0::TDX_CONNECT) {
+            (wanted.difference(unfit), Some(ConnectError::PartialWriteErratum))
         } else {
             (wanted, None)
         }

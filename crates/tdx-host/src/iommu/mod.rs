@@ -128,11 +128,13 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         if !self.connect.usable.load(Ordering::Acquire) || self.connect_state().is_on() {
             return Err(self.connect_state().reason().unwrap_or(ConnectError::AlreadyOn));
         }
-        let done = self.take_units(platform, memory).and_then(|()| look_at_bridges(platform, memory));
+        let done = self
+            .take_units(platform, memory)
+            .and_then(|()| look_at_bridges(platform, memory))
+            .and_then(|()| self.connect_works(platform));
         match done {
             Ok(()) => {
                 let report = memory.report();
-                self.connect.state.set(ConnectState::On);
                 let ConnectReport { units, bridges, streams, .. } = report;
                 platform.log(
                     LogLevel::Info,
@@ -157,15 +159,28 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         P: ConnectPlatform + ?Sized,
     {
         self.give_units_back(platform, memory);
+        let _no_update = self.connect_gate().enter(platform);
         // A failure that is known already says more.
         if self.connect.state.get().is_on() {
             self.connect.state.set(ConnectState::Off(ConnectError::Stopped));
         }
     }
 
+    /// Says that Connect works, unless an update made it dead since the beginning. Updates change the state
+    /// as well: none may come between the question and the answer.
+    fn connect_works<P: ConnectPlatform + ?Sized>(&self, platform: &P) -> Result<(), ConnectError> {
+        let _no_update = self.connect_gate().enter(platform)?;
+        if !self.connect.usable.load(Ordering::Acquire) {
+            return Err(self.connect_state().reason().unwrap_or(ConnectError::NotTried));
+        }
+        self.connect.state.set(ConnectState::On);
+        Ok(())
+    }
+
     fn connect_failed<P: ConnectPlatform + ?Sized>(&self, platform: &P, error: ConnectError) {
         platform.log(LogLevel::Error, format_args!("TDX Connect is off: {error}"));
-        // That pages are missing weighs more than what came before.
+        let _no_update = self.connect_gate().enter(platform);
+        // That pages are missing, or that an update made it dead, weighs more than what came before.
         if self.connect.usable.load(Ordering::Acquire) {
             self.connect.state.set(ConnectState::Off(error));
         }
@@ -212,6 +227,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
         if kept > 0 {
             let reason = ConnectError::PagesKept { pages: u32::try_from(kept).unwrap_or(u32::MAX) };
             platform.log(LogLevel::Error, format_args!("TDX Connect is off until the reset: {reason}"));
+            let _no_update = self.connect_gate().enter(platform);
             self.connect.usable.store(false, Ordering::Release);
             self.connect.state.set(ConnectState::Off(reason));
         }

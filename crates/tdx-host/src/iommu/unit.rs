@@ -79,9 +79,11 @@ impl<L: LeakCounter> Held<L> {
         self.root.free(platform);
     }
 
-    /// Takes back what the list in the root page names, or `all` pages; how many are missing.
-    fn take_back<P: Pages<Leaks = L> + ?Sized>(self, platform: &P, all: bool) -> usize {
+    /// Takes back what the list in the root page names; how many pages are missing. No list at all is good
+    /// enough of a unit that was `half_done`: all pages are the host's then.
+    fn take_back<P: Pages<Leaks = L> + ?Sized>(self, platform: &P, half_done: bool) -> usize {
         let returned = self.root.listed(platform);
+        let all = half_done && returned.is_empty();
         let names = |page| all || returned.names(page);
         let queue = self.queue.take_back(names);
         let contexts = self.contexts.take_back(names);

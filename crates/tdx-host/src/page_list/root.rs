@@ -159,6 +159,19 @@ pub enum Returned<'a, P: Pages + ?Sized> {
 }
 
 impl<P: Pages + ?Sized> Returned<'_, P> {
+    /// True if it names no page at all. Of a list that cannot be read nobody knows.
+    pub fn is_empty(&self) -> bool {
+        match *self {
+            Self::Nothing => true,
+            Self::Single(_) => false,
+            Self::Listed { platform, root, count } => (0..count).step_by(CHUNK).all(|at| {
+                let mut bytes = [0; CHUNK * size_of::<u64>()];
+                let read = platform.read(root, (at * size_of::<u64>()) as u64, &mut bytes);
+                read.is_ok() && bytes.iter().take((count - at) * size_of::<u64>()).all(|byte| *byte == 0)
+            }),
+        }
+    }
+
     /// True if `page` is one of them. A list that cannot be read names none.
     pub fn names(&self, page: PhysAddr) -> bool {
         match *self {

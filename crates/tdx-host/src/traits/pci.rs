@@ -78,9 +78,6 @@ pub trait Iommus {
     /// Hands out the active units, in the order of DMAR.
     fn units(&self, each: &mut dyn FnMut(DmarUnit) -> ControlFlow<()>);
 
-    /// Reads 64 bits of memory-mapped registers; all ones where nothing answers.
-    fn mmio_read64(&self, address: PhysAddr) -> u64;
-
     /// Reads 32 bits of memory-mapped registers; all ones where nothing answers.
     fn mmio_read32(&self, address: PhysAddr) -> u32;
 

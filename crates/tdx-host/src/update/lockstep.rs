@@ -91,7 +91,7 @@ where
             session: AtomicU32::new(host.seamldr().session()),
             before,
             // An update switches nothing on by itself.
-            wanted: opt_in.unwrap_or(before).difference(Features0::EXT),
+            wanted: opt_in.unwrap_or(before).difference(Features0::EXT).difference(host.unfit_addons()),
             refusal: SeqCell::new(),
         }
     }

@@ -172,6 +172,18 @@ fn a_unit_that_answers_with_an_error_is_cleared_and_its_pages_come_back() {
 }
 
 #[test]
+fn a_unit_that_never_answers_gives_no_page_back_that_its_list_leaves_out() {
+    let mut bench = Bench::up(Fake::with_connect(0));
+    bench.fake.state().io.silent.insert(UNIT_1);
+    bench.fake.state().io.kept_entries = 1;
+    // UNIT_0 goes the usual way: it keeps a page too.
+    let error = init(&mut bench).unwrap_err();
+    assert!(matches!(error, ConnectError::UnitFailed { .. }), "{error}");
+    assert_eq!(bench.fake.leaked_pages(), 2);
+    assert_eq!(bench.host.connect_state(), ConnectState::Off(ConnectError::PagesKept { pages: 2 }));
+}
+
+#[test]
 fn no_memory_at_any_allocation_takes_everything_back() {
     let mut refused = 0;
     for left in 0.. {

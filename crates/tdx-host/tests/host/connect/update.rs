@@ -1,6 +1,6 @@
 //! TDX Connect and updates of the module.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -167,7 +167,7 @@ fn calls_of_connect_wait_for_the_end_of_an_update_and_an_update_for_theirs() {
 fn nobody_waits_at_the_gate_of_a_host_that_goes_down() {
     let bench = connected(0);
     let guard = bench.host.connect_gate().enter(&*bench.fake).unwrap();
-    let host = std::sync::Arc::clone(&bench.host);
+    let host = Arc::clone(&bench.host);
     let free = bench.fake.free_bytes();
     let ended = thread::scope(|scope| {
         let running = scope.spawn(|| update(&bench));
@@ -191,4 +191,62 @@ fn a_crash_in_an_update_is_no_word_on_connect() {
     let ended = update_with(&bench, Made::default(), &UpdateOptions::default(), &crash);
     assert_eq!(ended, Err(HostError::GoingDown));
     assert!(matches!(bench.host.connect_state(), ConnectState::Off(_)));
+}
+
+#[test]
+fn an_update_between_two_units_has_the_last_word_on_connect() {
+    let more: fn(&Fake) = |fake| {
+        fake.state().loader.next_fields.insert(sys::MEMORY_POOL_REQUIRED_PAGES.0, 9);
+    };
+    let good: fn(&Fake) = |_| {};
+    let setup = LeafWord::module(SeamcallLeaf::IOMMU_SETUP, 0);
+    for (bend, name) in [(more, "connect-pool-too-small"), (good, "")] {
+        let mut bench = Bench::up(Fake::with_connect(64));
+        bend(&bench.fake);
+        let running = Arc::new(Mutex::new(None));
+        let (host, fake, handle) = (Arc::clone(&bench.host), Arc::clone(&bench.fake), Arc::clone(&running));
+        bench.fake.in_call(setup, move || {
+            let waiter = Arc::clone(&fake);
+            let host = Arc::clone(&host);
+            *handle.lock().unwrap() = Some(thread::spawn(move || {
+                let file = made(Made::default());
+                let image = Image::parse(&file).unwrap();
+                host.update(&*waiter, &image, &UpdateOptions::default(), &()).map(|_| ())
+            }));
+            // The update stands at the gate, closed by now, and lets nobody else in.
+            while fake.state().io.clock.is_zero() {
+                thread::yield_now();
+            }
+        });
+        let done = bench.host.connect_init(&*bench.fake, &mut bench.memory.connect);
+        let updated = running.lock().unwrap().take().unwrap().join().unwrap();
+        assert_eq!(updated, Ok(()), "{name}");
+        assert_eq!(done.map_err(|error| error.name()).err().unwrap_or_default(), name);
+        assert_eq!((bench.host.connect_state().is_on(), reason(&bench)), (name.is_empty(), name));
+        assert_eq!(bench.fake.state().io.trusted.len(), if name.is_empty() { 2 } else { 0 }, "{name}");
+        assert_eq!(matches!(bench.host.connect_state(), ConnectState::Dead(_)), !name.is_empty());
+    }
+}
+
+#[test]
+fn the_end_of_connect_says_no_more_than_that_it_is_dead() {
+    let mut bench = connected(64);
+    bench.fake.state().loader.next_fields.insert(sys::MEMORY_POOL_REQUIRED_PAGES.0, 9);
+    update(&bench).unwrap();
+    bench.host.connect_exit(&*bench.fake, &mut bench.memory.connect);
+    assert_eq!(
+        bench.host.connect_state(),
+        ConnectState::Dead(ConnectError::PoolTooSmall { pages: 9 }),
+        "not merely stopped"
+    );
+}
+
+#[test]
+fn an_update_asks_for_no_feature_that_the_cpu_is_not_fit_for() {
+    let fake = Fake::with_connect(64);
+    fake.state().erratum = true;
+    let bench = Bench::up(fake);
+    let options = UpdateOptions { opt_in: Some(Features0::TDX_CONNECT), ..UpdateOptions::default() };
+    let report = update_with(&bench, Made::default(), &options, &()).unwrap();
+    assert_eq!((report.opted_in, reason(&bench)), (Features0::default(), "connect-erratum"));
 }

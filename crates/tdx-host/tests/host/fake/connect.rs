@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tdx_host::traits::{
     Acpi, DmarUnit, DomainIdsInUse, HostBridge, Iommus, PciBus, PciFunction, UeventAction, Uevents,
 };
 
+use super::lockstep::interrupts_are_off;
 use super::pcie::Pcie;
 use super::spdm::Links;
 use super::{FEATURES, Fake, State};
@@ -215,7 +215,7 @@ impl PciBus for Fake {
         self.state().io.clock
     }
     fn wait(&self, time: Duration) {
-        assert!(!self.in_lockstep.load(Ordering::SeqCst), "sleep with interrupts off");
+        assert!(!interrupts_are_off(), "sleep with interrupts off");
         self.state().io.clock += time;
         thread::yield_now();
     }
@@ -226,9 +226,6 @@ impl Iommus for Fake {
         let units = self.state().io.units.clone();
         let unit = |(base, _)| DmarUnit { reg_base: PhysAddr::new(base), segment: Segment(0) };
         let _ = units.into_iter().map(unit).try_for_each(each);
-    }
-    fn mmio_read64(&self, _: PhysAddr) -> u64 {
-        u64::MAX
     }
     fn mmio_read32(&self, address: PhysAddr) -> u32 {
         self.state().io.registers.get(&address.as_u64()).copied().unwrap_or(u32::MAX)

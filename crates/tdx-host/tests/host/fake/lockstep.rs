@@ -1,10 +1,20 @@
 //! The time of a lockstep, and a lockstep of threads.
 
+use std::cell::Cell;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use tdx_host::traits::{CpuNumber, CpuPin, LockstepError, LockstepFn};
+
+thread_local! {
+    /// This thread is a CPU with interrupts off. Threads that are not may sleep on.
+    static OFF: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) fn interrupts_are_off() -> bool {
+    OFF.get()
+}
 
 /// The time in which interrupts are off. It ends in a panic too.
 pub(super) struct InterruptsOff<'a>(&'a AtomicBool);
@@ -12,12 +22,14 @@ pub(super) struct InterruptsOff<'a>(&'a AtomicBool);
 impl<'a> InterruptsOff<'a> {
     pub(super) fn new(off: &'a AtomicBool) -> Self {
         off.store(true, Ordering::SeqCst);
+        OFF.set(true);
         Self(off)
     }
 }
 
 impl Drop for InterruptsOff<'_> {
     fn drop(&mut self) {
+        OFF.set(false);
         self.0.store(false, Ordering::SeqCst);
     }
 }
@@ -31,6 +43,7 @@ pub(super) fn on_threads(
     let ended = Barrier::new(cpus.len());
     let failed_in = AtomicU32::new(u32::MAX);
     let run = |cpu: CpuNumber| {
+        OFF.set(true);
         for phase in 0..phases {
             let visit = CpuPin::enter(cpu, |pin| visitor(pin, phase));
             if visit.is_err() {
