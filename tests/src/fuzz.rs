@@ -4,6 +4,7 @@
 //! One body per parser, and one per family of SEAMCALL leaves.
 
 mod abi;
+mod acpi;
 mod bytes;
 mod endpoint;
 mod image;
@@ -22,6 +23,7 @@ mod x509;
 
 pub use self::pcie::{config_space, doe_mailbox, doe_object};
 pub use abi::{metadata_list, wire_words};
+pub use acpi::keyp_table;
 pub use endpoint::{device_file, dsm_socket, endpoint_config};
 pub use image::{image_file, sigstruct_and_relocations};
 pub use mapping::mapping_file;
@@ -78,6 +80,7 @@ pub const BODIES: &[(&str, Body)] = &[
     ("doe_object", doe_object),
     ("doe_mailbox", doe_mailbox),
     ("config_space", config_space),
+    ("keyp_table", keyp_table),
     ("spdm_responder", spdm_responder),
     ("ide_km", ide_km),
     ("tdisp", tdisp),

@@ -7,7 +7,7 @@ use std::path::Path;
 use spdm::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo, MeasurementHash, Suite};
 use spdm::ids::Version;
 use spdm::msg::{self, Asked, Layout, Request, Response, Stage};
-use tdx_machine::presets;
+use tdx_machine::{Machine, presets};
 use tdx_tests::fuzz::{self, BODIES, Body};
 
 /// Numbers that look random and are the same in every run (SplitMix64).
@@ -377,6 +377,14 @@ fn configuration_spaces_are_walked_to_an_end() {
         bytes[0x200..0x204].copy_from_slice(&[0x30, 0, 1, 0]);
         fuzz::config_space(&bytes);
     }
+}
+
+#[test]
+fn tables_of_key_units_are_refused_in_a_line_or_sound() {
+    on_numbers(fuzz::keyp_table, 300, 200);
+    let spec = presets::find("default").unwrap().spec().unwrap();
+    let machine = Machine::power_on(spec, 0).unwrap();
+    on_bent(fuzz::keyp_table, machine.acpi_table("KEYP").unwrap());
 }
 
 #[test]

@@ -108,7 +108,9 @@ impl<'a> Iterator for KeyUnits<'a> {
 }
 
 /// Gives each of `bridges` the streams of its unit; `read` reads a unit's first register.
-pub(super) fn streams_of(
+///
+/// After an error the numbers of streams mean nothing.
+pub fn streams_of(
     table: &[u8],
     bridges: &mut [Option<BridgeStreams>],
     read: &dyn Fn(PhysAddr) -> u32,

@@ -1,7 +1,7 @@
 //! TDX Connect and updates of the module.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tdx_abi::features::Features0;
