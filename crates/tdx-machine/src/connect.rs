@@ -74,8 +74,9 @@ impl Devices {
         let vtd = spec.iommus.iter().enumerate();
         let key_units = plan.key_units.iter().enumerate();
         let vtd_windows = vtd.clone().map(|(index, unit)| (io::vtd_registers(unit), Unit::Vtd(index)));
-        let key_windows =
-            key_units.clone().map(|(index, unit)| (io::key_unit_registers(unit), Unit::Key(index)));
+        let key_windows = key_units
+            .clone()
+            .map(|(index, unit)| (io::key_unit_registers(unit.registers, unit.streams), Unit::Key(index)));
         let mut windows: Vec<_> = vtd_windows.chain(key_windows).collect();
         windows.sort_unstable_by_key(|(range, _)| *range);
         Self {

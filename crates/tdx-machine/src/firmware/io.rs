@@ -7,7 +7,7 @@ use tdx_module::io::{KeyUnitFacts, UnitFacts};
 
 use crate::fault::Fault;
 use crate::key_unit::Layout;
-use crate::spec::{BridgePlan, IommuSpec, KeyUnitPlan, PciPlan, PlatformSpec};
+use crate::spec::{BridgePlan, IommuSpec, PciPlan, PlatformSpec};
 
 /// Bytes of the registers of a VT-d unit, with TDX mode and without.
 const VTD_WINDOW: u64 = 64 << 10;
@@ -19,9 +19,9 @@ pub(crate) fn vtd_registers(unit: &IommuSpec) -> PhysRange {
     PhysRange::from_size(PhysAddr::new(unit.reg_base.0), size).unwrap_or_default()
 }
 
-/// Registers of a key configuration unit.
-pub(crate) fn key_unit_registers(unit: &KeyUnitPlan) -> PhysRange {
-    PhysRange::from_size(unit.registers, Layout::new(unit.streams).size()).unwrap_or_default()
+/// Registers of a key configuration unit with keys for that many streams.
+pub(crate) fn key_unit_registers(registers: PhysAddr, streams: u16) -> PhysRange {
+    PhysRange::from_size(registers, Layout::new(streams).size()).unwrap_or_default()
 }
 
 /// What firmware tells the module of VT-d units: of those that serve a host bridge.
@@ -59,7 +59,10 @@ fn key_units_of(bridge: &BridgePlan, plan: &PciPlan) -> Vec<KeyUnitFacts> {
     plan.key_units
         .iter()
         .filter(|unit| plan.bridges.get(unit.bridge) == Some(bridge))
-        .map(|unit| KeyUnitFacts { registers: key_unit_registers(unit), root_ports: unit.root_ports.clone() })
+        .map(|unit| KeyUnitFacts {
+            registers: key_unit_registers(unit.registers, unit.streams),
+            root_ports: unit.root_ports.clone(),
+        })
         .collect()
 }
 

@@ -138,6 +138,14 @@ pub enum SpecIssue {
     DuplicateIommu { base: u64 },
     #[error("PCI function {device}.{function} in the scope of an IOMMU; devices go to 31, functions to 7")]
     BadFunction { device: u8, function: u8 },
+    #[error("`{key}.reg_base`: the registers end behind the last address")]
+    RegistersBeyond { key: &'static str },
+    #[error("the registers {range} and {other} of two units overlap")]
+    OverlappingRegisters { range: PhysRange, other: PhysRange },
+    #[error("IOMMUs {base:#x} and {other:#x} are both stack {stack} of package {package}")]
+    SameStack { base: u64, other: u64, package: u32, stack: u8 },
+    #[error("more than {most} IOMMUs serve package {package}")]
+    TooManyStacks { package: u32, most: u8 },
     #[error("IOMMU {base:#x} has stack {stack}; a package has stacks 0 to 15")]
     IommuStack { base: u64, stack: u8 },
     #[error(

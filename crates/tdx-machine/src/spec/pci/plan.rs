@@ -9,7 +9,7 @@ use tdx_abi::{PhysAddr, PhysRange};
 use super::{EndpointEntry, HostBridgeSpec, IommuSpec, KeyUnitSpec, RootPortSpec};
 use crate::endpoint::spec::Named;
 use crate::endpoint::{EndpointSpec, devices};
-use crate::firmware::layout;
+use crate::firmware::{io, layout};
 use crate::spec::{Hex, PlatformSpec, SpecIssue};
 
 /// Granularity of the memory windows of a bridge, and of what an IDE stream is associated with.
@@ -124,6 +124,7 @@ impl PlatformSpec {
             }
         }
         place_windows(&mut plan)?;
+        registers_apart(self)?;
         plan.key_units = self.key_units.iter().map(|unit| key_unit(&plan, unit)).collect::<Result<_, _>>()?;
         ports_of_one_unit(&plan)?;
         iommus(self, &plan)?;
@@ -194,11 +195,35 @@ fn window_is_free(spec: &PlatformSpec, bridges: &[BridgePlan], window: PhysRange
     if bridges.iter().filter_map(|bridge| bridge.window).any(|other| other.overlaps(window)) {
         return overlap("the window of another host bridge");
     }
-    let registers = |base: Hex| window.contains(PhysAddr::new(base.0));
-    if spec.iommus.iter().any(|unit| registers(unit.reg_base))
-        || spec.key_units.iter().any(|unit| registers(unit.reg_base))
-    {
+    if registers(spec).any(|(_, registers)| registers.overlaps(window)) {
         return overlap("registers of an IOMMU or a key unit");
+    }
+    Ok(())
+}
+
+/// Registers of VT-d units and key units, each with its key.
+fn registers(spec: &PlatformSpec) -> impl Iterator<Item = (&'static str, PhysRange)> + '_ {
+    let iommus = spec.iommus.iter().map(|unit| ("iommu", io::vtd_registers(unit)));
+    let key_units = spec
+        .key_units
+        .iter()
+        .map(|unit| ("key_unit", io::key_unit_registers(PhysAddr::new(unit.reg_base.0), unit.streams)));
+    iommus.chain(key_units)
+}
+
+/// Each register belongs to one unit, and can be addressed.
+fn registers_apart(spec: &PlatformSpec) -> Result<(), SpecIssue> {
+    let mut taken: Vec<PhysRange> = Vec::new();
+    for (key, range) in registers(spec) {
+        // Empty is what does not fit 64 bits.
+        if range.is_empty() {
+            return Err(SpecIssue::RegistersBeyond { key });
+        }
+        super::super::validate::within_width(spec, key, range)?;
+        if let Some(&other) = taken.iter().find(|other| other.overlaps(range)) {
+            return Err(SpecIssue::OverlappingRegisters { range, other });
+        }
+        taken.push(range);
     }
     Ok(())
 }
@@ -375,6 +400,27 @@ fn iommus(spec: &PlatformSpec, plan: &PciPlan) -> Result<(), SpecIssue> {
             && plan.bridge(Segment(unit.segment), bus).is_none()
         {
             return Err(SpecIssue::IommuWithoutBridge { base, segment: unit.segment, bus });
+        }
+    }
+    stacks(spec, plan)
+}
+
+/// The module tells units apart by package and stack: no two have the same, and none is without.
+fn stacks(spec: &PlatformSpec, plan: &PciPlan) -> Result<(), SpecIssue> {
+    let mut named: BTreeMap<(u32, u8), u64> = BTreeMap::new();
+    let mut count: BTreeMap<u32, usize> = BTreeMap::new();
+    for unit in &spec.iommus {
+        let Some(bridge) = spec.bridge_below(unit, plan) else { continue };
+        let (package, base) = (bridge.package, unit.reg_base.0);
+        if let Some(stack) = unit.stack
+            && let Some(other) = named.insert((package, stack), base)
+        {
+            return Err(SpecIssue::SameStack { base, other, package, stack });
+        }
+        let units = count.entry(package).or_default();
+        *units += 1;
+        if *units > MAX_STACKS.into() {
+            return Err(SpecIssue::TooManyStacks { package, most: MAX_STACKS });
         }
     }
     Ok(())

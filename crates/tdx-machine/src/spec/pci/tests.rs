@@ -274,7 +274,7 @@ fn a_vtd_unit_serves_a_bridge_that_is_there() {
     );
     let mut spec = platform();
     let served = IommuSpec { bus: Some(0x40), ..IommuSpec::default() };
-    let rest = IommuSpec { include_all: true, ..IommuSpec::default() };
+    let rest = IommuSpec { include_all: true, reg_base: Hex(0x1000), ..IommuSpec::default() };
     spec.iommus = vec![served.clone(), rest.clone()];
     let plan = spec.pci_plan().expect("valid");
     assert_eq!(spec.bridge_below(&served, &plan).map(|bridge| bridge.bus), Some(0x40));
@@ -282,6 +282,48 @@ fn a_vtd_unit_serves_a_bridge_that_is_there() {
     let scope = |device| FunctionSpec { bus: 0x40, device, function: 0, bridge: true };
     assert_eq!(spec.scope_of(&served), [scope(1), scope(2)]);
     assert!(spec.scope_of(&rest).is_empty());
+}
+
+#[test]
+fn no_two_units_are_the_same_stack_of_a_package() {
+    let unit = |number: u64, bus, stack| IommuSpec {
+        reg_base: Hex(0xf000_0000 + (number << 16)),
+        bus: Some(bus),
+        stack,
+        ..IommuSpec::default()
+    };
+    let two =
+        |first, second| issue(move |spec| spec.iommus = vec![unit(0, 0x10, first), unit(1, 0x40, second)]);
+    assert_eq!(two(Some(3), Some(4)), None);
+    assert_eq!(two(Some(0), None), None, "the other one gets a free stack");
+    assert_eq!(
+        two(Some(3), Some(3)),
+        Some(SpecIssue::SameStack { base: 0xf001_0000, other: 0xf000_0000, package: 0, stack: 3 })
+    );
+    let many = |count| issue(move |spec| spec.iommus = (0..count).map(|n| unit(n, 0x10, None)).collect());
+    assert_eq!(many(16), None);
+    assert_eq!(many(17), Some(SpecIssue::TooManyStacks { package: 0, most: 16 }));
+}
+
+#[test]
+fn registers_of_units_lie_apart_and_below_the_last_address() {
+    let tdx = |reg_base: u64| IommuSpec { reg_base: Hex(reg_base), tdx: true, ..IommuSpec::default() };
+    let one = |reg_base| issue(move |spec| spec.iommus = vec![tdx(reg_base)]);
+    // 64 KiB with TDX mode; the key unit is at 0xfe000000, with streams for one page.
+    assert_eq!(one(0xfdff_0000), None);
+    assert_eq!(one(0xfe00_1000), None);
+    for reg_base in [0xfdff_1000, 0xfe00_0000] {
+        let issue = one(reg_base);
+        assert!(matches!(issue, Some(SpecIssue::OverlappingRegisters { .. })), "{reg_base:#x}: {issue:?}");
+    }
+    let two = |second| issue(move |spec| spec.iommus = vec![tdx(0xf000_0000), tdx(second)]);
+    assert_eq!(two(0xf001_0000), None);
+    assert!(matches!(two(0xf000_f000), Some(SpecIssue::OverlappingRegisters { .. })));
+    assert_eq!(one(!0xfff), Some(SpecIssue::RegistersBeyond { key: "iommu" }));
+    assert!(matches!(one(1 << 50), Some(SpecIssue::BeyondAddressWidth { what: "iommu", .. })));
+    // The window of a host bridge begins inside of them.
+    let overlap = one(WINDOW - 0x1000);
+    assert!(matches!(overlap, Some(SpecIssue::WindowOverlap { .. })), "{overlap:?}");
 }
 
 #[test]
