@@ -1,5 +1,8 @@
 //! The device's end of its link: packets that arrive, and those that it sends.
 
+#[cfg(test)]
+mod tests;
+
 use pcie::FunctionId;
 use pcie::cap::{Aer, UncorrectableErrors};
 use spdm::ide_km::{PortIndex, StreamId};
@@ -7,7 +10,7 @@ use spdm::ide_km::{PortIndex, StreamId};
 use super::function::Kind;
 use super::{Dma, DmaAccess, DmaFault, Endpoint, MmioAccess};
 use crate::ide::{
-    BadTlp, ByteEnables, CompletionStatus, OpenError, Packet, Port, Routes, Tlp, TlpHeader, route,
+    BadTlp, ByteEnables, CompletionStatus, MaxPayload, OpenError, Packet, Port, Routes, Tlp, TlpHeader, route,
 };
 
 /// The port that the link is at.
@@ -33,26 +36,27 @@ impl Endpoint {
     /// Takes what arrived over the link; what the device sends back, in order. Requests of its own that a
     /// write leads to go to `upstream` before this returns.
     pub fn arrive(&mut self, packet: Packet, upstream: &mut dyn Upstream) -> Vec<Packet> {
-        let tlps = match packet {
-            Packet::Clear(tlp) => vec![Tlp { trusted: false, ..tlp }],
+        let arrived = match packet {
+            Packet::Clear(tlp) => in_the_clear(tlp).map(|tlp| (None, vec![tlp])),
             Packet::FailMessage(stream) => {
                 self.fail_message(LINK, stream);
                 return Vec::new();
             }
             Packet::Sealed(sealed) => {
                 let stream = sealed.stream();
-                match self.receive(LINK, sealed) {
-                    Ok(tlps) => tlps,
-                    Err(error) => {
-                        self.report(&error);
-                        return failure_to_tell(&error, stream).into_iter().collect();
-                    }
-                }
+                self.receive(LINK, sealed).map(|tlps| (Some(stream), tlps))
+            }
+        };
+        let (stream, tlps) = match arrived {
+            Ok(arrived) => arrived,
+            Err(error) => {
+                self.report(&error);
+                return error.lost_stream().map(Packet::FailMessage).into_iter().collect();
             }
         };
         let mut answers = Vec::new();
         for tlp in tlps {
-            answers.extend(self.take(&tlp, upstream));
+            answers.extend(self.take(&tlp, stream, upstream));
         }
         answers
     }
@@ -66,8 +70,8 @@ impl Endpoint {
         }
     }
 
-    /// Carries a request out.
-    fn take(&mut self, tlp: &Tlp, upstream: &mut dyn Upstream) -> Option<Packet> {
+    /// Carries a request out that came over a stream, or in the clear.
+    fn take(&mut self, tlp: &Tlp, stream: Option<StreamId>, upstream: &mut dyn Upstream) -> Option<Packet> {
         let tee = tlp.trusted;
         match tlp.header {
             TlpHeader::Write { address, enables, .. } => {
@@ -92,21 +96,15 @@ impl Endpoint {
                     lower_address: (address & 0x7c) as u8,
                 };
                 let payload = data.unwrap_or_default();
-                self.packet(Tlp { trusted: tee, header, payload })
+                let link = self.dsm.hardware.links.first_mut();
+                carried(link, stream, Tlp { trusted: tee, header, payload })
             }
             // Nobody waits for one: those who do look at what comes back to them.
             TlpHeader::Completion { .. } => None,
         }
     }
 
-    /// Puts a TLP into the stream that it belongs to.
-    fn packet(&mut self, tlp: Tlp) -> Option<Packet> {
-        let routes = self.routes();
-        let link = self.dsm.hardware.links.first_mut();
-        packet(link, &routes, tlp)
-    }
-
-    /// Which TLPs belong to which stream of the link.
+    /// Which requests belong to which stream of the link.
     fn routes(&self) -> Routes {
         let functions = &self.dsm.hardware.functions;
         let of_link = |kind| kind == Kind::Physical { port: Some(LINK.0) };
@@ -192,23 +190,24 @@ impl Endpoint {
     }
 }
 
-/// What the other end is told of what came, if it is told anything.
-pub(crate) fn failure_to_tell(error: &OpenError, stream: StreamId) -> Option<Packet> {
-    let failed = matches!(
-        error,
-        OpenError::IntegrityFail { .. } | OpenError::NotKeyed { .. } | OpenError::CounterExhausted { .. }
-    );
-    failed.then_some(Packet::FailMessage(stream))
+/// A TLP that arrived without protection: never trusted, and from anybody, who may send what is none.
+pub(crate) fn in_the_clear(tlp: Tlp) -> Result<Tlp, OpenError> {
+    tlp.check(MaxPayload::MAX)?;
+    Ok(Tlp { trusted: false, ..tlp })
 }
 
-/// Puts a TLP into the stream of a port that it belongs to; in the clear if it belongs to none. A trusted
-/// one does not travel in the clear.
+/// Puts a request into the stream of a port that it belongs to; in the clear if it belongs to none.
 pub(crate) fn packet(link: Option<&mut Port>, routes: &Routes, tlp: Tlp) -> Option<Packet> {
     let stream = link.as_ref().and_then(|link| route(routes, link, &tlp));
-    match (stream, link) {
-        (Some(stream), Some(link)) => link.seal(stream, tlp).ok().map(Packet::Sealed),
-        _ if tlp.trusted => None,
-        _ => Some(Packet::Clear(tlp)),
+    carried(link, stream, tlp)
+}
+
+/// Puts a TLP into a stream, or sends it in the clear. A trusted one does not travel in the clear.
+pub(crate) fn carried(link: Option<&mut Port>, stream: Option<StreamId>, tlp: Tlp) -> Option<Packet> {
+    match stream {
+        Some(stream) => link?.seal(stream, tlp).ok().map(Packet::Sealed),
+        None if tlp.trusted => None,
+        None => Some(Packet::Clear(tlp)),
     }
 }
 
@@ -237,13 +236,16 @@ struct Requests<'a> {
 }
 
 impl Requests<'_> {
+    /// Sends a request. What came back as it went, over the same stream or in the clear: what did not is no
+    /// answer.
     fn send(&mut self, tlp: Tlp) -> Result<Vec<Tlp>, DmaFault> {
         let packet = packet(self.link.as_deref_mut(), self.routes, tlp).ok_or(DmaFault)?;
+        let over = packet.stream();
         let back = self.upstream.send(packet);
         let mut tlps = Vec::new();
         for packet in back {
             match packet {
-                Packet::Clear(tlp) => tlps.push(Tlp { trusted: false, ..tlp }),
+                Packet::Clear(tlp) => tlps.extend(in_the_clear(tlp).ok().filter(|_| over.is_none())),
                 Packet::FailMessage(stream) => {
                     if let Some(link) = self.link.as_deref_mut() {
                         link.fail_message(stream);
@@ -254,11 +256,12 @@ impl Requests<'_> {
                     let stream = sealed.stream();
                     let Some(link) = self.link.as_deref_mut() else { continue };
                     match link.open(sealed) {
-                        Ok(opened) => tlps.extend(opened),
+                        Ok(opened) if over == Some(stream) => tlps.extend(opened),
+                        Ok(_) => {}
                         Err(error) => {
-                            if let Some(message) = failure_to_tell(&error, stream) {
-                                self.upstream.send(message);
-                                self.failures.push((stream, Some(error)));
+                            if let Some(lost) = error.lost_stream() {
+                                self.upstream.send(Packet::FailMessage(lost));
+                                self.failures.push((lost, Some(error)));
                             }
                         }
                     }

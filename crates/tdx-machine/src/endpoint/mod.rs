@@ -341,8 +341,8 @@ impl Endpoint {
         let stream = sealed.stream();
         let link = self.dsm.hardware.links.get_mut(usize::from(port.0));
         let opened = link.ok_or(OpenError::MisroutedStream(stream))?.open(sealed);
-        if let Err(OpenError::IntegrityFail { .. } | OpenError::NotKeyed { .. }) = opened {
-            self.dsm.stream_failed(port, stream);
+        if let Err(Some(lost)) = opened.as_ref().map_err(OpenError::lost_stream) {
+            self.dsm.stream_failed(port, lost);
         }
         opened
     }

@@ -90,7 +90,7 @@ pub enum OpenError {
         /// The sub-stream.
         sub_stream: SubStream,
     },
-    /// The sender seals what is no TLP, or too large a one, with the right key.
+    /// What arrived is no TLP, or too large a one; in a stream the sender has sealed it with the right key.
     #[error(transparent)]
     Tlp(#[from] BadTlp),
 }
@@ -101,6 +101,17 @@ impl OpenError {
         match self {
             Self::IntegrityFail { .. } | Self::NotKeyed { .. } | Self::CounterExhausted { .. } => Some(28),
             Self::MisroutedStream(_) | Self::MisroutedSender { .. } => Some(29),
+            Self::Tlp(_) => Some(18),
+            Self::Insecure(_) => None,
+        }
+    }
+
+    /// The stream that is insecure from now on: the other end is to be told.
+    pub const fn lost_stream(&self) -> Option<StreamId> {
+        match *self {
+            Self::IntegrityFail { stream, .. }
+            | Self::NotKeyed { stream, .. }
+            | Self::CounterExhausted { stream, .. } => Some(stream),
             _ => None,
         }
     }

@@ -76,8 +76,8 @@ impl Port {
         }
     }
 
-    /// The link is down: no stream is secure any more, and no key is left. Each has to be disabled before
-    /// it can be secure again.
+    /// The link is down: no stream is secure any more, and no key is left. One that is enabled has to be
+    /// disabled before it can be secure again.
     pub fn link_down(&mut self) {
         for PortStream { stream, .. } in &mut self.streams {
             stream.fail(false);

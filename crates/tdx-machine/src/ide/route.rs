@@ -1,8 +1,8 @@
-//! Which TLPs belong to which stream, as the registers of a port say.
+//! Which requests belong to which stream, as the registers of a port say.
 
 use pcie::BusAddress;
 use pcie::config::ConfigSpace;
-use pcie::ide::{AddressAssociation, Ide, RidAssociation};
+use pcie::ide::{AddressAssociation, Ide};
 use spdm::ide_km::StreamId;
 
 use super::port::Port;
@@ -21,6 +21,16 @@ pub enum Packet {
     FailMessage(StreamId),
 }
 
+impl Packet {
+    /// The stream that it is protected by.
+    pub fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Sealed(sealed) => Some(sealed.stream()),
+            Self::Clear(_) | Self::FailMessage(_) => None,
+        }
+    }
+}
+
 /// The selective streams that are enabled in the registers of a port, with what they are associated with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes(Vec<Route>);
@@ -28,7 +38,6 @@ pub struct Routes(Vec<Route>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Route {
     stream: StreamId,
-    functions: Option<RidAssociation>,
     addresses: Vec<AddressAssociation>,
     default: bool,
     tee_limited: bool,
@@ -42,7 +51,6 @@ impl Routes {
             let control = ide.stream_control(&block);
             control.enable().then(|| Route {
                 stream: StreamId(control.stream_id()),
-                functions: ide.rid_association(&block),
                 addresses: (0..block.address_blocks)
                     .filter_map(|index| ide.address_association(&block, index))
                     .collect(),
@@ -55,28 +63,24 @@ impl Routes {
 }
 
 impl Route {
-    fn has(&self, tlp: &Tlp) -> bool {
-        match tlp.header {
-            TlpHeader::Read { address, .. } | TlpHeader::Write { address, .. } => {
-                self.addresses.iter().any(|range| range.contains(BusAddress(address)))
-            }
-            TlpHeader::Completion { requester, .. } => {
-                self.functions.is_some_and(|functions| functions.contains(requester))
-            }
-        }
+    fn has(&self, address: BusAddress) -> bool {
+        self.addresses.iter().any(|range| range.contains(address))
     }
 }
 
-/// The secure stream that a port sends a TLP over: one that is associated with where it goes, else the
-/// default stream. `None`: it travels in the clear.
+/// The secure stream that a port sends a request over: one that is associated with where it goes, else the
+/// default stream. `None`: it travels in the clear. Completions follow their request, limited to TEEs or not,
+/// and have no route of their own.
 pub fn route(routes: &Routes, port: &Port, tlp: &Tlp) -> Option<StreamId> {
+    let address = match tlp.header {
+        TlpHeader::Read { address, .. } | TlpHeader::Write { address, .. } => BusAddress(address),
+        TlpHeader::Completion { .. } => return None,
+    };
     let usable = |route: &&Route| {
         let secure = || port.status(route.stream).is_some_and(|status| status.state == StreamState::Secure);
-        // Assumed: an answer follows its request, limited or not.
-        let answers = matches!(tlp.header, TlpHeader::Completion { .. });
-        (tlp.trusted || answers || !route.tee_limited) && secure()
+        (tlp.trusted || !route.tee_limited) && secure()
     };
-    let associated = routes.0.iter().filter(|route| route.has(tlp)).find(usable);
+    let associated = routes.0.iter().filter(|route| route.has(address)).find(usable);
     associated
         .or_else(|| routes.0.iter().filter(|route| route.default).find(usable))
         .map(|route| route.stream)

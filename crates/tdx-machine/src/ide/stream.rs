@@ -186,10 +186,11 @@ impl Stream {
     }
 
     /// An integrity check failed here, or the other end says that one failed there: keys are wiped, and
-    /// the stream is insecure until it is disabled and keyed again.
+    /// the stream is insecure until it is disabled and keyed again. One that is not enabled has nothing to
+    /// fail in, and only loses its keys.
     pub(super) fn fail(&mut self, told: bool) {
-        self.failed = true;
-        self.fail_message |= told;
+        self.failed = self.enabled;
+        self.fail_message |= told && self.enabled;
         self.lanes = Default::default();
     }
 

@@ -115,8 +115,8 @@ impl Machine {
         passing: u64,
         what: DeviceMove,
     ) -> Result<(), DeviceError> {
-        self.with_slot(function, |slot, _| slot.schedule(passing, what))
-            .ok_or(DeviceError::NoDevice(function))
+        let scheduled = self.with_slot(function, |slot, _| slot.schedule(passing, what));
+        scheduled.unwrap_or(false).then_some(()).ok_or(DeviceError::NoDevice(function))
     }
 
     /// Other faults of a device, or none, from now on until power is cycled.

@@ -12,8 +12,9 @@
 //! | reset, link loss, replug | the device comes back as after power-on, with its windows set, as an operating system would restore it |
 //! | identity of a device | made at the first data object; a device without costs the registers of its functions, 28 KiB each |
 //! | attackers | [`LinkAttack`]: what is done to single packets; fail messages are left alone |
+//! | answers | over the stream of their request, or in the clear as it was; any other is nobody's |
 //! | requests of devices with the T bit | refused: no trusted translation table exists |
-//! | an unprotected packet that a secure stream is responsible for | passed on, without the T bit |
+//! | an unprotected request that a secure stream is responsible for | passed on, without the T bit |
 //! | not modelled | switches, legacy interrupts and MSI, root error messages, translation by the IOMMU, keys of a security manager outside: those of the root port are copied when the stream is enabled |
 
 mod access;

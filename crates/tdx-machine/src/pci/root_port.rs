@@ -7,7 +7,7 @@ use pcie::{Bdf, FunctionId};
 use spdm::ide_km::{StreamId, SubStream};
 
 use super::memory::HostMemory;
-use crate::endpoint::link::failure_to_tell;
+use crate::endpoint::link::{carried, in_the_clear};
 use crate::event::{Event, EventLog, StreamEnd};
 use crate::ide::{
     Aggregation, Association, CompletionStatus, OpenError, Packet, Port, Routes, Stream, StreamSettings, Tlp,
@@ -19,6 +19,8 @@ use crate::spec::PortPlan;
 const SECONDARY_BUS_RESET: u32 = 1 << 6;
 /// Completion timeout, an uncorrectable error.
 const COMPLETION_TIMEOUT: u32 = 1 << 14;
+/// Completion that nobody waits for, an uncorrectable error.
+const UNEXPECTED_COMPLETION: u32 = 1 << 16;
 /// Request that is not supported, an uncorrectable error.
 const UNSUPPORTED_REQUEST: u32 = 1 << 20;
 /// Address bits of a window's base and limit registers; the rest of a limit reads as ones.
@@ -30,8 +32,8 @@ pub(super) struct RootPort {
     pub(super) config: ConfigSpace,
     /// The other form of its IDE registers: where the keys are.
     pub(super) ide: Port,
-    /// Answers to requests of the host that have arrived.
-    pub(super) completions: Vec<Tlp>,
+    /// Completions that have arrived, and the stream of each.
+    completions: Vec<(Option<StreamId>, Tlp)>,
     next_tag: u8,
 }
 
@@ -193,10 +195,11 @@ impl RootPort {
             let status = self.ide.status(StreamId(control.stream_id())).filter(|_| control.enable());
             // The registers are there: they were found a moment ago.
             let _ = match status {
-                Some(status) if status.fail_message => set_failed(&mut self.config, &block),
+                // A message of before stays until software clears it.
                 Some(status) if status.state == crate::ide::StreamState::Secure => {
                     set_state(&mut self.config, &block, StreamState::SECURE)
                 }
+                Some(status) if status.fail_message => set_failed(&mut self.config, &block),
                 _ => set_state(&mut self.config, &block, StreamState::INSECURE),
             };
         }
@@ -223,9 +226,27 @@ impl RootPort {
         let _ = Aer::report(&mut self.config, UncorrectableErrors::from_bits(errors));
     }
 
-    /// Nobody has answered a request of the host.
-    pub(super) fn timed_out(&mut self) {
-        self.report(COMPLETION_TIMEOUT);
+    /// What has arrived in answer to a read of the host that went over a stream, or in the clear. It comes
+    /// back as it went: any other completion is nobody's.
+    pub(super) fn answer(&mut self, over: Option<StreamId>, tag: u8) -> Option<Tlp> {
+        let mine = |(stream, tlp): &(Option<StreamId>, Tlp)| {
+            let TlpHeader::Completion { requester, tag: of, .. } = tlp.header else { return false };
+            (*stream, requester, of, tlp.trusted) == (over, self.id.bdf, tag, false)
+        };
+        let found = self.completions.iter().position(mine);
+        let answer = found.map(|at| self.completions.swap_remove(at).1);
+        if answer.is_none() {
+            self.report(COMPLETION_TIMEOUT);
+        }
+        self.forget_completions();
+        answer
+    }
+
+    /// Nobody waits for a completion any more.
+    pub(super) fn forget_completions(&mut self) {
+        if !std::mem::take(&mut self.completions).is_empty() {
+            self.report(UNEXPECTED_COMPLETION);
+        }
     }
 
     /// The tag of the next request of the host.
@@ -241,8 +262,8 @@ impl RootPort {
         memory: &dyn HostMemory,
         events: &EventLog,
     ) -> Vec<Packet> {
-        let tlps = match packet {
-            Packet::Clear(tlp) => vec![Tlp { trusted: false, ..tlp }],
+        let arrived = match packet {
+            Packet::Clear(tlp) => in_the_clear(tlp).map(|tlp| (None, vec![tlp])),
             Packet::FailMessage(stream) => {
                 self.ide.fail_message(stream);
                 self.registers_from_streams();
@@ -251,30 +272,31 @@ impl RootPort {
             }
             Packet::Sealed(sealed) => {
                 let stream = sealed.stream();
-                match self.ide.open(sealed) {
-                    Ok(tlps) => tlps,
-                    Err(error) => return self.refuse(error, stream, events).into_iter().collect(),
-                }
+                self.ide.open(sealed).map(|tlps| (Some(stream), tlps))
             }
         };
-        tlps.into_iter().filter_map(|tlp| self.take(tlp, memory)).collect()
+        match arrived {
+            Ok((stream, tlps)) => tlps.into_iter().filter_map(|tlp| self.take(tlp, stream, memory)).collect(),
+            Err(error) => self.refuse(error, events).into_iter().collect(),
+        }
     }
 
-    fn refuse(&mut self, error: OpenError, stream: StreamId, events: &EventLog) -> Option<Packet> {
+    fn refuse(&mut self, error: OpenError, events: &EventLog) -> Option<Packet> {
         if let Some(bit) = error.uncorrectable_error() {
             self.report(1 << bit);
         }
-        let message = failure_to_tell(&error, stream)?;
+        let stream = error.lost_stream()?;
         self.registers_from_streams();
         events.push(Event::StreamFailed { port: self.id, stream, noticed_by: StreamEnd::RootPort });
-        Some(message)
+        Some(Packet::FailMessage(stream))
     }
 
-    fn take(&mut self, tlp: Tlp, memory: &dyn HostMemory) -> Option<Packet> {
+    /// Carries out what came over a stream, or in the clear.
+    fn take(&mut self, tlp: Tlp, stream: Option<StreamId>, memory: &dyn HostMemory) -> Option<Packet> {
         let may_pass = self.config.command().bus_master();
         match tlp.header {
             TlpHeader::Completion { .. } => {
-                self.completions.push(tlp);
+                self.completions.push((stream, tlp));
                 None
             }
             TlpHeader::Write { address, enables, .. } => {
@@ -299,8 +321,7 @@ impl RootPort {
                     None => CompletionStatus::UnsupportedRequest,
                 };
                 let answer = self.completion(requester, tag, status, address, dwords, payload, tlp.trusted);
-                let routes = self.routes();
-                crate::endpoint::link::packet(Some(&mut self.ide), &routes, answer)
+                carried(Some(&mut self.ide), stream, answer)
             }
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pcie::FunctionId;
 use pcie::cap;
 use pcie::config::{AccessError, BuildError, Width, offset};
+use spdm::ide_km::StreamId;
 use tdx_module::io::LinkStatus;
 
 use super::facts::{DeviceError, DeviceMove};
@@ -199,13 +200,14 @@ impl Slot {
         None
     }
 
-    /// Something happens to the device when it is given one more object than `passing`.
-    pub(super) fn schedule(&mut self, passing: u64, due: DeviceMove) {
+    /// Something happens to the device when it is given one more object than `passing`; false if there is
+    /// none.
+    pub(super) fn schedule(&mut self, passing: u64, due: DeviceMove) -> bool {
+        let Some(device) = &mut self.device else { return false };
+        let at = device.exchanges().saturating_add(passing);
+        device.stop_at(Some(at));
         self.due = Some(due);
-        if let Some(device) = &mut self.device {
-            let at = device.exchanges().saturating_add(passing);
-            device.stop_at(Some(at));
-        }
+        true
     }
 
     pub(super) fn set_faults(&mut self, faults: &[DeviceFault]) -> Result<(), DeviceError> {
@@ -222,9 +224,12 @@ impl Slot {
 
     /// Pulls the device out; false if none was there.
     pub(super) fn remove(&mut self, events: &EventLog) -> bool {
+        let was_up = self.is_up();
         let was_there = std::mem::replace(&mut self.plugged, false);
-        if was_there {
+        if was_up {
             self.lose(LinkLoss::Removed, events);
+        } else {
+            self.show();
         }
         was_there
     }
@@ -320,20 +325,11 @@ impl Slot {
         }
         let (requester, tag) = (self.plan.id.bdf, self.port.tag());
         let header = TlpHeader::Read { requester, tag, address, dwords };
-        self.port.completions.clear();
-        self.down(Tlp { trusted: false, header, payload: Vec::new() }, memory, events);
-        let mine = |tlp: &Tlp| match tlp.header {
-            TlpHeader::Completion { requester: to, tag: of, status, .. } if (to, of) == (requester, tag) => {
-                Some((status == CompletionStatus::Success).then(|| tlp.payload.clone()))
-            }
-            _ => None,
-        };
-        let answer = self.port.completions.iter().find_map(mine);
-        self.port.completions.clear();
-        if answer.is_none() {
-            self.port.timed_out();
-        }
-        answer.flatten().filter(|payload| payload.len() == usize::from(dwords) * 4)
+        let over = self.down(Tlp { trusted: false, header, payload: Vec::new() }, memory, events);
+        let answer = self.port.answer(over, tag)?;
+        let succeeded =
+            matches!(answer.header, TlpHeader::Completion { status: CompletionStatus::Success, .. });
+        Some(answer.payload).filter(|payload| succeeded && payload.len() == usize::from(dwords) * 4)
     }
 
     /// The host writes memory of the device: whole dwords.
@@ -348,15 +344,17 @@ impl Slot {
             let requester = self.plan.id.bdf;
             let header = TlpHeader::Write { requester, address, enables: ByteEnables::ALL };
             self.down(Tlp { trusted: false, header, payload }, memory, events);
+            self.port.forget_completions();
         }
     }
 
-    /// Sends a TLP to the device, and carries all that follows from it.
-    fn down(&mut self, tlp: Tlp, memory: &dyn HostMemory, events: &EventLog) {
-        let Self { port, link, device: Some(device), .. } = self else { return };
+    /// Sends a request to the device, and carries all that follows from it. The stream that it went over.
+    fn down(&mut self, tlp: Tlp, memory: &dyn HostMemory, events: &EventLog) -> Option<StreamId> {
+        let Self { port, link, device: Some(device), .. } = self else { return None };
         let routes = port.routes();
-        let first = packet(Some(&mut port.ide), &routes, tlp).map(|packet| (LinkDirection::Down, packet));
-        let mut sent: VecDeque<_> = first.into_iter().collect();
+        let first = packet(Some(&mut port.ide), &routes, tlp);
+        let over = first.as_ref().and_then(Packet::stream);
+        let mut sent: VecDeque<_> = first.map(|packet| (LinkDirection::Down, packet)).into_iter().collect();
         while let Some((direction, packet)) = sent.pop_front() {
             for arrived in link.carry(direction, packet) {
                 let (back, answers) = match direction {
@@ -369,6 +367,7 @@ impl Slot {
                 sent.extend(answers.into_iter().map(|answer| (back, answer)));
             }
         }
+        over
     }
 }
 

@@ -97,3 +97,23 @@ fn adding_a_stream_anew_leaves_nothing_of_the_old_one() {
     link.root.remove(ID);
     assert_eq!(link.root.status(ID), None);
 }
+
+#[test]
+fn a_stream_that_was_not_enabled_has_not_failed() {
+    for lose in [|port: &mut Port| port.link_down(), |port: &mut Port| port.fail_message(ID)] {
+        let mut link = Link::new();
+        let stream = link.device.stream_mut(ID).unwrap();
+        stream.set_enabled(false);
+        lose(&mut link.device);
+        link.program(KeySet::K0, 1);
+        link.go(KeySet::K0);
+        link.device.stream_mut(ID).unwrap().set_enabled(true);
+        let status = StreamStatus { state: StreamState::Secure, fail_message: false };
+        assert_eq!(link.device.status(ID), Some(status));
+        // One that was has to be disabled first.
+        lose(&mut link.device);
+        link.program(KeySet::K0, 2);
+        link.go(KeySet::K0);
+        assert_eq!(link.device.status(ID).map(|status| status.state), Some(StreamState::Insecure));
+    }
+}

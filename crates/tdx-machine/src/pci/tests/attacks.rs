@@ -3,9 +3,12 @@
 use pcie::cap::Aer;
 use proptest::prelude::*;
 
+use tdx_abi::KeyId;
+
 use super::*;
 use crate::StreamEnd;
-use crate::ide::Packet;
+use crate::endpoint::DmaCommand;
+use crate::ide::{ByteEnables, CompletionStatus, Packet, Tlp, TlpHeader};
 
 fn attack(machine: &Machine, direction: LinkDirection, after: u32, action: LinkMove) {
     machine.attack_link(PORT, LinkAttack { direction, after, action }).expect("a port");
@@ -96,18 +99,33 @@ fn a_fail_message_that_nobody_sent_ends_the_stream_where_it_arrives() {
 }
 
 #[test]
-fn an_unprotected_packet_is_never_trusted() {
+fn a_stream_that_is_keyed_anew_is_secure_whatever_the_other_end_once_said() {
+    let machine = machine();
+    secure(&machine);
+    let forged = LinkMove::Inject(Box::new(Packet::FailMessage(STREAM)));
+    attack(&machine, LinkDirection::Up, 0, forged);
+    read(&machine, SCRATCH);
+    let port = Config(&machine, PORT);
+    let on = StreamControl::new().with_stream_id(STREAM.0);
+    port.write(port.block().control(), on.into_bits());
+    program(&machine, KeySet::K0, 2);
+    port.write(port.block().control(), on.with_enable(true).into_bits());
+    assert_eq!(
+        (port.state(), port.fail_message()),
+        (StreamState::SECURE, true),
+        "software has cleared nothing"
+    );
+}
+
+#[test]
+fn an_unprotected_request_is_never_trusted() {
     let machine = machine();
     secure(&machine);
     machine.watch_link(PORT, true);
     let address = register(&machine, DEVICE, SCRATCH).as_u64();
-    let tlp = crate::ide::Tlp {
+    let tlp = Tlp {
         trusted: true,
-        header: crate::ide::TlpHeader::Write {
-            requester: PORT.bdf,
-            address,
-            enables: crate::ide::ByteEnables::ALL,
-        },
+        header: TlpHeader::Write { requester: PORT.bdf, address, enables: ByteEnables::ALL },
         payload: vec![7, 0, 0, 0],
     };
     attack(&machine, LinkDirection::Down, 0, LinkMove::Inject(Box::new(Packet::Clear(tlp))));
@@ -117,6 +135,114 @@ fn an_unprotected_packet_is_never_trusted() {
         "as a request without the T bit, of an interface that nobody locked"
     );
     assert!(!has_failed(&machine));
+}
+
+/// Errors of a function that are not IDE's.
+fn others(machine: &Machine, id: FunctionId) -> u32 {
+    Aer::uncorrectable(&Config(machine, id)).expect("a function with AER").others()
+}
+
+fn completion(completer: Bdf, requester: Bdf, tag: u8, payload: Vec<u8>) -> Packet {
+    let byte_count = u16::try_from(payload.len()).expect("short");
+    let status = CompletionStatus::Success;
+    let header = TlpHeader::Completion { completer, requester, tag, status, byte_count, lower_address: 0 };
+    Packet::Clear(Tlp { trusted: false, header, payload })
+}
+
+/// The tag of the next read of the host.
+fn next_tag(machine: &Machine) -> u8 {
+    machine.watch_link(PORT, true);
+    read(machine, SCRATCH);
+    let tag = machine.watched_packets(PORT).into_iter().find_map(|(_, packet)| match packet {
+        Packet::Clear(Tlp { header: TlpHeader::Read { tag, .. }, .. }) => Some(tag),
+        _ => None,
+    });
+    machine.watch_link(PORT, false);
+    tag.expect("a read") + 1
+}
+
+#[test]
+fn an_answer_in_the_clear_to_a_request_of_a_secure_stream_is_none() {
+    for is_secure in [false, true] {
+        let machine = machine();
+        write(&machine, SCRATCH, 7);
+        let tag = next_tag(&machine);
+        if is_secure {
+            secure(&machine);
+        }
+        let forged = completion(DEVICE.bdf, PORT.bdf, tag, vec![0xee; 8]);
+        attack(&machine, LinkDirection::Up, 0, LinkMove::Inject(Box::new(forged)));
+        let expected = if is_secure { 7 } else { 0xeeee_eeee_eeee_eeee };
+        assert_eq!(read(&machine, SCRATCH), expected);
+        assert_eq!(others(&machine, PORT), 1 << 16, "one completion too many");
+        assert!(!has_failed(&machine));
+    }
+}
+
+#[test]
+fn a_device_takes_answers_from_the_stream_of_its_request_alone() {
+    let (from, to) = (0x1_0000_0000_u64, 0x1_0010_0000_u64);
+    for is_secure in [false, true] {
+        let machine = machine();
+        if is_secure {
+            secure(&machine);
+        }
+        machine.write(PhysAddr::new(from), KeyId::TME, &[7; 8]).expect("RAM");
+        for (at, value) in [(reg::DMA_SOURCE, from), (reg::DMA_DESTINATION, to), (reg::DMA_LENGTH, 8)] {
+            write(&machine, at, value);
+        }
+        // The command is the first packet down, the answer to the engine's read the second.
+        let forged = completion(PORT.bdf, DEVICE.bdf, 0, vec![0xee; 8]);
+        attack(&machine, LinkDirection::Down, 1, LinkMove::Inject(Box::new(forged)));
+        let command = register(&machine, DEVICE, reg::DMA_COMMAND);
+        machine.mmio_write(command, MmioWidth::Dword, DmaCommand::COPY.0.into());
+        let mut copied = [0; 8];
+        machine.read(PhysAddr::new(to), KeyId::TME, &mut copied).expect("RAM");
+        assert_eq!(copied, [if is_secure { 7 } else { 0xee }; 8]);
+    }
+}
+
+#[test]
+fn a_completion_that_nobody_waits_for_is_noted_and_forgotten() {
+    let machine = machine();
+    let tag = next_tag(&machine);
+    let read_down = Packet::Clear(Tlp {
+        trusted: false,
+        header: TlpHeader::Read {
+            requester: PORT.bdf,
+            tag,
+            address: register(&machine, DEVICE, SCRATCH).as_u64(),
+            dwords: 2,
+        },
+        payload: Vec::new(),
+    });
+    attack(&machine, LinkDirection::Down, 0, LinkMove::Inject(Box::new(read_down)));
+    write(&machine, SCRATCH, 1);
+    assert_eq!(others(&machine, PORT), 1 << 16);
+    assert_eq!(read(&machine, SCRATCH), 1, "the answer of before has the same tag");
+}
+
+#[test]
+fn what_is_no_tlp_is_dropped_and_noted() {
+    let requester = DEVICE.bdf;
+    let scratch = register(&machine(), DEVICE, SCRATCH).as_u64();
+    let cut = ByteEnables { skip: 2, cut: 3 };
+    for (header, payload) in [
+        (TlpHeader::Write { requester, address: scratch, enables: cut }, vec![]),
+        (TlpHeader::Write { requester, address: scratch, enables: cut }, vec![0xee; 4]),
+        (TlpHeader::Write { requester, address: scratch + 1, enables: ByteEnables::ALL }, vec![0xee; 4]),
+        (TlpHeader::Write { requester, address: u64::MAX, enables: cut }, vec![0xee; 8]),
+        (TlpHeader::Read { requester, tag: 0, address: u64::MAX - 3, dwords: u16::MAX }, vec![]),
+        (TlpHeader::Read { requester, tag: 0, address: scratch, dwords: 0 }, vec![]),
+    ] {
+        for (direction, end) in [(LinkDirection::Down, DEVICE), (LinkDirection::Up, PORT)] {
+            let machine = machine();
+            let packet = Packet::Clear(Tlp { trusted: true, header, payload: payload.clone() });
+            attack(&machine, direction, 0, LinkMove::Inject(Box::new(packet)));
+            assert_eq!(read(&machine, SCRATCH), 0, "{header:?}");
+            assert_eq!(others(&machine, end), 1 << 18, "{direction:?} {header:?}");
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

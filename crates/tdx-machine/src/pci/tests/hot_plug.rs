@@ -71,6 +71,19 @@ fn a_device_that_is_plugged_in_while_its_bus_is_held_waits_for_the_end_of_the_re
 }
 
 #[test]
+fn a_link_that_is_down_goes_down_no_further() {
+    let machine = machine();
+    machine.config_write(PORT, offset::BRIDGE_CONTROL, Width::Word, 1 << 6);
+    assert!(machine.remove_device(DEVICE));
+    assert_eq!(slot(&machine), Some(Slot { link_up: false, present: false }));
+    machine.config_write(PORT, offset::BRIDGE_CONTROL, Width::Word, 0);
+    assert_eq!(machine.link(PORT), Some(LinkStatus { up: false, losses: 1 }));
+    machine.reset_link(PORT);
+    let lost = |event: &&Event| matches!(event, Event::LinkDown { .. });
+    assert_eq!(machine.log().iter().filter(lost).count(), 1);
+}
+
+#[test]
 fn a_link_that_is_lost_for_a_moment_takes_the_state_of_the_device_with_it() {
     let machine = machine();
     secure(&machine);
@@ -100,6 +113,7 @@ fn what_is_not_there_is_refused_or_silent() {
     let empty = at(0x14, 3);
     assert_eq!(machine.link(empty), Some(LinkStatus { up: false, losses: 0 }));
     assert!(machine.set_device_faults(empty, &[]).is_err());
+    assert!(machine.schedule_device(empty, 0, DeviceMove::Remove).is_err());
     assert_eq!(machine.config_read(DEVICE, 1, Width::Dword), u32::MAX, "not aligned");
     assert_eq!(machine.mmio_read(PhysAddr::new(0x2001_0000_0000), MmioWidth::Dword), 0xffff_ffff);
     assert_eq!(machine.mmio_read(register(&machine, DEVICE, 4), MmioWidth::Qword), u64::MAX);

@@ -34,6 +34,22 @@ fn a_stream_limited_to_tees_carries_answers_and_no_requests_of_others() {
     assert_eq!(traffic.clear, [0, 1], "the device's own write has no T bit");
 }
 
+#[test]
+fn a_request_in_the_clear_is_answered_in_the_clear() {
+    let machine = machine();
+    secure(&machine);
+    let port = Config(&machine, PORT);
+    port.write(port.block().address(0).expect("a block"), 0);
+    write(&machine, SCRATCH, 3);
+    assert_eq!(read(&machine, SCRATCH), 3);
+    let traffic = machine.link_traffic(PORT).expect("a port");
+    assert_eq!(
+        (traffic.sealed, traffic.clear),
+        ([0, 0], [2, 1]),
+        "the device's default stream is for requests"
+    );
+}
+
 /// Lets the engine of the device do something.
 fn run(machine: &Machine, source: u64, destination: u64, length: u64, command: DmaCommand) -> u64 {
     for (at, value) in [
