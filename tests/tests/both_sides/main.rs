@@ -3,6 +3,7 @@
 mod bad_devices;
 mod bad_requesters;
 mod chance;
+mod connect;
 mod pamt;
 mod releases;
 mod scenarios;
