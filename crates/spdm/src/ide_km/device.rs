@@ -322,7 +322,10 @@ impl KeyManager {
     }
 
     fn go(&mut self, session: SessionId, target: Target, port: &mut dyn IdePort) -> Result<(), IdeKmError> {
-        let (at, stream, slot) = existing(target, port)?;
+        let (at, stream, slot) = place(target, port)?;
+        if !port.has_stream(at, stream) {
+            return Err(IdeKmError::Stream { port: at, stream });
+        }
         let no_key = IdeKmError::NoKey { stream, slot };
         let keys = self.streams.iter_mut().find(|keys| keys.id() == (at, stream)).ok_or(no_key)?;
         match *keys.slot(slot) {
@@ -356,8 +359,10 @@ impl KeyManager {
         Ok(())
     }
 
+    /// `K_SET_STOP`. The host may have cleared the registers of the stream before: what has no key is
+    /// stopped.
     fn stop(&mut self, session: SessionId, target: Target, port: &mut dyn IdePort) -> Result<(), IdeKmError> {
-        let (at, stream, slot) = existing(target, port)?;
+        let (at, stream, slot) = place(target, port)?;
         if !self.streams.iter().any(|keys| keys.id() == (at, stream)) {
             return Ok(());
         }
@@ -418,14 +423,11 @@ fn tell(at: PortIndex, stream: StreamId, changes: &[StreamChange], port: &mut dy
     }
 }
 
-/// The slot that a request is about, if port and stream exist.
-fn existing(target: Target, port: &dyn IdePort) -> Result<(PortIndex, StreamId, KeySlot), IdeKmError> {
+/// The slot that a request is about, if there is such a port.
+fn place(target: Target, port: &dyn IdePort) -> Result<(PortIndex, StreamId, KeySlot), IdeKmError> {
     let Target { stream, key, port: at } = target;
     if at > port.max_port() {
         return Err(IdeKmError::Port { port: at, max: port.max_port() });
-    }
-    if !port.has_stream(at, stream) {
-        return Err(IdeKmError::Stream { port: at, stream });
     }
     let slot = key.slot().ok_or(DecodeError::Value { field: "key and sub-stream", value: key.0.into() })?;
     Ok((at, stream, slot))

@@ -142,7 +142,7 @@ fn a_port_that_cannot_use_a_key_is_told_of_and_the_key_still_waits() {
 }
 
 #[test]
-fn go_and_stop_are_not_acknowledged_for_what_does_not_exist() {
+fn neither_is_acknowledged_for_a_port_that_does_not_exist_nor_go_for_a_stream() {
     let key = KeySelector::from(SLOT);
     let port = Target { stream: STREAM, key, port: PortIndex(2) };
     let stream = Target { stream: StreamId(1), key, port: PORT };
@@ -152,8 +152,24 @@ fn go_and_stop_are_not_acknowledged_for_what_does_not_exist() {
             device.ask(&request(port)),
             Err(IdeKmError::Port { port: PortIndex(2), max: PortIndex(1) })
         );
-        assert_eq!(device.ask(&request(stream)), Err(IdeKmError::Stream { port: PORT, stream: StreamId(1) }));
     }
+    let refused = Err(IdeKmError::Stream { port: PORT, stream: StreamId(1) });
+    assert_eq!(Device::default().ask(&key_set_go(stream)), refused);
+}
+
+#[test]
+fn stop_is_acknowledged_for_a_stream_whose_registers_are_cleared() {
+    let mut device = Device::default();
+    let gone = Target { stream: StreamId(1), key: KeySelector::from(SLOT), port: PORT };
+    let echo = payload(&Message::KGoStopAck(KGoStopAck { target: gone }));
+    assert_eq!(device.ask(&key_set_stop(gone)), Ok(echo));
+    let odd = Target { key: KeySelector(0x32), ..gone };
+    assert!(matches!(device.ask(&key_set_stop(odd)), Err(IdeKmError::Decode(DecodeError::Value { .. }))));
+    // Keys that are left are wiped all the same.
+    device.key(KeySet::K0);
+    device.ports.cleared = true;
+    assert_eq!(device.ask(&key_set_stop(target(SLOT))), Ok(ack(SLOT)));
+    assert_eq!((device.manager.keyed(STREAM), device.ports.keys.len()), (None, 5));
 }
 
 #[test]

@@ -22,6 +22,8 @@ struct Ports {
     used: Vec<(PortIndex, StreamId, KeySlot)>,
     changes: Vec<StreamChange>,
     refuses: bool,
+    /// The host has cleared the registers of the stream.
+    cleared: bool,
 }
 
 impl IdePort for Ports {
@@ -38,7 +40,7 @@ impl IdePort for Ports {
     }
 
     fn has_stream(&self, _: PortIndex, stream: StreamId) -> bool {
-        stream == STREAM
+        stream == STREAM && !self.cleared
     }
 
     fn program(

@@ -1,7 +1,7 @@
 //! `IDE_KM` requests that no key follows.
 
 use spdm::ide_km::{
-    IdeKey, Ifv, KSetGo, KSetStop, KeyProg, KeySelector, KpStatus, PROTOCOL, PortIndex, StreamId, Target,
+    IdeKey, Ifv, KSetGo, KSetStop, KeyProg, KeySelector, KpStatus, PROTOCOL, PortIndex, Target,
 };
 use spdm::msg::ErrorCode;
 
@@ -108,9 +108,8 @@ pub(super) const CASES: &[Case] = &[
     case("go-short", "K_SET_GO without its last byte", REFUSED, |probe| {
         go(probe, |payload| payload.truncate(AT))
     }),
-    case("stop-stream-beyond", "K_SET_STOP for stream 254, which the port does not have", REFUSED, |probe| {
-        let target = ready(probe)?;
-        let target = Target { stream: StreamId(0xfe), port: PortIndex(target.port.0), ..target };
+    case("stop-port-beyond", "K_SET_STOP for port 255", REFUSED, |probe| {
+        let target = Target { port: PortIndex(0xff), ..ready(probe)? };
         let message = written(|writer| KSetStop { target }.write(writer))?;
         probe.vendor(&[&[PROTOCOL][..], &message].concat())
     }),
