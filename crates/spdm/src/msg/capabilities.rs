@@ -251,7 +251,11 @@ fn first_true(flags: u32, contradictions: &[(bool, &'static str)]) -> Result<(),
 }
 
 /// The sizes that both messages end with.
-fn check_sizes(data_transfer_size: u32, max_message_size: u32, chunk: bool) -> Result<(), DecodeError> {
+pub(crate) fn check_sizes(
+    data_transfer_size: u32,
+    max_message_size: u32,
+    chunk: bool,
+) -> Result<(), DecodeError> {
     let field = "DataTransferSize";
     if data_transfer_size < MIN_DATA_TRANSFER_SIZE {
         return Err(DecodeError::Value { field, value: data_transfer_size.into() });
@@ -263,7 +267,7 @@ fn check_sizes(data_transfer_size: u32, max_message_size: u32, chunk: bool) -> R
     Ok(())
 }
 
-fn read_ct_exponent(reader: &mut Reader<'_>) -> Result<u8, DecodeError> {
+pub(crate) fn read_ct_exponent(reader: &mut Reader<'_>) -> Result<u8, DecodeError> {
     let ct_exponent = reader.u8("CTExponent")?;
     if ct_exponent > MAX_CT_EXPONENT {
         return Err(DecodeError::Value { field: "CTExponent", value: ct_exponent.into() });

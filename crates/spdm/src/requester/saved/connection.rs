@@ -6,6 +6,7 @@ use super::{read_digest, read_list, slots_of, write_list};
 use crate::algo::{AeadAlgo, AsymAlgo, DheGroup, HashAlgo, MeasurementHash, Suite};
 use crate::crypto::PublicKey;
 use crate::ids::{SessionId, SlotId, Version};
+use crate::msg::capabilities::{check_sizes, read_ct_exponent};
 use crate::msg::{GetMeasurements, Layout, Measurements, ResponderFlags, SummaryHash, VersionNumber};
 use crate::requester::{
     Active, Chain, Compare, Connection, MeasurementRecord, MeasurementsRequest, Peer, Requester,
@@ -137,10 +138,11 @@ fn read_agreed(reader: &mut Reader<'_>) -> Result<Connection, DecodeError> {
     }
     let peer = Peer {
         flags: ResponderFlags::from(reader.u32("Flags")?),
-        ct_exponent: reader.u8("CTExponent")?,
+        ct_exponent: read_ct_exponent(reader)?,
         data_transfer_size: reader.u32("DataTransferSize")?,
         max_message_size: reader.u32("MaxSPDMmsgSize")?,
     };
+    check_sizes(peer.data_transfer_size, peer.max_message_size, peer.flags.chunk())?;
     let suite = Suite {
         hash: one_of(reader.u32("BaseHashSel")?, "BaseHashSel", &HashAlgo::ALL, HashAlgo::bit)?,
         asym: one_of(reader.u32("BaseAsymSel")?, "BaseAsymSel", &AsymAlgo::ALL, AsymAlgo::bit)?,

@@ -334,8 +334,16 @@ fn parts_that_contradict_each_other_are_refused() {
 
 #[test]
 fn fields_that_cannot_be_so_are_refused() {
-    let cases: [(&str, Bend); 10] = [
+    let cases: [(&str, Bend); 13] = [
         ("Version", |requester| requester.connection.as_mut().unwrap().version = Version::V1_4),
+        ("CTExponent", |requester| requester.connection.as_mut().unwrap().peer.ct_exponent = 32),
+        ("DataTransferSize", |requester| {
+            requester.connection.as_mut().unwrap().peer.data_transfer_size = 41;
+        }),
+        ("MaxSPDMmsgSize", |requester| {
+            let peer = &mut requester.connection.as_mut().unwrap().peer;
+            peer.max_message_size = peer.data_transfer_size - 1;
+        }),
         ("DHE", |requester| requester.connection.as_mut().unwrap().suite.dhe = None),
         ("AEAD", |requester| requester.connection.as_mut().unwrap().suite.aead = None),
         ("NextSession", |requester| requester.next_session = 0),
