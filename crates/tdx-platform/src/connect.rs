@@ -13,17 +13,26 @@ impl TdxHost {
     /// Takes the IOMMUs into trusted mode, so that devices can be connected. Done with the device's
     /// appearance, if the options do not speak against it; may be tried again after a failure.
     pub fn connect_init(&self) -> Result<ConnectReport, ConnectError> {
+        let _alone = self.connect_walk.lock();
         let mut memory = self.memory();
         let report = self.state().connect_init(self.platform(), &mut memory.connect)?;
         let streams: Vec<_> =
             memory.connect.bridges().map(|bridge| (bridge.bridge, bridge.streams)).collect();
         drop(memory);
         self.tsm_register(&streams);
-        Ok(report)
+        // An update may have ended Connect since, and found no TSM to take away.
+        match self.connect_status().reason() {
+            None => Ok(report),
+            Some(reason) => {
+                self.tsm_unregister();
+                Err(reason)
+            }
+        }
     }
 
     /// Disconnects every device and takes the IOMMUs out of trusted mode.
     pub fn connect_exit(&self) {
+        let _alone = self.connect_walk.lock();
         self.tsm_unregister();
         self.state().connect_exit(self.platform(), &mut self.memory().connect);
     }

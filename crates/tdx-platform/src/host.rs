@@ -124,6 +124,8 @@ pub struct TdxHost {
     outcome: Mutex<Outcome>,
     /// Held over an update, so that an orderly shutdown waits for its end.
     update: Mutex<()>,
+    /// Held while Connect as a whole is switched on or off: the TSM comes and goes with it.
+    pub(crate) connect_walk: Mutex<()>,
     pub(crate) devices: OnceLock<Devices>,
 }
 
@@ -144,6 +146,7 @@ impl TdxHost {
             device,
             outcome: Mutex::new(Outcome::default()),
             update: Mutex::new(()),
+            connect_walk: Mutex::new(()),
             devices: OnceLock::new(),
         }
     }
@@ -337,6 +340,7 @@ impl TdxHost {
     /// Ends the module in order. The device goes first; an update that runs ends before.
     pub fn shutdown(&self) -> Result<(), HostError> {
         let _no_update = self.update.lock();
+        let _no_connect = self.connect_walk.lock();
         self.tsm_unregister();
         self.device.remove();
         let result = {

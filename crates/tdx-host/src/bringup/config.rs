@@ -118,12 +118,7 @@ where
         let (wanted, connect_off) = self.choose_addons(info);
         let refusal = SeqCell::<5>::new();
         self.platform.on_cpu(boot, &|pin| {
-            let first = if wanted.is_empty() {
-                port.sys_config(pin, request)
-            } else {
-                port.sys_config_v1(pin, request, wanted)
-            };
-            let error = match first {
+            let error = match port.sys_config(pin, request, wanted) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -132,7 +127,8 @@ where
             }
             // The same KeyID: the refused call may have reserved it already.
             refusal.publish(&error.to_words());
-            port.sys_config(pin, request).map_err(|error| self.judge_config(error))?;
+            let without = Features0::EMPTY;
+            port.sys_config(pin, request, without).map_err(|error| self.judge_config(error))?;
             self.platform.log(
                 LogLevel::Error,
                 format_args!("add-on features {wanted} stay off, the module refused them: {error}"),

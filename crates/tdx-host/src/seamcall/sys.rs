@@ -57,22 +57,24 @@ impl<S: Seam + ?Sized> SeamPort<'_, S> {
         self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_RD, 0), input).map(|out| out.r8)
     }
 
-    /// TDH.SYS.CONFIG version 0: gives the module its memory and its KeyID.
-    pub fn sys_config(&self, pin: &CpuPin<'_>, request: ConfigRequest) -> Result<(), SeamcallError> {
-        let input = || config_registers(request);
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_CONFIG, 0), input).map(|_| ())
-    }
-
-    /// TDH.SYS.CONFIG version 1: as version 0, and switches on the add-on features of `opt_in`.
-    pub fn sys_config_v1(
+    /// TDH.SYS.CONFIG: gives the module its memory and its KeyID, and switches on the add-on features of
+    /// `opt_in`; version 0 if there are none.
+    pub fn sys_config(
         &self,
         pin: &CpuPin<'_>,
         request: ConfigRequest,
         opt_in: Features0,
     ) -> Result<(), SeamcallError> {
         // R10 and R11 stay 0: nothing is defined for them that this host would ask for.
-        let input = || Registers { r9: opt_in.bits(), ..config_registers(request) };
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_CONFIG, 1), input).map(|_| ())
+        let input = || Registers {
+            rcx: request.tdmr_array.as_u64(),
+            rdx: request.count,
+            r8: u64::from(request.global_key.number()),
+            r9: opt_in.bits(),
+            ..Registers::default()
+        };
+        let leaf = LeafWord::module(SeamcallLeaf::SYS_CONFIG, version_with(opt_in));
+        self.call_plain(pin, leaf, input).map(|_| ())
     }
 
     /// TDH.SYS.KEY.CONFIG: programs the global key on this CPU's package.
@@ -116,15 +118,12 @@ impl<S: Seam + ?Sized> SeamPort<'_, S> {
         self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_SHUTDOWN, 0), input).map(|_| ())
     }
 
-    /// TDH.SYS.UPDATE version 0: takes over from the module that was shut down.
-    pub fn sys_update(&self, pin: &CpuPin<'_>) -> Result<(), SeamcallError> {
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_UPDATE, 0), Registers::default).map(|_| ())
-    }
-
-    /// TDH.SYS.UPDATE version 1: as version 0, and switches on the add-on features of `opt_in`.
-    pub fn sys_update_v1(&self, pin: &CpuPin<'_>, opt_in: Features0) -> Result<(), SeamcallError> {
+    /// TDH.SYS.UPDATE: takes over from the module that was shut down, and switches on the add-on features of
+    /// `opt_in`; version 0 if there are none.
+    pub fn sys_update(&self, pin: &CpuPin<'_>, opt_in: Features0) -> Result<(), SeamcallError> {
         let input = || Registers { r9: opt_in.bits(), ..Registers::default() };
-        self.call_plain(pin, LeafWord::module(SeamcallLeaf::SYS_UPDATE, 1), input).map(|_| ())
+        let leaf = LeafWord::module(SeamcallLeaf::SYS_UPDATE, version_with(opt_in));
+        self.call_plain(pin, leaf, input).map(|_| ())
     }
 
     /// TDH.SYS.DISABLE: ends the module until it is loaded again.
@@ -133,11 +132,7 @@ impl<S: Seam + ?Sized> SeamPort<'_, S> {
     }
 }
 
-fn config_registers(request: ConfigRequest) -> Registers {
-    Registers {
-        rcx: request.tdmr_array.as_u64(),
-        rdx: request.count,
-        r8: u64::from(request.global_key.number()),
-        ..Registers::default()
-    }
+/// Version of a leaf of which version 1 is version 0 with the add-on features of R9.
+fn version_with(opt_in: Features0) -> u8 {
+    u8::from(!opt_in.is_empty())
 }

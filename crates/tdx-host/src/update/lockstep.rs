@@ -223,20 +223,17 @@ where
         let port = self.port();
         let none = Features0::default();
         if self.wanted.is_empty() {
-            return port.sys_update(pin).map(|()| none);
+            return port.sys_update(pin, none).map(|()| none);
         }
         let offered = Features0::from_bits(port.sys_rd(pin, sys::TDX_FEATURES0)?);
         let unwanted = SUPPORTED_ADDONS.difference(self.wanted);
         let wanted = addon_features(offered, self.wanted, unwanted);
-        if wanted.is_empty() {
-            return port.sys_update(pin).map(|()| none);
-        }
-        match port.sys_update_v1(pin, wanted) {
+        match port.sys_update(pin, wanted) {
             Ok(()) => Ok(wanted),
             // Refused before it did anything: the state of the old module is still to be had.
-            Err(error) if opt_in_refused(&error) => {
+            Err(error) if !wanted.is_empty() && opt_in_refused(&error) => {
                 self.refusal.publish(&error.to_words());
-                port.sys_update(pin).map(|()| none)
+                port.sys_update(pin, none).map(|()| none)
             }
             Err(error) => Err(error),
         }

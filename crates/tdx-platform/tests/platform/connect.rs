@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use pcie::FunctionId;
@@ -70,6 +71,23 @@ fn connect_can_be_left_out_or_off() {
         host.shutdown().unwrap();
         assert_unwound(&host, reason.name());
     }
+}
+
+#[test]
+fn a_tsm_is_there_when_and_only_when_connect_works_whoever_starts_and_stops_it() {
+    let host = host_on(machine());
+    host.bring_up(&()).unwrap();
+    for round in 0..60 {
+        thread::scope(|scope| {
+            scope.spawn(|| host.connect_exit());
+            // Refused while it works.
+            let _ = scope.spawn(|| host.connect_init()).join().unwrap();
+        });
+        assert_eq!(host.tsm().is_some(), host.connect_status().is_on(), "round {round}");
+    }
+    host.shutdown().unwrap();
+    assert!(host.tsm().is_none());
+    assert_unwound(&host, "races");
 }
 
 #[test]
@@ -283,9 +301,6 @@ impl PciBus for Failing {
 impl Iommus for Failing {
     fn units(&self, each: &mut dyn FnMut(DmarUnit) -> ControlFlow<()>) {
         self.inner.units(each);
-    }
-    fn mmio_read64(&self, address: PhysAddr) -> u64 {
-        self.inner.mmio_read64(address)
     }
     fn mmio_read32(&self, address: PhysAddr) -> u32 {
         self.inner.mmio_read32(address)
