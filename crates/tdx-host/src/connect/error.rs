@@ -357,7 +357,7 @@ connect_errors! {
     /// An update brought a module without the feature.
     FeatureLost = "connect-feature-lost", Module, EOPNOTSUPP,
         "the new module did not take TDX Connect over",
-        "connected devices are lost; reboot, or update to a module that has it";
+        "connected devices are lost; reboot with a module that has it, TDX without Connect works";
     /// An update left no module.
     ModuleGone = "connect-module-gone", Module, ENODEV,
         "the TDX module is gone, and connected devices with it",
