@@ -107,6 +107,13 @@ impl TdmrTable {
         self.0.get(index)
     }
 
+    /// Whether a page is one of a PAMT.
+    pub(crate) fn is_metadata(&self, page: PhysAddr) -> bool {
+        let holds =
+            |tdmr: &Tdmr| PageLevel::ALL.iter().any(|&level| tdmr.config.pamt.get(level).contains(page));
+        self.iter().any(holds)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Tdmr> {
         self.0.iter()
     }

@@ -62,10 +62,11 @@ impl MessagePages {
             ObjectType::SECURED_SPDM => Kind::Secured,
             _ => return Ok(Err(BAD_OBJECT)),
         };
-        let mut payload = vec![0; header.length.payload_bytes()];
-        if payload.len() > MESSAGE_PAGE - Header::BYTES {
+        let size = header.length.payload_bytes();
+        if size > MESSAGE_PAGE - Header::BYTES {
             return Ok(Err(BAD_OBJECT));
         }
+        let mut payload = vec![0; size];
         if let Some(start) = self.answer.checked_add(Header::BYTES as u64).filter(|_| !payload.is_empty()) {
             call.hw.read(start, KeyId::TME, &mut payload)?;
         }

@@ -174,9 +174,18 @@ fn runs(pages: &[PhysAddr]) -> Result<Vec<PhysRange>, PageRefusal> {
 /// All of `range` has metadata and can be given to an object. PAMT areas lie in reserved areas or outside
 /// every TDMR: SYS.CONFIG has seen to it.
 fn is_usable(tdmrs: &TdmrTable, range: PhysRange) -> bool {
-    tdmrs.iter().any(|tdmr| {
-        tdmr.initialised().covers(range) && !tdmr.config.reserved.iter().any(|area| area.overlaps(range))
-    })
+    // A range may go on in the next TDMR, where that begins at the end of one.
+    let mut covered = range.start();
+    for tdmr in tdmrs.iter() {
+        if tdmr.config.reserved.iter().any(|area| area.overlaps(range)) {
+            return false;
+        }
+        let initialised = tdmr.initialised();
+        if initialised.contains(covered) {
+            covered = initialised.end();
+        }
+    }
+    covered >= range.end()
 }
 
 fn containing(ranges: &BTreeMap<PhysAddr, Owned>, page: PhysAddr) -> Option<(PhysAddr, Owned)> {
@@ -218,14 +227,16 @@ pub(crate) enum ReleaseTarget {
 
 impl Call<'_> {
     /// A page of the host that a leaf may read and write: page aligned, without KeyID bits, outside SEAMRR
-    /// and no page that the module has taken.
+    /// and PAMT, and no page that the module has taken.
     pub(crate) fn host_page(&self, raw: u64, operand: OperandId) -> Result<PhysAddr, Exit> {
         let space = &self.module.platform()?.space;
         let taken =
             |page| self.module.connect.get().is_some_and(|connect| connect.pages.owner(page).is_some());
+        let metadata = |page| self.module.tdmrs.get().is_some_and(|tdmrs| tdmrs.is_metadata(page));
         space
             .plain(raw)
-            .filter(|page| page.is_aligned(PAGE_SIZE) && !space.seamrr.contains(*page) && !taken(*page))
+            .filter(|page| page.is_aligned(PAGE_SIZE) && !space.seamrr.contains(*page))
+            .filter(|&page| !metadata(page) && !taken(page))
             .ok_or_else(|| invalid(operand))
     }
 
@@ -316,5 +327,61 @@ impl Call<'_> {
             ReleaseTarget::Register => pages.first().copied(),
         };
         root.and_then(|root| HpaArray::of(root, pages.len()).ok()).map_or(0, HpaArray::raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tdmrs::{PamtAreas, TdmrConfig};
+
+    const GIB: u64 = 1 << 30;
+
+    fn range(start: u64, size: u64) -> PhysRange {
+        PhysRange::from_size(PhysAddr::new(start), size).expect("a range")
+    }
+
+    /// Two TDMRs that touch, of 1 GiB each, the first initialised and `steps` of the second.
+    fn tdmrs(reserved: Vec<PhysRange>, steps: u64) -> TdmrTable {
+        let config = |start, reserved| TdmrConfig {
+            range: range(start, GIB),
+            reserved,
+            pamt: PamtAreas([range(0x10_0000, PAGE_SIZE); 3]),
+        };
+        TdmrTable::restored(vec![(config(GIB, Vec::new()), 256), (config(2 * GIB, reserved), steps)])
+    }
+
+    fn pages(first: u64) -> [PhysAddr; 2] {
+        [first, first + PAGE_SIZE].map(PhysAddr::new)
+    }
+
+    #[test]
+    fn neighbouring_pages_may_lie_in_two_tdmrs() {
+        let border = pages(2 * GIB - PAGE_SIZE);
+        let registry = PageRegistry::default();
+        assert_eq!(registry.claim(&tdmrs(Vec::new(), 256), &border, Owner::Pool), Ok(()));
+        assert_eq!(registry.pages_of(Owner::Pool), border);
+        let again = PageRegistry::default();
+        for (range, owner) in registry.list() {
+            assert_eq!(again.restore(&tdmrs(Vec::new(), 256), range, owner), Ok(()));
+        }
+        assert_eq!(again.list(), registry.list());
+    }
+
+    #[test]
+    fn pages_without_metadata_are_not_usable() {
+        let unusable = Err(PageRefusal::NotUsable);
+        let registry = PageRegistry::default();
+        let border = pages(2 * GIB - PAGE_SIZE);
+        assert_eq!(
+            registry.check(&tdmrs(Vec::new(), 255), &border),
+            unusable,
+            "the second is not initialised"
+        );
+        let reserved = vec![range(2 * GIB, PAGE_SIZE)];
+        assert_eq!(registry.check(&tdmrs(reserved, 256), &border), unusable, "reserved");
+        for first in [GIB - PAGE_SIZE, 3 * GIB - PAGE_SIZE, 4 * GIB] {
+            assert_eq!(registry.check(&tdmrs(Vec::new(), 256), &pages(first)), unusable, "{first:#x}");
+        }
     }
 }

@@ -26,12 +26,6 @@ impl Failure {
         authentication: false,
     };
 
-    /// A device without something that TEE-IO needs.
-    pub(crate) const LACKING: Self = Self {
-        refusal: Refusal { reason: RefusalReason::MISSING_CAPABILITY, request: 0 },
-        authentication: false,
-    };
-
     /// A message that does not fit the page.
     pub(crate) const TOO_LARGE: Self =
         Self { refusal: Refusal { reason: RefusalReason::TOO_LARGE, request: 0 }, authentication: false };

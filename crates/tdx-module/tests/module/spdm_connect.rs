@@ -13,13 +13,12 @@ use tdx_abi::status::{OperandId, Status, StatusCode};
 use tdx_module::{LockName, LpIndex};
 use zerocopy::IntoBytes;
 
-use crate::common::Moment;
 use crate::common::device::{FUNCTION, Responding};
 use crate::common::tee_io::{
     ANSWER, CONFIG, Host, INFO_ROOT, REQUEST, SESSION_PAGES, array, bridged, config_info, connect_regs,
     create_regs, created, disconnect_regs, status,
 };
-use crate::common::with_leaf;
+use crate::common::{Moment, PAMT, PAMT_1G, SEAMRR, with_leaf};
 
 const CONNECT: SeamcallLeaf = SeamcallLeaf::SPDM_CONNECT;
 const REQUEST_OUT: Status = StatusCode::SPDM_REQUEST.plain();
@@ -120,7 +119,7 @@ fn pages_of_the_host_must_be_pages_of_the_host() {
         (OperandId::R9, |regs, page| regs.r9 = page),
     ];
     for (operand, set) in operands {
-        for page in [ANSWER + 8, ANSWER | 1 << 47, SESSION_PAGES, crate::common::SEAMRR] {
+        for page in [ANSWER + 8, ANSWER | 1 << 47, SESSION_PAGES, SEAMRR, PAMT, PAMT + PAMT_1G] {
             let mut regs = connect_regs(id);
             set(&mut regs, page);
             assert_eq!(status(host.call(CONNECT, regs)), invalid(operand), "TDH.SPDM.CONNECT-9");
@@ -360,13 +359,19 @@ fn a_device_without_what_tee_io_needs_is_refused() {
     let after = status(host.connect(id));
     assert_eq!(after.code(), StatusCode::SPDM_INVALID_MESSAGE);
     assert_eq!(refusal(after).reason, RefusalReason::MISSING_CAPABILITY);
+}
 
+#[test]
+fn what_the_register_image_of_a_port_says_is_evidence_and_no_more() {
     let (mut host, id) = Host::created();
     host.device.dsm.port.capability = 1 << 6;
-    let after = status(host.connect(id));
-    assert_eq!(refusal(after).reason, RefusalReason::MISSING_CAPABILITY, "no selective streams");
-    host.device.dsm.port.capability = 1 << 1 | 1 << 6;
-    works_again(host, id);
+    let after = host.connect(id);
+    assert_eq!(status(after), Status::SUCCESS, "no selective streams at port 0");
+    let blob = host.dev_info(after.rcx);
+    let told = Records::new(&blob).map(|record| record.expect("a record"));
+    let told: Vec<_> = told.filter(|record| record.kind == RecordType::CAPABILITIES).collect();
+    // QUERY_RESP: protocol and object id, reserved, port, location, highest port, then the register.
+    assert_eq!(told.last().expect("a record").bytes.get(8..12), Some(&[1 << 6, 0, 0, 0][..]));
 }
 
 #[test]
