@@ -25,6 +25,10 @@ impl Entropy {
     /// Draws what a step may need; false if the hardware had nothing. What came is kept.
     pub(crate) fn refill(&self, call: &Call<'_>) -> bool {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        // A vector that grows leaves what was in it behind.
+        let room = STEP + size_of::<u64>();
+        let missing = room.saturating_sub(drawn.len());
+        drawn.reserve_exact(missing);
         while drawn.len() < STEP {
             let Some(random) = call.hw.random(call.lp) else { return false };
             drawn.extend_from_slice(&random.to_le_bytes());

@@ -6,12 +6,13 @@
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use tdx_abi::connect::ids::SpdmId;
-use tdx_abi::leaf::SeamcallLeaf;
+
+use super::session::Task;
 
 /// A call of an extension leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExtensionCall {
-    pub(crate) leaf: SeamcallLeaf,
+    pub(crate) task: Task,
     pub(crate) session: SpdmId,
 }
 
@@ -73,7 +74,7 @@ impl HeldSlot<'_> {
 mod tests {
     use super::*;
 
-    const CONNECT: ExtensionCall = ExtensionCall { leaf: SeamcallLeaf::SPDM_CONNECT, session: SpdmId(1) };
+    const CONNECT: ExtensionCall = ExtensionCall { task: Task::Connect, session: SpdmId(1) };
 
     #[test]
     fn an_interrupted_call_keeps_the_slot_for_itself() {
@@ -84,7 +85,7 @@ mod tests {
         assert!(slot.is_taken());
         for other in [
             ExtensionCall { session: SpdmId(2), ..CONNECT },
-            ExtensionCall { leaf: SeamcallLeaf::SPDM_MNG, ..CONNECT },
+            ExtensionCall { task: Task::Heartbeat, ..CONNECT },
         ] {
             assert!(slot.enter(other).is_none(), "{other:?}");
         }

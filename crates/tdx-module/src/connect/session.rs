@@ -13,7 +13,6 @@ use spdm::requester::Requester;
 use tdx_abi::PhysAddr;
 use tdx_abi::connect::ids::{MngOperation, SpdmId};
 use tdx_abi::connect::spdm::SpdmConfigInfo;
-use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, StatusCode};
 
 use super::entropy::Entropy;
@@ -292,14 +291,20 @@ impl<'a> Call<'a> {
         unit.ok_or_else(|| StatusCode::IOMMU_INVALID_STATE.into())
     }
 
-    /// The lock of a session, or OPERAND_BUSY with the operand that names it.
+    /// The lock of a session, or OPERAND_BUSY with the operand that names it. A session that another LP
+    /// has deleted since it was looked up is not there.
     pub(crate) fn lock_session<'s>(
         &self,
         session: &'s Session,
         operand: OperandId,
     ) -> Result<MutexGuard<'s, Body>, Exit> {
         self.check_session_lock(operand)?;
-        session.try_lock().ok_or_else(|| StatusCode::OPERAND_BUSY.with_operand(operand).into())
+        let busy = || StatusCode::OPERAND_BUSY.with_operand(operand);
+        let body = session.try_lock().ok_or_else(busy)?;
+        if self.connect()?.sessions.get(session.id).is_none() {
+            return Err(StatusCode::SPDM_ENTRY_NOT_PRESENT.into());
+        }
+        Ok(body)
     }
 
     /// OPERAND_BUSY if some other agent holds the lock that this LP is about to try, or has tried.
@@ -319,12 +324,12 @@ impl<'a> Call<'a> {
     }
 
     /// The slot of the extension for this call, or OPERAND_BUSY: the leaf itself has to wait.
-    pub(crate) fn enter_extension(&self, leaf: SeamcallLeaf, session: SpdmId) -> Result<HeldSlot<'a>, Exit> {
+    pub(crate) fn enter_extension(&self, task: Task, session: SpdmId) -> Result<HeldSlot<'a>, Exit> {
         let busy = || Exit::from(StatusCode::OPERAND_BUSY.with_operand(OperandId::RAX));
         if self.hw.contended(self.lp, LockName::Extension) {
             return Err(busy());
         }
         let slot = &self.connect()?.sessions.extension;
-        slot.enter(ExtensionCall { leaf, session }).ok_or_else(busy)
+        slot.enter(ExtensionCall { task, session }).ok_or_else(busy)
     }
 }

@@ -62,7 +62,8 @@ fn dword(raw: u64, operand: OperandId) -> Result<u32, Exit> {
     u32::try_from(raw).map_err(|_| invalid(operand))
 }
 
-/// R10 and R11: functions from the first to the last, that of the session among them.
+/// R10 and R11: functions from the first to the last, that of the session among them. Their segment is 0
+/// where the link is not in flit mode; else it is the session's.
 fn rid(session: &Session, regs: &Registers) -> Result<RidAssociation, Exit> {
     // TDH.IDE.STREAM.CREATE-13
     let checked = |raw: u64, known: u64, operand| {
@@ -72,6 +73,7 @@ fn rid(session: &Session, regs: &Registers) -> Result<RidAssociation, Exit> {
     let two = checked(regs.r11, RID_2, OperandId::R11)?;
     RidAssociation::decode([one, two])
         .filter(|rid| rid.contains(session.function.bdf()))
+        .filter(|rid| [0, session.function.function().segment.0].contains(&rid.segment().into()))
         .ok_or_else(|| invalid(OperandId::R11))
 }
 
@@ -192,8 +194,10 @@ impl Request<'_> {
         let (connect, unit) = (call.connect()?, call.unit_of(self.session)?);
         // TDH.IDE.STREAM.CREATE-11
         let _unit = call.lock_unit(unit, OperandId::RCX)?;
-        let body = call.lock_session(self.session, OperandId::RDX)?;
-        // Another LP may have been here between the first look and the locks.
+        call.check_session_lock(OperandId::RDX)?;
+        let body = self.session.try_lock().ok_or(StatusCode::OPERAND_BUSY.with_operand(OperandId::RDX))?;
+        // Another LP may have been here between the first look and the locks: a session that was deleted
+        // has an empty body.
         if self.session.state() != SessionState::Connected || !body.has_session() {
             return Err(StatusCode::SPDM_INVALID_STATE.into());
         }

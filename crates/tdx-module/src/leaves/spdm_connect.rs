@@ -10,7 +10,6 @@ use std::sync::Arc;
 use tdx_abi::connect::MESSAGE_PAGE;
 use tdx_abi::connect::ids::SpdmId;
 use tdx_abi::connect::spdm::{HBEAT_CAP, KEY_UPD_CAP, SpdmConfigInfo};
-use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, Status, StatusCode};
 use tdx_abi::{KeyId, PhysAddr, Registers};
 use zerocopy::FromBytes;
@@ -32,7 +31,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
     let config = call.host_page(regs.rdx, OperandId::RDX)?;
     let pages = MessagePages::new(call, (OperandId::R8, regs.r8), (OperandId::R9, regs.r9))?;
     // TDH.SPDM.CONNECT-3
-    let slot = call.enter_extension(SeamcallLeaf::SPDM_CONNECT, session.id)?;
+    let slot = call.enter_extension(Task::Connect, session.id)?;
     let turn = call
         .lock_session(&session, OperandId::RCX)
         .and_then(|mut body| connect_device(call, &session, &mut body, config, pages, regs));

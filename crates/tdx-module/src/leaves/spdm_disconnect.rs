@@ -9,7 +9,6 @@ use std::sync::Arc;
 use spdm::requester::Operation;
 use tdx_abi::Registers;
 use tdx_abi::connect::ids::SpdmId;
-use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, Status, StatusCode};
 
 use crate::call::{Call, Exit};
@@ -25,7 +24,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
     // TDH.SPDM.DISCONNECT-7
     let pages = MessagePages::new(call, (OperandId::RDX, regs.rdx), (OperandId::R8, regs.r8))?;
     // TDH.SPDM.DISCONNECT-4
-    let slot = call.enter_extension(SeamcallLeaf::SPDM_DISCONNECT, session.id)?;
+    let slot = call.enter_extension(Task::Disconnect, session.id)?;
     let turn = call
         .lock_session(&session, OperandId::RCX)
         .and_then(|mut body| disconnect(call, &session, &mut body, pages));

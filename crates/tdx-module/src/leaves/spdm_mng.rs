@@ -5,7 +5,6 @@ use std::sync::Arc;
 use spdm::requester::Operation;
 use tdx_abi::connect::ids::{MngOperation, SpdmId};
 use tdx_abi::connect::{NO_PAGE, spdm::SpdmConfigInfo};
-use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, Status, StatusCode};
 use tdx_abi::{PhysAddr, Registers};
 
@@ -36,7 +35,7 @@ pub(crate) fn run(call: &Call<'_>, regs: &mut Registers) -> Result<Status, Exit>
     let parameters = if regs.r8 == NO_PAGE { None } else { Some(call.host_page(regs.r8, OperandId::R8)?) };
     let pages = MessagePages::new(call, (OperandId::R9, regs.r9), (OperandId::R10, regs.r10))?;
     // TDH.SPDM.MNG-5
-    let slot = call.enter_extension(SeamcallLeaf::SPDM_MNG, session.id)?;
+    let slot = call.enter_extension(task, session.id)?;
     let turn = call
         .lock_session(&session, OperandId::RCX)
         .and_then(|mut body| manage(call, &session, &mut body, task, parameters, pages, regs));

@@ -102,6 +102,11 @@ fn refusals() -> Vec<Refused> {
             status: invalid(OperandId::R11),
         },
         Refused {
+            row: "TDH.IDE.STREAM.CREATE-13g",
+            spoil: |_, regs| regs.r11 |= 1 << 24,
+            status: invalid(OperandId::R11),
+        },
+        Refused {
             row: "TDH.IDE.STREAM.CREATE-13d",
             spoil: |_, regs| regs.r12 &= !1,
             status: invalid(OperandId::R12),

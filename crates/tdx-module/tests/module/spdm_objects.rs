@@ -1,5 +1,6 @@
 //! TDH.SPDM.CREATE and TDH.SPDM.DELETE: session objects and their pages.
 
+use pcie::FuncId;
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{OperandId, Status, StatusCode};
 use tdx_abi::{PAGE_SIZE, Registers};
@@ -10,7 +11,7 @@ use crate::common::connect::{clear_regs, opted_in_with, setup_regs};
 use crate::common::device::{FUNCTION, Responding};
 use crate::common::tee_io::{
     ARRAY, Host, RELEASED, SESSION_PAGES, STREAM_PAGES, array, bridged, connect_regs, create_regs, created,
-    regs, status, stream_regs,
+    disconnect_regs, regs, status, stream_regs,
 };
 use crate::common::{Bench, Case, Moment, Trial, config, with_leaf};
 
@@ -286,4 +287,39 @@ fn an_interrupted_call_of_a_deleted_session_does_not_keep_the_extension() {
     let id = created(&host.bench);
     let mut next = Host::new(host.bench, Responding::new());
     assert_eq!(status(next.connect(id)), Status::SUCCESS);
+}
+
+#[test]
+fn a_session_that_another_lp_deletes_meanwhile_is_not_there_any_more() {
+    let gone = StatusCode::SPDM_ENTRY_NOT_PRESENT.plain();
+    let release = |id| with_leaf(DELETE, 0, delete_regs(id));
+    let (mut host, id) = Host::created();
+    let moment = Moment::Contended(LockName::Extension);
+    host.bench.hw.intrude(moment, &host.bench.software, LpIndex(1), release(id));
+    let after = host.call(SeamcallLeaf::SPDM_CONNECT, connect_regs(id));
+    assert_eq!(status(after), gone, "TDH.SPDM.CONNECT-1");
+    assert_eq!(status(host.bench.hw.intrusion().expect("an answer")), Status::SUCCESS);
+    let connect = host.bench.connect();
+    assert_eq!((connect.units[0].sessions, connect.units[0].active_sessions), (0, 0));
+    assert!(!connect.interrupted, "the extension is free");
+
+    // What is taken away twice must not be missing from what another session counts.
+    for leaf in [SeamcallLeaf::SPDM_DISCONNECT, DELETE] {
+        let (mut host, id) = Host::connected();
+        let other = create_regs(&host.bench, FUNCTION + 0x100, SESSION_PAGES + 2 * PAGE_SIZE);
+        let other = host.bench.ok(0, CREATE, other).rcx;
+        host.device = Responding::of(FuncId(FUNCTION + 0x100));
+        assert_eq!(status(host.connect(other)), Status::SUCCESS);
+        host.lose_link();
+        let (row, lock, regs) = match leaf {
+            DELETE => ("TDH.SPDM.DELETE-1", LockName::Iommu, delete_regs(id)),
+            _ => ("TDH.SPDM.DISCONNECT-1", LockName::Extension, disconnect_regs(id)),
+        };
+        let moment = Moment::Contended(lock);
+        host.bench.hw.intrude(moment, &host.bench.software, LpIndex(1), release(id));
+        assert_eq!(status(host.call(leaf, regs)), gone, "{row}");
+        assert_eq!(status(host.bench.hw.intrusion().expect("an answer")), Status::SUCCESS);
+        let unit = host.bench.connect().units.remove(0);
+        assert_eq!((unit.sessions, unit.active_sessions), (1, 1), "{leaf}");
+    }
 }

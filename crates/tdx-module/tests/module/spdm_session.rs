@@ -144,6 +144,8 @@ fn the_extension_is_busy_or_interrupted_for_mng_and_disconnect() {
     });
     assert_eq!(status(host.call(MNG, mng_regs(id, HEARTBEAT))), INTERRUPTED, "TDH.SPDM.MNG-6");
     assert_eq!(status(host.call(DISCONNECT, disconnect_regs(id))), busy, "TDH.SPDM.DISCONNECT-4");
+    assert_eq!(status(host.call(MNG, mng_regs(id, KEY_UPDATE))), busy, "TDH.SPDM.MNG-5");
+    assert_eq!(status(host.call(DISCONNECT, disconnect_regs(id))), busy, "the heartbeat still has the slot");
     assert_eq!(status(host.call(MNG, mng_regs(id, HEARTBEAT))), REQUEST_OUT, "TDH.SPDM.MNG-7");
     // Another operation has to wait for the answer.
     assert_eq!(status(host.call(MNG, mng_regs(id, KEY_UPDATE))), locked, "TDH.SPDM.MNG-5");

@@ -200,6 +200,7 @@ pub(crate) enum Moment {
     Random,
     MmioRead(u64),
     MmioWrite(u64),
+    Contended(LockName),
 }
 
 /// A call of another LP from inside a call.
@@ -393,6 +394,7 @@ impl Hardware for FakeHardware {
     }
 
     fn contended(&self, _lp: LpIndex, lock: LockName) -> bool {
+        self.at(Moment::Contended(lock));
         locked(&self.facts).contended.contains(&lock)
     }
 
