@@ -234,7 +234,6 @@ impl SessionTable {
         if !sound {
             return Err(refused);
         }
-        unit.add_stream();
         let facts = StreamFacts {
             key,
             session: id,
@@ -248,6 +247,10 @@ impl SessionTable {
             control,
             pages,
         };
+        if !facts.slots.is_sound() || self.streams.of_unit(key.unit).iter().any(|one| one.collides(&facts)) {
+            return Err(refused);
+        }
+        unit.add_stream();
         Ok(Stream::restored(facts, state, set, torn))
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Source: Root Complex IDE Programming Guide. All registers are dwords.
 
+use std::collections::BTreeSet;
+
 use spdm::ide_km::{Direction, IdeKey, Ifv, KeySet, KeySlot};
 use tdx_abi::PhysAddr;
 
@@ -42,6 +44,18 @@ pub(crate) struct SlotSet {
 }
 
 impl SlotSet {
+    /// No slot is there twice.
+    pub(crate) fn is_sound(&self) -> bool {
+        let sound = |slots: &[u16; SLOTS]| slots.iter().collect::<BTreeSet<_>>().len() == SLOTS;
+        sound(&self.tx) && sound(&self.rx)
+    }
+
+    /// A slot is in both sets.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let meet = |one: &[u16; SLOTS], other: &[u16; SLOTS]| one.iter().any(|slot| other.contains(slot));
+        meet(&self.tx, &other.tx) || meet(&self.rx, &other.rx)
+    }
+
     /// By place in the set: set 0 first.
     fn of(&self, direction: Direction) -> &[u16; SLOTS] {
         match direction {
@@ -203,11 +217,14 @@ impl KeyUnitStream<'_> {
         [TX_STATUS, RX_STATUS].into_iter().all(|register| self.read(register) & bit != 0)
     }
 
-    /// Disables the stream and lets go of its keys; the stream keeps its id.
+    /// Disables the stream and wipes its keys; the stream keeps its id.
     pub(crate) fn stop(&self, stream_id: u8) {
         self.set_enabled(stream_id, false);
         self.write(TX_CONTROL, 0);
         self.write(RX_CONTROL, 0);
+        for slot in KeySet::ALL.into_iter().flat_map(KeySlot::of_set) {
+            self.fill(slot, &[0; IdeKey::SIZE], 0);
+        }
     }
 
     /// Wipes everything.
@@ -215,11 +232,6 @@ impl KeyUnitStream<'_> {
         self.stop(0);
         for register in TX_SLOTS.into_iter().chain(RX_SLOTS) {
             self.write(register, 0);
-        }
-        for set in KeySet::ALL {
-            for slot in KeySlot::of_set(set) {
-                self.fill(slot, &[0; IdeKey::SIZE], 0);
-            }
         }
     }
 }

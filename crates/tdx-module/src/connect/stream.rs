@@ -120,7 +120,15 @@ impl Stream {
         self.torn.store(torn, Ordering::Release);
     }
 
-    /// Traffic can be in it.
+    /// Something that one stream of a unit has, the other has, too.
+    pub(crate) fn collides(&self, other: &StreamFacts) -> bool {
+        let one = &self.facts;
+        let keys =
+            one.key_unit == other.key_unit && (one.number == other.number || one.slots.meets(&other.slots));
+        keys || one.port == other.port && one.block == other.block
+    }
+
+    /// No traffic can be in it.
     fn is_blocked(&self) -> bool {
         self.state() == StreamState::Blocked
     }

@@ -93,6 +93,8 @@ fn manage_keys(
         // Another operation was left between two messages: nobody goes on with it.
         if let Some(Work { plan: Plan::Keys(plan), .. }) = body.works.remove(&task) {
             plan.abort(call);
+            // A stream whose STOP was left has no keys to refresh.
+            check_state(stream, operation)?;
         }
         let plan = KeyPlan::new(Arc::clone(stream), operation);
         // TDH.IDE.STREAM.KM-9

@@ -299,6 +299,43 @@ fn a_refresh_that_fails_early_can_be_repeated_and_one_that_fails_late_cannot() {
 }
 
 #[test]
+fn a_stop_that_was_left_leaves_nothing_to_refresh() {
+    let (mut host, id, stream) = Host::secure();
+    let first = host.call(KM, km_regs(id, stream, KmOperation::STOP));
+    assert_eq!(status(first), REQUEST_OUT);
+    host.exchange(first.rcx);
+    host.bench.hw.set(|facts| facts.interrupt = true);
+    let left = status(host.call(KM, km_regs(id, stream, KmOperation::STOP)));
+    assert_eq!(left, StatusCode::INTERRUPTED_RESUMABLE.plain());
+    let left = status(host.call(KM, km_regs(id, stream, KmOperation::STOP)));
+    assert_eq!(left, StatusCode::INTERRUPTED_RESUMABLE.plain());
+    host.bench.hw.set(|facts| facts.interrupt = false);
+    assert_eq!(status(host.km(id, stream, KmOperation::REFRESH)), BAD_STATE, "TDH.IDE.STREAM.KM-2");
+    assert!(!host.is_enabled());
+    assert_eq!(status(host.km(id, stream, KmOperation::SETUP)), Status::SUCCESS);
+    assert!(host.is_enabled());
+}
+
+#[test]
+fn no_key_stays_behind_in_the_key_unit() {
+    let keys = |host: &Host| {
+        let slots = KEY_UNITS[0] + TX_KEYS..KEY_UNITS[0] + RX_KEYS + 40 * 16;
+        host.bench.hw.facts().io.registers.range(slots).map(|(_, &dword)| dword).collect::<Vec<_>>()
+    };
+    let (mut host, id, stream) = Host::secure();
+    assert!(keys(&host).iter().any(|&dword| dword != 0));
+    assert_eq!(status(host.call(KM, km_regs(id, stream, KmOperation::STOP))), REQUEST_OUT);
+    assert!(keys(&host).iter().all(|&dword| dword == 0), "STOP");
+    let (mut host, id, stream) = Host::configured();
+    host.drive_to(KM, km_regs(id, stream, KmOperation::SETUP), 4);
+    assert!(keys(&host).iter().any(|&dword| dword != 0));
+    host.bench.hw.set(|facts| facts.put_message(ANSWER, &[]));
+    let after = status(host.call(KM, km_regs(id, stream, KmOperation::SETUP)));
+    assert_eq!(after.code(), StatusCode::IDE_STREAM_IDEKM_INVALID_RESPONSE);
+    assert!(keys(&host).iter().all(|&dword| dword == 0), "a SETUP that failed");
+}
+
+#[test]
 fn keys_that_do_not_get_ready_enable_nothing() {
     let (mut host, id, stream) = Host::configured();
     host.bench.hw.set(|facts| facts.io.keys_get_ready = false);

@@ -1,14 +1,19 @@
 //! Sessions and streams across an update.
 
+use pcie::FuncId;
 use proptest::prelude::*;
 use spdm::ide_km::KeySet;
-use tdx_abi::Registers;
 use tdx_abi::connect::ids::{KmOperation, MngOperation};
+use tdx_abi::connect::stream::StreamInfo;
 use tdx_abi::leaf::SeamcallLeaf;
 use tdx_abi::status::{Status, StatusCode};
+use tdx_abi::{PAGE_SIZE, Registers};
 
 use crate::common::connect::TDX_CONNECT;
-use crate::common::tee_io::{Host, connect_regs, disconnect_regs, km_regs, mng_regs, status, stream_regs};
+use crate::common::device::Responding;
+use crate::common::tee_io::{
+    Host, SESSION_PAGES, connect_regs, create_regs, disconnect_regs, km_regs, mng_regs, status, stream_regs,
+};
 use crate::common::{Bench, config};
 use crate::handoff::{successor, update};
 use crate::sys_shutdown::shutdown;
@@ -16,6 +21,7 @@ use crate::sys_shutdown::shutdown;
 const KM: SeamcallLeaf = SeamcallLeaf::IDE_STREAM_KM;
 const MNG: SeamcallLeaf = SeamcallLeaf::SPDM_MNG;
 const REQUEST_OUT: Status = StatusCode::SPDM_REQUEST.plain();
+const BAD: Status = StatusCode::SYS_INVALID_HANDOFF.plain();
 
 /// A module on the same machine that has what `old` has left, before SYS.UPDATE.
 fn heir(old: &Bench) -> Bench {
@@ -183,6 +189,42 @@ fn a_session_that_ends_with_its_device_is_deleted_behind_an_update() {
     host.lose_link();
     let mut host = replace(host);
     assert_eq!(status(host.delete(id)), Status::SUCCESS, "the losses of the link are known");
+}
+
+/// Bytes of a saved stream, the last ones of the hand-off data; of its port and block, of its place in the
+/// key unit, and of its key slots.
+const STREAM: usize = 71;
+const PORT_AND_BLOCK: std::ops::Range<usize> = 11..16;
+const PLACE: std::ops::Range<usize> = 18..20;
+const SLOTS: std::ops::Range<usize> = 20..44;
+
+#[test]
+fn streams_that_share_what_only_one_can_have_are_refused() {
+    let (mut host, ..) = Host::configured();
+    let other = create_regs(&host.bench, 0x1200, SESSION_PAGES + 2 * PAGE_SIZE);
+    let other = host.bench.ok(0, SeamcallLeaf::SPDM_CREATE, other).rcx;
+    host.device = Responding::of(FuncId(0x1200));
+    assert_eq!(status(host.connect(other)), Status::SUCCESS);
+    let regs = Registers { r10: 0x1207 << 8, r11: 0x1200 << 8 | 1, ..stream_regs(other, 1) };
+    let regs = Registers { rcx: StreamInfo::selective(1 << 3).0, ..regs };
+    host.bench.ok(0, SeamcallLeaf::IDE_STREAM_CREATE, regs);
+    assert_eq!(status(host.bench.raw(0, shutdown(2)).expect("an answer")), Status::SUCCESS);
+    for (what, from, to, expected) in [
+        ("nothing", 0..0, 0, Status::SUCCESS),
+        ("port and block", PORT_AND_BLOCK, STREAM + PORT_AND_BLOCK.start, BAD),
+        ("place in the key unit", PLACE, STREAM + PLACE.start, BAD),
+        ("key slots", SLOTS, STREAM + SLOTS.start, BAD),
+        ("a slot of its own", SLOTS.start..SLOTS.start + 2, SLOTS.start + 2, BAD),
+    ] {
+        let heir = successor(&host.bench, config("connect"));
+        heir.hw.restore(host.bench.hw.facts());
+        let mut bytes = heir.software.handoff_area();
+        let size = u32::from_le_bytes(bytes[4..8].try_into().expect("a size"));
+        let end = 8 + usize::try_from(size).expect("a size");
+        bytes[end - 2 * STREAM..end].copy_within(from, to);
+        heir.software.set_handoff_area(&bytes);
+        assert_eq!(status(heir.raw(0, update(1, TDX_CONNECT)).expect("an answer")), expected, "{what}");
+    }
 }
 
 /// Where the part of TDX Connect begins in the hand-off area.
