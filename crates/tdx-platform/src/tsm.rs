@@ -20,7 +20,7 @@ use tdx_host::tsm::{
 use crate::allocator::Leaks;
 use crate::host::TdxHost;
 use crate::platform::Platform;
-use devices::{DsmState, Function, HostTsm, LinkState};
+use devices::{DsmSlot, DsmState, Function, HostTsm, LinkState};
 
 pub(crate) use devices::Devices;
 pub(crate) use uevents::UeventLog;
@@ -253,7 +253,6 @@ impl TdxHost {
 
     /// Connects a device to the TSM named by `text`, as it is written to `tsm/connect`.
     pub fn connect(&self, device: FunctionId, text: &str) -> Result<(), TsmError> {
-        let _no_unregistration = self.devices().registration.read();
         self.with_dsm(device, |tsm, dsm| {
             tsm.connect(self.state(), self.platform(), dsm, text)?;
             self.manage_dependents(dsm);
@@ -263,17 +262,11 @@ impl TdxHost {
 
     /// Disconnects a device from the TSM named by `text`, as it is written to `tsm/disconnect`.
     pub fn disconnect(&self, device: FunctionId, text: &str) -> Result<(), TsmError> {
-        let _no_unregistration = self.devices().registration.read();
-        self.with_dsm(device, |tsm, dsm| {
-            let done = tsm.disconnect(self.state(), self.platform(), dsm, text);
-            self.forget_dependents(dsm);
-            done
-        })
+        self.with_dsm(device, |tsm, dsm| tsm.disconnect(self.state(), self.platform(), dsm, text))
     }
 
     /// Makes keys or device information of a connected device anew.
     pub fn refresh(&self, device: FunctionId, what: Refresh) -> Result<(), TsmError> {
-        let _no_unregistration = self.devices().registration.read();
         self.with_dsm(device, |tsm, dsm| tsm.refresh(self.state(), self.platform(), dsm, what))
     }
 
@@ -296,9 +289,23 @@ impl TdxHost {
     ) -> Result<R, TsmError> {
         let function = self.devices().get(device).ok_or(TsmError::NoSuchFunction { device })?;
         let slot = function.slot.as_ref().ok_or(TsmError::NotADsm { device })?;
-        let mut dsm = slot.dsm.lock();
-        let result = work(&self.devices().tsm, &mut dsm);
-        *slot.state.write() = DsmState::of(&dsm);
+        let mut place = slot.dsm.lock();
+        let dsm = place.as_mut().ok_or(TsmError::NoSuchFunction { device })?;
+        self.work_on(slot, dsm, work)
+    }
+
+    fn work_on<R>(
+        &self,
+        slot: &DsmSlot,
+        dsm: &mut Dsm<Leaks>,
+        work: impl FnOnce(&HostTsm, &mut Dsm<Leaks>) -> R,
+    ) -> R {
+        let was_connected = dsm.tsm().is_some();
+        let result = work(&self.devices().tsm, dsm);
+        if was_connected && dsm.tsm().is_none() {
+            self.forget_dependents(dsm.function());
+        }
+        *slot.state.write() = DsmState::of(dsm);
         result
     }
 
@@ -315,14 +322,11 @@ impl TdxHost {
         });
     }
 
-    /// Forgets which functions a DSM managed, if it is not connected.
-    fn forget_dependents(&self, dsm: &Dsm<Leaks>) {
-        if dsm.tsm().is_some() {
-            return;
-        }
+    /// A DSM is not connected any more, and manages nothing.
+    fn forget_dependents(&self, dsm: FunctionId) {
         for function in self.devices().all().iter().rev() {
             let mut managed_by = function.managed_by.write();
-            if *managed_by == Some(dsm.function()) {
+            if *managed_by == Some(dsm) {
                 *managed_by = None;
             }
         }
@@ -333,16 +337,17 @@ impl TdxHost {
         self.platform().uevents.after(seq)
     }
 
-    /// Makes the keys of each link anew after this time, by [`Self::tick`]; `None` for never.
+    /// Makes the keys of each link anew after this time, by [`Self::tick`]; `None` for never. Without a word,
+    /// after [`tdx_host::tsm::DEFAULT_KEY_REFRESH`].
     pub fn set_key_refresh(&self, every: Option<Duration>) {
         self.devices().tsm.set_key_refresh(every);
     }
 
-    /// Does what is due at the time `now`: keys of links are made anew. What fails is told in the log and in
+    /// Does what is due at the time `now`, which any clock may tell that does not go back: connections that were
+    /// lost are taken down, keys of links are made anew. What fails is told in the log and in
     /// [`FunctionView::last_error`], and tried again at the next tick.
     pub fn tick(&self, now: Duration) {
         let Some(devices) = self.devices.get() else { return };
-        let _no_unregistration = devices.registration.read();
         for function in devices.all() {
             if function.state().is_some_and(|state| state.tsm.is_some()) {
                 // It has told its failure itself.
@@ -358,16 +363,19 @@ impl TdxHost {
         let devices = self.devices();
         match event {
             DeviceEvent::Added(id) => {
-                let _alone = devices.registration.write();
+                let _alone = devices.enumeration.lock();
                 self.add_function(id);
             }
             DeviceEvent::Removed(id) => {
-                let _alone = devices.registration.write();
+                let _alone = devices.enumeration.lock();
                 self.remove_functions(id);
             }
             DeviceEvent::StreamLost(id) => {
-                let _no_unregistration = devices.registration.read();
-                self.lose(id, Loss::Stream);
+                // What is no DSM has no connection of its own.
+                let _ = self.with_dsm(id, |tsm, dsm| {
+                    tsm.lose(self.state(), self.platform(), dsm, Loss::Stream);
+                    Ok(())
+                });
             }
         }
     }
@@ -387,10 +395,14 @@ impl TdxHost {
         });
         let Some(found) = found else { return };
         let function = devices.add(platform, FunctionFacts::read(platform, found));
-        // Managed at once, if its DSM is connected.
-        let dsm = devices.get(function.facts.dsm_place()).filter(|dsm| dsm.id() != id);
-        if dsm.as_ref().and_then(|dsm| dsm.state()?.tsm).is_some() {
-            *function.managed_by.write() = dsm.map(|dsm| dsm.id());
+        let place = function.facts.dsm_place();
+        if place != id {
+            // Managed at once, if its DSM is connected. Behind a connect that is under way: that one may have
+            // asked for functions before this one came. Where no DSM is, nobody manages it.
+            let _ = self.with_dsm(place, |_, dsm| {
+                *function.managed_by.write() = dsm.tsm().map(|_| place);
+                Ok(())
+            });
         }
         pci_event(platform, UeventAction::Add, &found);
     }
@@ -405,25 +417,23 @@ impl TdxHost {
         let all = devices.all();
         let gone: Vec<_> = all.iter().filter(belongs).rev().collect();
         for function in gone {
-            self.lose(function.id(), Loss::Removed);
+            if let Some(slot) = &function.slot {
+                let mut place = slot.dsm.lock();
+                if let Some(mut dsm) = place.take() {
+                    self.work_on(slot, &mut dsm, |tsm, dsm| {
+                        tsm.lose(self.state(), self.platform(), dsm, Loss::Removed);
+                    });
+                }
+            }
             devices.remove(function.id());
             pci_event(self.platform(), UeventAction::Remove, &function.facts.function);
         }
     }
 
-    fn lose(&self, id: FunctionId, how: Loss) {
-        // What is no DSM has no connection of its own.
-        let _ = self.with_dsm(id, |tsm, dsm| {
-            tsm.lose(self.state(), self.platform(), dsm, how);
-            self.forget_dependents(dsm);
-            Ok(())
-        });
-    }
-
     /// Registers the TSM: TDX Connect works, with so many secure streams below each bridge.
     pub(crate) fn tsm_register(&self, streams: &[(HostBridge, u16)]) {
         let devices = self.devices();
-        let _alone = devices.registration.write();
+        let _alone = devices.registration.lock();
         for bridge in devices.tsm.bridges() {
             let of_bridge = streams.iter().find(|(other, _)| *other == bridge.bridge());
             bridge.set_streams(of_bridge.map_or(0, |(_, streams)| *streams));
@@ -434,13 +444,13 @@ impl TdxHost {
     /// Takes the TSM away: disconnects every device, last one first.
     pub(crate) fn tsm_unregister(&self) {
         let Some(devices) = self.devices.get() else { return };
-        let _alone = devices.registration.write();
+        let _alone = devices.registration.lock();
+        // A connect that is under way is waited for below, one that comes later finds no TSM.
         let Some(number) = devices.tsm.stop_connecting() else { return };
         for function in devices.all().iter().rev() {
             // What is no DSM has no connection of its own.
             let _ = self.with_dsm(function.id(), |tsm, dsm| {
                 tsm.release(self.state(), self.platform(), dsm);
-                self.forget_dependents(dsm);
                 Ok(())
             });
         }

@@ -141,6 +141,7 @@ where
         let SeamcallCause::Status(status) = error.cause else {
             return match error.cause {
                 SeamcallCause::GoingDown => TsmError::GoingDown { device },
+                SeamcallCause::Down => TsmError::ModuleDown { device },
                 _ => TsmError::CallFailed { device, error },
             };
         };

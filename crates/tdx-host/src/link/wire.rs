@@ -21,6 +21,9 @@ use crate::tsm::TsmError;
 
 /// Messages of one operation at most. A module gives up long before.
 const MAX_MESSAGES: u32 = 1 << 16;
+/// Calls that a module may take to see that no answer comes: one that an update has just brought begins the
+/// operation anew, and sees it at the next call.
+const GIVE_UP_CALLS: u32 = 3;
 /// Times in a row that the module may want new keys before it goes on.
 const MAX_KEY_UPDATES: u32 = 4;
 
@@ -337,9 +340,14 @@ impl<L: LeakCounter> Wire<L> {
     {
         self.response.fill(0);
         let Some(pages) = &self.pages else { return };
-        if pages.messages.write(caller.platform, TO_MODULE, &self.response).is_ok() {
+        if pages.messages.write(caller.platform, TO_MODULE, &self.response).is_err() {
+            return;
+        }
+        for _ in 0..GIVE_UP_CALLS {
             // It ends in an error, which is what is wanted.
-            let _ = caller.marshalled(slot, call);
+            if !matches!(caller.marshalled(slot, call), Ok(Marshalled::Send { .. })) {
+                return;
+            }
         }
     }
 }

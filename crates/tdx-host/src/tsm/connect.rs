@@ -2,17 +2,19 @@
 
 use core::time::Duration;
 
+use tdx_abi::status::StatusCode;
+
 use super::dsm::Link;
 use super::events::{LinkState, device_event};
 use super::health::examine;
 use super::{Dsm, Refresh, Tsm, TsmError, is_name, parse_name};
 use crate::cpu::CpuSlot;
-use crate::host::HostState;
+use crate::host::{HostState, Lifecycle};
 use crate::link::{
     BridgeStreams, Caller, Ending, Pools, PortStreams, Session, Stream, TsmPlatform, Wire, walk_functions,
 };
 use crate::sync::RawLock;
-use crate::traits::{LeakCounter, LogLevel, PciBus};
+use crate::traits::{LeakCounter, LogLevel};
 
 /// How a connection was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub enum Loss {
     Removed,
     /// The stream is not secure any more; the device may answer still.
     Stream,
+    /// The module does not go on with the session or with the keys of the stream.
+    Session,
 }
 
 impl<E, B, R> Tsm<E, B, R>
@@ -82,6 +86,9 @@ where
         P: TsmPlatform + ?Sized,
     {
         let device = dsm.function();
+        if is_down(host) {
+            return Err(TsmError::ModuleDown { device });
+        }
         let pages = self.pages_kept();
         if pages != 0 {
             return Err(TsmError::TsmBroken { device, pages });
@@ -94,13 +101,12 @@ where
             return Err(TsmError::MailboxNotSecured { device });
         }
         let (bridge, root_port) = self.ports_above(dsm)?;
-        let refresh_at = self.next_refresh(platform);
         let Dsm { wire, endpoint, .. } = dsm;
         let wire = wire.as_mut().ok_or(TsmError::NoSpdmMailbox { device })?;
         wire.open(&caller)?;
         match open(&caller, wire, &Pools { bridge, root_port, endpoint }) {
             Ok((session, stream)) => {
-                dsm.link = Some(Link { tsm, session, stream, refresh_at });
+                dsm.link = Some(Link { tsm, session, stream, keys_since: None });
                 Ok(())
             }
             Err(error) => {
@@ -111,7 +117,8 @@ where
     }
 
     /// Disconnects a device as a write of `text` to `tsm/disconnect` does. Once begun it does not fail: what
-    /// goes wrong is told in the log.
+    /// goes wrong is told in the log. While the module is down it is not begun, as the one that takes over has
+    /// the connection still.
     pub fn disconnect<C, K, P>(
         &self,
         host: &HostState<C, K>,
@@ -128,6 +135,9 @@ where
         let tsm = dsm.tsm().ok_or(TsmError::NotConnected { device })?;
         if !is_name(text, tsm) {
             return Err(TsmError::OtherTsm { device, tsm });
+        }
+        if is_down(host) {
+            return Err(TsmError::ModuleDown { device });
         }
         self.release(host, platform, dsm);
         Ok(())
@@ -147,7 +157,8 @@ where
         }
     }
 
-    /// Takes note of a connection that is lost: takes it down as far as that can be done.
+    /// Takes note of a connection that is lost: takes it down as far as that can be done. While the module is
+    /// down only a device that was taken out is given up; the others are looked after later.
     pub fn lose<C, K, P>(&self, host: &HostState<C, K>, platform: &P, dsm: &mut Dsm<P::Leaks>, how: Loss)
     where
         C: AsRef<[CpuSlot]> + Sync,
@@ -155,10 +166,14 @@ where
         P: TsmPlatform + ?Sized,
     {
         let device = dsm.function();
+        if how != Loss::Removed && is_down(host) {
+            return;
+        }
         let (error, of_session) = match how {
             Loss::Removed => (TsmError::DeviceGone { device }, Ending::Gone),
             // The session does not go over the stream, and the device is asked to end it.
             Loss::Stream => (TsmError::StreamLost { device }, Ending::Orderly),
+            Loss::Session => (TsmError::SessionLost { device }, Ending::Orderly),
         };
         if self.close(host, platform, dsm, Ending::Gone, of_session) {
             dsm.last_error = Some(error);
@@ -168,7 +183,8 @@ where
     }
 
     /// Makes keys or device information anew while the device stays connected. After an error everything
-    /// goes on with what there was.
+    /// goes on with what there was, unless the module says that there is nothing to go on with: then the
+    /// connection is lost.
     pub fn refresh<C, K, P>(
         &self,
         host: &HostState<C, K>,
@@ -183,7 +199,6 @@ where
     {
         let device = dsm.function();
         let caller = self.caller(host, platform, device);
-        let next = self.next_refresh(platform);
         let not_connected = TsmError::NotConnected { device };
         let link = dsm.link.as_mut().ok_or(not_connected)?;
         let wire = dsm.wire.as_mut().ok_or(not_connected)?;
@@ -193,7 +208,11 @@ where
             Refresh::Evidence => link.session.recollect(&caller, wire),
         });
         if what == Refresh::StreamKeys && result.is_ok() {
-            link.refresh_at = next;
+            link.keys_since = None;
+        }
+        if result.is_err_and(|error| ends_connection(&error)) {
+            self.lose(host, platform, dsm, Loss::Session);
+            return Err(TsmError::SessionLost { device });
         }
         dsm.last_error = result.err();
         if let Err(error) = result {
@@ -217,19 +236,23 @@ where
         K: Sync,
         P: TsmPlatform + ?Sized,
     {
+        if is_down(host) {
+            return Ok(());
+        }
         if let Some(how) = examine(platform, dsm) {
             self.lose(host, platform, dsm, how);
             return Ok(());
         }
         let (Some(link), Some(every)) = (dsm.link.as_mut(), self.key_refresh()) else { return Ok(()) };
-        match link.refresh_at {
-            Some(at) if now >= at => self.refresh(host, platform, dsm, Refresh::StreamKeys),
-            Some(_) => Ok(()),
-            None => {
-                link.refresh_at = Some(now.saturating_add(every));
-                Ok(())
-            }
+        let since = *link.keys_since.get_or_insert(now);
+        if now.saturating_sub(since) < every {
+            return Ok(());
         }
+        self.refresh(host, platform, dsm, Refresh::StreamKeys)?;
+        if let Some(link) = dsm.link.as_mut() {
+            link.keys_since = Some(now);
+        }
+        Ok(())
     }
 
     /// Shows the functions that the DSM could answer for, its own left out: those for which a connected DSM
@@ -302,10 +325,17 @@ where
         let port = self.root_ports().iter().find(|port| Some(port.port()) == function.root_port);
         bridge.zip(port).ok_or(TsmError::NoRootPort { device: function.id })
     }
+}
 
-    fn next_refresh<P: PciBus + ?Sized>(&self, platform: &P) -> Option<Duration> {
-        self.key_refresh().map(|every| platform.now().saturating_add(every))
-    }
+/// An update that failed left the module shut down. Its sessions and streams wait for the next module.
+fn is_down<C: AsRef<[CpuSlot]>, K>(host: &HostState<C, K>) -> bool {
+    host.lifecycle() == Lifecycle::Down
+}
+
+/// True if the module has lost the session, or the keys of the stream, for which it was asked.
+fn ends_connection(error: &TsmError) -> bool {
+    let states = [StatusCode::SPDM_INVALID_STATE, StatusCode::IDE_STREAM_INVALID_STATE];
+    matches!(error, TsmError::CallFailed { error, .. } if states.iter().any(|state| error.is(*state)))
 }
 
 /// What a device is connected by.

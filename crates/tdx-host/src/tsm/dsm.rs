@@ -17,8 +17,8 @@ pub(crate) struct Link<L: LeakCounter> {
     pub(crate) tsm: u32,
     pub(crate) session: Session<L>,
     pub(crate) stream: Stream<L>,
-    /// When the keys of the stream are made anew.
-    pub(crate) refresh_at: Option<Duration>,
+    /// When somebody first looked after the keys that the stream has.
+    pub(crate) keys_since: Option<Duration>,
 }
 
 /// A DSM. The embedder keeps each behind a lock of its own: messages go to and fro while it is held.

@@ -192,6 +192,13 @@ tsm_errors! {
     } = "device-going-down", Caller, ESHUTDOWN,
         "{device}: the host is going down",
         "connect again after the next boot";
+    /// An update that failed left the module shut down.
+    ModuleDown {
+        /// The device.
+        device: FunctionId,
+    } = "device-module-down", Caller, EBUSY,
+        "{device}: an update that failed left the TDX module shut down, its connection can be neither made nor ended",
+        "install a module, then try again";
     /// A call failed.
     CallFailed {
         /// The device.
@@ -392,6 +399,13 @@ tsm_errors! {
     } = "stream-lost", Device, EIO,
         "{device} was disconnected: its stream is not secure any more, an integrity check failed or its link went down",
         "connect it again; if it stays, somebody tampers with the link or the slot is bad";
+    /// The session of a connected device failed.
+    SessionLost {
+        /// The device.
+        device: FunctionId,
+    } = "session-lost", Device, EIO,
+        "{device} was disconnected: an exchange that failed has cost the module its session with it or the keys of its stream",
+        "connect it again; update the device's firmware if it stays";
     /// The module gave fewer pages back than it took.
     PagesMissing {
         /// The device.

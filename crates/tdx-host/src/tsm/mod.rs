@@ -24,6 +24,12 @@ pub use error::{TSM_ERRORS, TsmError};
 pub use events::DevPath;
 pub use registration::TsmClass;
 
+/// Keys of a stream are made anew after this time, if nobody chooses another. A stream takes far longer to
+/// use its keys up; what was sent under a key that leaks is less that way.
+pub const DEFAULT_KEY_REFRESH: Duration = Duration::from_secs(60 * 60);
+
+const DEFAULT_NANOSECONDS: u64 = DEFAULT_KEY_REFRESH.as_secs() * 1_000_000_000;
+
 /// What is made anew on a device that stays connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refresh {
@@ -97,7 +103,7 @@ impl<E, B: AsRef<[BridgeStreams]>, R: AsRef<[PortStreams]>> Tsm<E, B, R> {
             number: AtomicU32::new(NOBODY),
             instance: AtomicU64::new(0),
             kept: AtomicU64::new(0),
-            key_refresh: AtomicU64::new(0),
+            key_refresh: AtomicU64::new(DEFAULT_NANOSECONDS),
         }
     }
 

@@ -82,8 +82,9 @@ impl DsmState {
 
 /// The DSM of a device.
 pub(crate) struct DsmSlot {
-    /// Held while messages go to and fro.
-    pub(crate) dsm: Mutex<Dsm<Leaks>>,
+    /// Held while messages go to and fro, and nothing else is. Empty once the function was taken out:
+    /// whoever waited for it finds nobody.
+    pub(crate) dsm: Mutex<Option<Dsm<Leaks>>>,
     pub(crate) state: RwLock<DsmState>,
 }
 
@@ -114,9 +115,10 @@ pub(crate) struct Devices {
     pub(crate) class: TsmClass,
     pub(crate) tsm: HostTsm,
     functions: RwLock<BTreeMap<FunctionId, Arc<Function>>>,
-    /// Held for reading while a device is connected or disconnected, for writing while the TSM comes or goes
-    /// or a device does.
-    pub(crate) registration: RwLock<()>,
+    /// Held while the TSM comes or goes.
+    pub(crate) registration: Mutex<()>,
+    /// Held while functions come or go.
+    pub(crate) enumeration: Mutex<()>,
     instances: AtomicU64,
 }
 
@@ -139,7 +141,8 @@ impl Devices {
             class: TsmClass::new(),
             tsm: Tsm::new(SleepLock::default(), bridges, root_ports),
             functions: RwLock::default(),
-            registration: RwLock::new(()),
+            registration: Mutex::new(()),
+            enumeration: Mutex::new(()),
             instances: AtomicU64::new(0),
         };
         for facts in found {
@@ -170,7 +173,7 @@ impl Devices {
             None
         };
         let slot = endpoint.map(|endpoint| {
-            let dsm = Mutex::new(Dsm::new(facts, for_spdm, endpoint));
+            let dsm = Mutex::new(Some(Dsm::new(facts, for_spdm, endpoint)));
             DsmSlot { dsm, state: RwLock::default() }
         });
         let instance = self.instances.fetch_add(1, Ordering::Relaxed) + 1;

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use pcie::FunctionId;
+use tdx_host::tsm::Refresh;
 use tdx_host::{Blame, Errno};
-use tdx_machine::endpoint::fault::{DeviceFault, Shows};
+use tdx_machine::endpoint::fault::{At, DeviceFault, Shows};
 use tdx_machine::pci::DeviceMove;
 use tdx_platform::DeviceEvent;
 
-use crate::{SINGLE, machine, stock, up, view};
+use crate::{MANY, SINGLE, machine, stock, up, view};
 
 /// Exchanges of a whole connect.
 fn exchanges() -> u64 {
@@ -137,4 +139,32 @@ fn a_machine_that_loses_power_at_any_message_connects_in_its_next_boot() {
         host.connect(SINGLE, "tsm0").unwrap_err();
         assert!(host.links().is_empty());
     }
+}
+
+#[test]
+fn keys_of_a_link_that_end_in_the_middle_cost_the_connection_when_they_are_tried_again() {
+    let host = up();
+    let before = stock(&host);
+    host.connect(SINGLE, "tsm0").unwrap();
+    machine(&host).set_device_faults(SINGLE, &[DeviceFault::Silent { at: At::K_SET_GO }]).unwrap();
+    assert_eq!(host.refresh(SINGLE, Refresh::StreamKeys).unwrap_err().name(), "doe-exchange-failed");
+    machine(&host).set_device_faults(SINGLE, &[]).unwrap();
+    let error = host.refresh(SINGLE, Refresh::StreamKeys).unwrap_err();
+    assert_eq!((error.name(), error.errno()), ("session-lost", Errno::EIO));
+    assert_eq!(stock(&host), before);
+    assert_eq!(view(&host, SINGLE).last_error, Some(error));
+    host.connect(SINGLE, "tsm0").unwrap();
+}
+
+#[test]
+fn functions_of_a_device_whose_connection_is_lost_are_nobodys() {
+    let host = up();
+    let second = FunctionId::new(MANY.segment, MANY.bdf.checked_add(1).unwrap());
+    host.connect(MANY, "tsm0").unwrap();
+    assert_eq!(view(&host, second).dsm, Some(MANY));
+    let port = view(&host, MANY).pci.root_port.unwrap();
+    machine(&host).reset_link(port);
+    host.tick(std::time::Duration::ZERO);
+    assert!(host.links().is_empty());
+    assert_eq!((view(&host, second).dsm, view(&host, second).facts.managed), (None, false));
 }

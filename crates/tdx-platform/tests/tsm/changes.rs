@@ -1,16 +1,21 @@
 //! Connect and updates of the module, and devices at the same time.
 
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
+use std::time::Duration;
 
+use pcie::FunctionId;
 use pcie::ide::StreamState;
 use tdx_abi::seamldr::Version;
+use tdx_host::traits::UeventAction;
 use tdx_host::tsm::{Refresh, TsmError};
 use tdx_host::{ConnectState, Errno, Lifecycle, UpdateObserver, UpdateOptions, UpdatePhase};
 use tdx_image::build::{ModuleSpec, image};
 use tdx_image::{HeaderVersion, Svn};
+use tdx_machine::pci::DeviceObserver;
 use tdx_machine::{Machine, presets};
-use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
+use tdx_platform::{CpuMode, DeviceEvent, HostOptions, Platform, TdxHost};
 
 use crate::{MANY, SINGLE, machine, stock, up};
 
@@ -158,4 +163,81 @@ fn a_large_machine_connects_all_of_its_devices_and_gives_everything_back() {
         host.disconnect(*device, "tsm0").unwrap();
     }
     assert_eq!(stock(&host), before);
+}
+
+/// Has another device taken out while one is being asked.
+struct RemoveMeanwhile {
+    host: Weak<TdxHost>,
+    done: Mutex<Option<Result<(), RecvTimeoutError>>>,
+}
+
+impl DeviceObserver for RemoveMeanwhile {
+    fn request(&self, function: FunctionId, _: spdm::Kind, _: &[u8]) {
+        let mut done = self.done.lock().unwrap();
+        if function == SINGLE && done.is_none() {
+            let (host, (tell, told)) = (self.host.upgrade().unwrap(), mpsc::channel());
+            thread::spawn(move || {
+                host.device_event(DeviceEvent::Removed(MANY));
+                let _ = tell.send(());
+            });
+            *done = Some(told.recv_timeout(Duration::from_secs(60)));
+        }
+    }
+}
+
+#[test]
+fn a_device_that_is_being_asked_holds_up_no_other() {
+    let host = Arc::new(up());
+    let observer = Arc::new(RemoveMeanwhile { host: Arc::downgrade(&host), done: Mutex::new(None) });
+    machine(&host).observe_devices(Some(Arc::clone(&observer) as Arc<dyn DeviceObserver>));
+    host.connect(SINGLE, "tsm0").unwrap();
+    assert_eq!(*observer.done.lock().unwrap(), Some(Ok(())));
+    assert_eq!(host.function(MANY), None);
+}
+
+#[test]
+fn a_device_that_is_taken_out_and_connected_at_once_keeps_nothing() {
+    let host = up();
+    let before = stock(&host);
+    for round in 0..8 {
+        let (connected, again) = thread::scope(|scope| {
+            let connects = [(); 2].map(|()| scope.spawn(|| host.connect(SINGLE, "tsm0")));
+            let removal = scope.spawn(|| host.device_event(DeviceEvent::Removed(SINGLE)));
+            removal.join().unwrap();
+            (connects.map(|thread| thread.join().unwrap()), host.connect(SINGLE, "tsm0"))
+        });
+        assert_eq!(again.unwrap_err().name(), "no-such-function", "round {round}");
+        for error in connected.iter().filter_map(|result| result.err()) {
+            assert!(
+                ["no-such-function", "already-connected"].contains(&error.name()),
+                "round {round}: {error}"
+            );
+        }
+        assert_eq!(stock(&host), before, "round {round}");
+        host.device_event(DeviceEvent::Added(SINGLE));
+    }
+    host.connect(SINGLE, "tsm0").unwrap();
+}
+
+#[test]
+fn a_tsm_that_leaves_waits_for_who_is_connecting_and_lets_nobody_in() {
+    for _ in 0..4 {
+        let host = up();
+        let before = stock(&host);
+        let results = thread::scope(|scope| {
+            let connects = [MANY, SINGLE].map(|device| {
+                let host = &host;
+                scope.spawn(move || host.connect(device, "tsm0"))
+            });
+            scope.spawn(|| host.remove_device()).join().unwrap();
+            connects.map(|thread| thread.join().unwrap())
+        });
+        for error in results.iter().filter_map(|result| result.err()) {
+            assert_eq!(error.name(), "no-such-tsm");
+        }
+        assert!(host.tsm().is_none() && host.links().is_empty());
+        assert_eq!(host.platform().page_accounts().leaked, before.leaked);
+        let all = host.uevents_after(0);
+        assert_eq!(all.last().map(|record| record.action), Some(UeventAction::Remove));
+    }
 }

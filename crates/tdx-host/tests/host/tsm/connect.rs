@@ -8,7 +8,7 @@ use tdx_abi::leaf::SeamcallLeaf;
 use tdx_host::Errno;
 use tdx_host::link::{KeySet, Stream, Wire};
 use tdx_host::traits::LogLevel;
-use tdx_host::tsm::{Dsm, Loss, Refresh, TsmError};
+use tdx_host::tsm::{DEFAULT_KEY_REFRESH, Dsm, Loss, Refresh, TsmError};
 
 use super::Link;
 use crate::fake::Leaks;
@@ -192,20 +192,31 @@ fn keys_of_a_stream_are_made_anew_when_it_is_time() {
     };
     assert_eq!(look(&mut link, minute), (Ok(()), None));
     link.connect().unwrap();
-    assert_eq!(look(&mut link, minute * 60), (Ok(()), Some(0)), "no interval was chosen");
+    // Without a word, after an hour.
+    assert_eq!(link.tsm.key_refresh(), Some(DEFAULT_KEY_REFRESH));
+    assert_eq!(look(&mut link, minute), (Ok(()), Some(0)), "begins to count");
+    assert_eq!(look(&mut link, minute * 60), (Ok(()), Some(0)));
+    link.tsm.set_key_refresh(None);
+    assert_eq!(look(&mut link, minute * 600), (Ok(()), Some(0)), "never");
+    link.disconnect().unwrap();
+    link.connect().unwrap();
     link.tsm.set_key_refresh(Some(minute));
     assert_eq!(link.tsm.key_refresh(), Some(minute));
     assert_eq!(look(&mut link, minute), (Ok(()), Some(0)), "begins to count");
     assert_eq!(look(&mut link, Duration::from_secs(119)), (Ok(()), Some(0)));
-    link.fake().state().io.clock = minute * 2;
     assert_eq!(look(&mut link, minute * 2), (Ok(()), Some(1)));
     assert_eq!(look(&mut link, minute * 2), (Ok(()), Some(1)));
+    assert_eq!(look(&mut link, minute), (Ok(()), Some(1)), "a clock that goes back");
     // One that fails is tried again at the next look.
     let exchanges = link.fake().state().io.pcie.exchanges;
     link.fake().state().io.pcie.trouble = Some((exchanges, crate::fake::pcie::Trouble::Wrong));
     assert_eq!(look(&mut link, minute * 3), (Err("device-keys-refused"), Some(1)));
     link.fake().state().io.pcie.trouble = None;
     assert_eq!(look(&mut link, minute * 3), (Ok(()), Some(2)));
+    // Made anew on request: the time begins again, with the next look.
+    link.refresh(Refresh::StreamKeys).unwrap();
+    assert_eq!(look(&mut link, minute * 4), (Ok(()), Some(3)));
+    assert_eq!(look(&mut link, minute * 5), (Ok(()), Some(4)));
     link.disconnect().unwrap();
 }
 

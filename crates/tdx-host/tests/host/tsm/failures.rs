@@ -1,15 +1,19 @@
 //! Everything that can go wrong with a connect, at each of its steps: undone exactly, and possible again.
 
+use std::time::Duration;
+
+use pcie::cap::UncorrectableErrors;
 use pcie::doe::ObjectType;
 use tdx_abi::connect::refusal::{Refusal, RefusalReason};
-use tdx_abi::leaf::SeamcallLeaf;
-use tdx_abi::status::{OperandId, StatusCode};
-use tdx_host::tsm::{Refresh, TSM_ERRORS, TsmError};
-use tdx_host::{Blame, Errno};
+use tdx_abi::leaf::{LeafWord, SeamcallLeaf};
+use tdx_abi::status::{OperandId, SeamldrStatus, StatusCode};
+use tdx_host::tsm::{Loss, Refresh, TSM_ERRORS, TsmError};
+use tdx_host::{Blame, Errno, Lifecycle};
 
 use super::Link;
-use crate::fake::pcie::{DEVICE, Shape, Trouble};
+use crate::fake::pcie::{DEVICE, PORT, Shape, Trouble};
 use crate::fake::{Access, BendFake};
+use crate::update::update;
 
 /// After a failure everything is as it was, and the next connect works.
 fn undone_and_possible(link: &mut Link, what: &str) {
@@ -311,6 +315,76 @@ fn a_refresh_that_fails_leaves_the_connection() {
         link.disconnect().unwrap();
         link.assert_undone(what.name());
     }
+}
+
+#[test]
+fn a_connection_that_the_module_does_not_go_on_with_is_taken_down() {
+    for (what, leaf, status) in [
+        (Refresh::SessionKeys, SeamcallLeaf::SPDM_MNG, StatusCode::SPDM_INVALID_STATE),
+        (Refresh::Evidence, SeamcallLeaf::SPDM_MNG, StatusCode::SPDM_INVALID_STATE),
+        (Refresh::StreamKeys, SeamcallLeaf::IDE_STREAM_KM, StatusCode::IDE_STREAM_INVALID_STATE),
+    ] {
+        let mut link = Link::new();
+        link.connect().unwrap();
+        let made = link.fake().calls_of(leaf) as u64;
+        link.fake().script(leaf, made, 1, status);
+        let error = link.refresh(what).unwrap_err();
+        assert_eq!((error.name(), error.errno()), ("session-lost", Errno::EIO), "{what:?}");
+        assert_eq!(link.dsm.last_error(), Some(error));
+        link.assert_undone(what.name());
+        let told = link.fake().state().io.uevents.last().cloned().unwrap();
+        assert!(told.ends_with("TSM_STATE=lost"), "{told}");
+        link.fake().clear_script();
+        undone_and_possible(&mut link, what.name());
+    }
+}
+
+#[test]
+fn a_module_that_an_update_brought_is_told_too_that_no_answer_comes() {
+    let mut link = Link::new();
+    link.fake().state().io.pcie.trouble = Some((0, Trouble::Silent));
+    // It knows nothing of the message that got no answer, and begins anew.
+    let leaf = LeafWord::module(SeamcallLeaf::SPDM_CONNECT, 0);
+    link.fake().script_word(leaf, 1, 1, StatusCode::SPDM_REQUEST, 16);
+    assert_eq!(link.connect().unwrap_err().name(), "doe-exchange-failed");
+    assert_eq!(link.fake().calls_of(SeamcallLeaf::SPDM_CONNECT), 3);
+    link.fake().clear_script();
+    undone_and_possible(&mut link, "begun anew");
+}
+
+#[test]
+fn what_the_next_module_will_have_is_not_given_up_while_none_runs() {
+    let mut link = Link::new();
+    link.connect().unwrap();
+    link.fake().state().loader.ends.push((SeamldrStatus::EBADSIG, 0));
+    update(&link.bench).unwrap_err();
+    assert_eq!(link.bench.host.lifecycle(), Lifecycle::Down);
+    let down = |result: Result<(), TsmError>| {
+        let error = result.unwrap_err();
+        assert_eq!((error.name(), error.errno()), ("device-module-down", Errno::EBUSY));
+    };
+    down(link.disconnect());
+    down(link.refresh(Refresh::StreamKeys));
+    link.fake().state().io.pcie.fail_stream(PORT, UncorrectableErrors::new());
+    {
+        let Link { tsm, bench, dsm, .. } = &mut link;
+        tsm.look_after(&bench.host, &*bench.fake, dsm, Duration::ZERO).unwrap();
+        tsm.lose(&bench.host, &*bench.fake, dsm, Loss::Stream);
+    }
+    assert_eq!(link.dsm.tsm(), Some(0));
+    update(&link.bench).unwrap();
+    {
+        let Link { tsm, bench, dsm, .. } = &mut link;
+        tsm.look_after(&bench.host, &*bench.fake, dsm, Duration::ZERO).unwrap();
+    }
+    link.assert_undone("looked after by the next module");
+    link.connect().unwrap();
+    link.disconnect().unwrap();
+
+    link.fake().state().loader.ends.push((SeamldrStatus::EBADSIG, 0));
+    update(&link.bench).unwrap_err();
+    down(link.connect());
+    link.assert_undone("not begun");
 }
 
 #[test]
