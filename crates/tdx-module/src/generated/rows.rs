@@ -2370,7 +2370,7 @@ pub(crate) static ROWS: &[CheckRow] = &[
     },
     CheckRow {
         id: "TDH.IDE.STREAM.CREATE-13",
-        condition: "RID or address association with reserved bits, not valid, inverted, or without the function of the session",
+        condition: "RID or address association with reserved bits, not valid, inverted, without the function of the session, or with a segment that is neither 0 nor the session's",
         result: "OPERAND_INVALID|R10 to R14",
         since: Some("connect"),
         mark: Mark::Assumed,
