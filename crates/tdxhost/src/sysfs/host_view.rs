@@ -5,12 +5,13 @@ mod hardware;
 mod phases;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use pcie::FunctionId;
 use tdx_abi::KeyIdPartitioning;
 use tdx_abi::msr::MsrIndex;
-use tdx_host::traits::{LogLevel, PciBus as _};
+use tdx_host::traits::LogLevel;
 use tdx_host::tsm::{Refresh, TsmError};
 use tdx_host::{ConnectState, HostError, Lifecycle, TdmrRules};
 use tdx_machine::{LpIndex, Machine};
@@ -37,6 +38,7 @@ pub struct SoftwareHost {
     seed: u64,
     phases: Phases,
     failure: OnceLock<HostError>,
+    started: Instant,
 }
 
 impl SoftwareHost {
@@ -49,7 +51,8 @@ impl SoftwareHost {
         let host = TdxHost::new(Arc::new(platform), HostOptions { tdmr_rules, ..HostOptions::default() });
         let host = Arc::new(host);
         let uploader = Uploader::new(Arc::<TdxHost>::clone(&host));
-        Ok(Self { machine, host, uploader, seed, phases: Phases::default(), failure: OnceLock::new() })
+        let (phases, failure, started) = (Phases::default(), OnceLock::new(), Instant::now());
+        Ok(Self { machine, host, uploader, seed, phases, failure, started })
     }
 
     fn cpus_where(&self, wanted: impl Fn(LpIndex) -> bool) -> String {
@@ -69,7 +72,8 @@ impl ServedHost for SoftwareHost {
     }
 
     fn tick(&self) {
-        self.host.tick(self.host.platform().now());
+        // The machine's own time passes only while somebody waits for a device.
+        self.host.tick(self.started.elapsed());
     }
 
     fn shut_down(&self) -> Result<(), ErrorFacts> {
