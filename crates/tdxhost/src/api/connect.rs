@@ -305,9 +305,14 @@ pub struct EventsFacts {
 }
 
 impl EventsFacts {
-    /// What `host` still knows of the events behind number `after`.
+    /// What `host` still knows of the events behind number `after`. A number that it has not reached is of
+    /// another boot: then everything is new.
     pub(super) fn after(host: &dyn HostSource, after: u64) -> Self {
-        let records = host.uevents_after(after);
+        let (mut after, mut records) = (after, host.uevents_after(after));
+        if records.is_empty() && after != 0 && host.uevents_after(after - 1).is_empty() {
+            after = 0;
+            records = host.uevents_after(after);
+        }
         let first = records.first().map_or(0, |record| record.seq);
         Self {
             lost: first.saturating_sub(after.saturating_add(1)),

@@ -68,14 +68,18 @@ fn told(path: &'static str) -> MethodRouter<Served> {
         "/v1/host" => get(async |State(served): State<Served>| Json(served.host.host())),
         "/v1/module" => get(module),
         "/v1/cpus" => get(async |State(served): State<Served>| Json(cpus(&*served.host))),
-        "/v1/device" => get(async |State(served): State<Served>| Json(device(&*served.host))),
+        "/v1/device" => get(async |State(served): State<Served>| {
+            actions::answer(actions::aside(&served, |host| Ok(device(&**host))).await)
+        }),
         "/v1/tsm" => get(actions::tsm),
         "/v1/devices" => get(actions::devices),
         "/v1/devices/{address}" => get(actions::device),
         "/v1/links" => get(actions::links),
         "/v1/events" => get(actions::events),
         EVENT_STREAM => get(actions::event_stream),
-        "/v1/hardware" => get(async |State(served): State<Served>| Json(hardware(&served.host))),
+        "/v1/hardware" => get(async |State(served): State<Served>| {
+            actions::answer(actions::aside(&served, |host| Ok(hardware(host))).await)
+        }),
         "/v1/log" => get(async |State(served): State<Served>| Json(LogFacts { lines: served.host.log() })),
         "/v1/openapi.json" => get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
         _ => get(async |State(served): State<Served>| Json(status(&served))),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -81,6 +82,29 @@ impl Open {
             Self::Binary { attribute, .. } => attribute.is_live(),
             Self::Directory(_) => true,
         }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<u32, Errno> {
+        if !self.is_live() {
+            return Err(Errno::ENODEV);
+        }
+        let bytes = match self {
+            // sysfs takes a page at once, and tells the writer so.
+            Self::File { .. } => bytes.get(..ATTRIBUTE_SIZE as usize).unwrap_or(bytes),
+            Self::Binary { .. } | Self::Directory(_) => bytes,
+        };
+        let written = u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?;
+        match self {
+            Self::File { attribute, .. } => attribute.write(bytes)?,
+            Self::Binary { attribute, appending: None, .. } => attribute.write_at(offset, bytes)?,
+            Self::Binary { attribute, appending: Some(place), .. } => {
+                let mut place = place.lock();
+                attribute.write_at(*place, bytes)?;
+                *place = place.saturating_add(written.into());
+            }
+            Self::Directory(_) => return Err(Errno::EISDIR),
+        }
+        Ok(written)
     }
 }
 
@@ -225,25 +249,6 @@ impl SysfsFilesystem {
         }
     }
 
-    fn write_file(&self, handle: FileHandle, offset: u64, bytes: &[u8]) -> Result<u32, Errno> {
-        let open = self.held(handle)?;
-        if !open.is_live() {
-            return Err(Errno::ENODEV);
-        }
-        let written = u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?;
-        match &*open {
-            Open::File { attribute, .. } => attribute.write(bytes)?,
-            Open::Binary { attribute, appending: None, .. } => attribute.write_at(offset, bytes)?,
-            Open::Binary { attribute, appending: Some(place), .. } => {
-                let mut place = place.lock();
-                attribute.write_at(*place, bytes)?;
-                *place = place.saturating_add(written.into());
-            }
-            Open::Directory(_) => return Err(Errno::EISDIR),
-        }
-        Ok(written)
-    }
-
     /// `echo > file` truncates before it writes: allowed where writing is, and without effect.
     fn set_attributes(&self, number: INodeNo, change: Change) -> Result<FileAttr, Errno> {
         let attributes = self.stat(number)?;
@@ -370,9 +375,23 @@ impl Filesystem for SysfsFilesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.write_file(fh, offset, data) {
+        let open = match self.held(fh) {
+            Ok(open) => open,
+            Err(errno) => return reply.error(wire(errno)),
+        };
+        let answer = |written: Result<u32, Errno>, reply: ReplyWrite| match written {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(wire(errno)),
+        };
+        match &*open {
+            // What it sets off may take as long as a device takes to answer: nobody else waits for that.
+            Open::File { .. } => {
+                let data = data.to_vec();
+                let work = move || answer(open.write(offset, &data), reply);
+                // Without a thread the reply is dropped, which is EIO.
+                let _ = thread::Builder::new().name("write".to_owned()).spawn(work);
+            }
+            Open::Binary { .. } | Open::Directory(_) => answer(open.write(offset, data), reply),
         }
     }
 

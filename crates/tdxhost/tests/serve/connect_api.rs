@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -142,6 +143,9 @@ fn events_are_told_from_a_number_on_and_so_is_a_loss() {
     // Eight events, of which four are kept.
     let some = served.get("/v1/events?after=1");
     assert_eq!((seqs(&some), &some["lost"], &some["last"]), (vec![5, 6, 7, 8], &json!(3), &json!(8)));
+    // A number that nobody gave out is of another boot: its reader knows nothing of this one.
+    let anew = served.get("/v1/events?after=9");
+    assert_eq!((seqs(&anew), &anew["lost"], &anew["last"]), (vec![5, 6, 7, 8], &json!(4), &json!(8)));
     for query in ["before=1", "after=-1", "after=x", "after=1&after=2"] {
         for path in ["/v1/events", EVENT_STREAM] {
             assert_eq!(served.request("GET", &format!("{path}?{query}")).0, 400, "{query}");
@@ -191,4 +195,56 @@ fn a_refusal_has_its_reason_beside_the_status_of_the_call() {
     assert_eq!((problem.status, error.error.name.as_str()), (502, "device-not-authentic"));
     assert_eq!(error.reason.as_deref(), Some("bad signature"));
     assert_eq!(error.error.status.as_deref(), Some("0xc0000f3c0000e408"));
+}
+
+#[test]
+fn what_is_no_address_or_no_body_is_a_problem_too() {
+    let contract = contract();
+    let served = Served::new(FakeHost::with_pci());
+    let problem = |code: u16, answer: (u16, String, String)| {
+        let (status, head, body) = answer;
+        assert_eq!(status, code, "{body}");
+        assert!(head.contains("content-type: application/problem+json\r\n"), "{head}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(schema::check(&contract, &contract["components"]["schemas"]["Problem"], &body), Ok(()));
+    };
+    problem(400, served.request("GET", "/v1/devices/%ff"));
+    problem(400, served.request("POST", "/v1/devices/%ff/connect"));
+    for (code, body) in [
+        (400, "[]".to_owned()),
+        (400, "[\"tsm0\"]".to_owned()),
+        (400, "null".to_owned()),
+        (413, " ".repeat(3 << 20)),
+    ] {
+        let mut stream = UnixStream::connect(served.path()).unwrap();
+        write!(
+            stream,
+            "POST {DEVICE}/connect HTTP/1.1\r\nHost: tdxhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .unwrap();
+        // It need not be read to the end to be refused.
+        let _ = stream.write_all(body.as_bytes());
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let head: String =
+            lines.by_ref().take_while(|line| !line.is_empty()).map(|line| line + "\r\n").collect();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        problem(code, (status, head.to_ascii_lowercase(), lines.next().unwrap()));
+    }
+    assert_eq!(served.get(DEVICE)["tsm"], Value::Null);
+}
+
+#[test]
+fn a_silent_device_holds_up_nobody_but_those_who_ask_for_it() {
+    let host = FakeHost::with_pci();
+    let served = Served::new(host.clone());
+    let silence = host.pci.silence();
+    thread::scope(|scope| {
+        let routes = ["/v1/devices", DEVICE, "/v1/hardware"];
+        let waiting = routes.map(|route| scope.spawn(|| served.get(route)));
+        host.pci.until_waited_for(routes.len());
+        assert_eq!(served.get("/v1/tsm")["connected"], 0);
+        drop(silence);
+        assert!(waiting.into_iter().all(|answer| answer.join().unwrap().is_object()));
+    });
 }

@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 
 use tdx_host::tsm::{Content, Directory, TSM_ATTRIBUTES, TsmError};
 use tdxhost::fuse::mount;
@@ -275,7 +276,7 @@ fn writes_that_cannot_be_fail_with_the_errno_of_their_reason() {
     }
     assert_eq!(write(&tree, &connect, "tsm0\n"), Ok(()));
     assert_eq!(write(&tree, &connect, "tsm0\n"), Err(Errno::EBUSY));
-    for text in ["", "tsm1\n", "tsm0\n\n"] {
+    for text in ["", "tsm1\n", "tsm0\n\n", "\0tsm0"] {
         assert_eq!(write(&tree, &disconnect, text), Err(Errno::EINVAL), "{text:?}");
     }
     for read_only in ["authenticated", "tsm/dsm", "tsm/bound", "vendor"] {
@@ -283,6 +284,9 @@ fn writes_that_cannot_be_fail_with_the_errno_of_their_reason() {
     }
     assert_eq!(read(&tree, &disconnect), Err(Errno::EIO));
     assert_eq!(write(&tree, &disconnect, "tsm0\n"), Ok(()));
+    for file in [&connect, &disconnect] {
+        assert_eq!(write(&tree, file, "tsm0\0, and what is behind the end of the text"), Ok(()));
+    }
 }
 
 /// The files of one device that somebody holds open.
@@ -448,4 +452,48 @@ fn a_device_that_is_taken_out_is_enodev_for_open_files_and_enoent_for_new_ones()
     assert_eq!(errno(&writer.write_all(b"tsm0\n").unwrap_err()), Errno::ENODEV);
     assert_eq!(errno(&config.read(&mut [0; 4]).unwrap_err()), Errno::ENODEV);
     assert_eq!(errno(&File::open(&path).unwrap_err()), Errno::ENOENT);
+}
+
+#[test]
+fn a_write_takes_a_page_at_most_and_says_so() {
+    if !can_mount() {
+        return;
+    }
+    let view: Arc<dyn HostView> = FakeHost::with_pci();
+    let directory = mount_point();
+    let mounted = mount(sysfs(&view, Layout::Linux7_3), directory.path()).unwrap();
+    let mut connect =
+        OpenOptions::new().write(true).open(mounted.point().join(DSM).join("tsm/connect")).unwrap();
+    let mut text = b"tsm0\n".to_vec();
+    text.resize(4097, b'x');
+    assert_eq!(connect.write(&text).unwrap(), 4096);
+    assert_eq!(errno(&connect.write(&text[4096..]).unwrap_err()), Errno::EINVAL);
+}
+
+#[test]
+fn devices_that_are_silent_hold_up_nobody_else_however_many_they_are() {
+    const DEVICES: u16 = 8;
+    if !can_mount() {
+        return;
+    }
+    let host = FakeHost::with_pci();
+    host.pci.populate_widely(DEVICES);
+    let view: Arc<dyn HostView> = host.clone();
+    let directory = mount_point();
+    let mounted = mount(sysfs(&view, Layout::Linux7_3), directory.path()).unwrap();
+    let file =
+        |number: u16| mounted.point().join(format!("bus/pci/devices/0001:00:{number:02x}.0/tsm/connect"));
+    let silence = host.pci.silence();
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..DEVICES)
+            .map(|number| (file(number), "tsm0\n"))
+            .map(|(file, text)| scope.spawn(move || fs::write(file, text)))
+            .collect();
+        host.pci.until_waited_for(usize::from(DEVICES));
+        assert_eq!(fs::read_to_string(file(0)).unwrap(), "\n");
+        assert!(fs::read_dir(mounted.point().join("devices/pci0000:17")).unwrap().count() > 0);
+        drop(silence);
+        assert!(writers.into_iter().all(|writer| writer.join().unwrap().is_ok()));
+    });
+    assert_eq!(fs::read_to_string(file(0)).unwrap(), "tsm0\n");
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use pcie::config::Width;
 use pcie::doe::ObjectType;
 use pcie::ide::StreamState;
@@ -55,11 +57,13 @@ struct State {
     failure: Option<TsmError>,
     events: Vec<UeventRecord>,
     asked: u64,
+    /// Times that a device was waited for.
+    waited_for: usize,
 }
 
 /// PCI of a fake host: nothing, unless a test puts something there.
 #[derive(Default)]
-pub(crate) struct FakePci(Mutex<State>);
+pub(crate) struct FakePci(Mutex<State>, RwLock<()>);
 
 impl State {
     fn dsm_of(&self, id: FunctionId) -> Option<FunctionId> {
@@ -156,6 +160,25 @@ impl FakePci {
             self.insert(port, None, false, false, Vec::new());
             self.insert(endpoint, Some(port), true, true, vec![ObjectType::SPDM]);
         }
+    }
+
+    /// While this is held, devices answer neither connects nor reads of their registers.
+    pub(crate) fn silence(&self) -> RwLockWriteGuard<'_, ()> {
+        self.1.write()
+    }
+
+    /// Waits until devices were waited for so many times.
+    pub(crate) fn until_waited_for(&self, times: usize) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.0.lock().waited_for < times {
+            assert!(Instant::now() < deadline, "not {times} at the same time");
+            thread::yield_now();
+        }
+    }
+
+    fn wait_for_device(&self) {
+        self.0.lock().waited_for += 1;
+        drop(self.1.read());
     }
 
     pub(crate) fn register_tsm(&self) {
@@ -295,6 +318,7 @@ impl PciView for FakeHost {
     }
 
     fn config_read(&self, id: FunctionId, offset: u16, width: Width) -> u32 {
+        self.pci.wait_for_device();
         let state = self.pci.0.lock();
         let Some(function) = state.functions.get(&id) else { return width.mask() };
         let (at, bytes) = (usize::from(offset), usize::from(width.bytes()));
@@ -309,6 +333,7 @@ impl PciView for FakeHost {
     }
 
     fn connect(&self, device: FunctionId, text: &str) -> Result<(), TsmError> {
+        self.pci.wait_for_device();
         let mut state = self.pci.0.lock();
         if !state.functions.contains_key(&device) {
             return Err(TsmError::NoSuchFunction { device });

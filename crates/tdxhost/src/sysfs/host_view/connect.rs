@@ -1,7 +1,5 @@
 //! PCI functions, the TSM and its links on a software host.
 
-use std::ops::ControlFlow;
-
 use pcie::FunctionId;
 use pcie::config::Width;
 use tdx_host::traits::{PciBus as _, PciFunction};
@@ -21,12 +19,8 @@ impl PciView for SoftwareHost {
     }
 
     fn functions(&self) -> Vec<PciFunction> {
-        let mut functions = Vec::new();
-        self.host.platform().functions(&mut |place| {
-            functions.push(place);
-            ControlFlow::Continue(())
-        });
-        functions
+        // As they were enumerated: hardware that is asked answers behind a device that is slow to answer.
+        self.host.functions().into_iter().map(|function| function.pci).collect()
     }
 
     fn function(&self, id: FunctionId) -> Option<FunctionView> {

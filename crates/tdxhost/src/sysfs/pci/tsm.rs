@@ -83,8 +83,9 @@ impl Attribute for TsmFile {
     fn write(&self, bytes: &[u8]) -> Result<(), Errno> {
         self.managed.get()?;
         let device = &self.managed.device;
-        // Bytes that are no text are in no name.
-        let text = String::from_utf8_lossy(bytes);
+        // To Linux a text ends at the first zero. Bytes that are no text are in no name.
+        let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+        let text = String::from_utf8_lossy(text);
         match self.row.content {
             Content::Connect => device.host.connect(device.id, &text).map_err(errno),
             Content::Disconnect => device.host.disconnect(device.id, &text).map_err(errno),
