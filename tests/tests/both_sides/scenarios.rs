@@ -11,7 +11,7 @@ use tdx_machine::Fault;
 use tdx_machine::endpoint::DeviceFault;
 use tdx_machine::endpoint::fault::CATALOGUE as DEVICE_CATALOGUE;
 use tdx_machine::fault::{Breaks, CATALOGUE};
-use tdxhost::scenario::{self, PhaseName, RunOptions, RunReport, Scenario, Step};
+use tdxhost::scenario::{self, DuringWhat, PhaseName, RunOptions, RunReport, Scenario, Step};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios")
@@ -172,6 +172,23 @@ fn every_fault_of_a_device_has_a_case() {
     // In each of their forms.
     let missing: Vec<_> = DeviceFault::every().into_iter().filter(|fault| !tried.contains(fault)).collect();
     assert_eq!(missing, []);
+}
+
+#[test]
+fn a_connect_is_interrupted_in_every_way_at_each_of_its_data_objects() {
+    let scenario = Scenario::load(&folder().join("connect-vs-update.toml")).unwrap();
+    let steps = || scenario.cases.iter().flat_map(|case| &case.steps);
+    for what in [
+        DuringWhat::Remove,
+        DuringWhat::DeadMailbox,
+        DuringWhat::LinkReset,
+        DuringWhat::PowerLoss,
+        DuringWhat::Update,
+    ] {
+        // Negotiation, evidence, session and keys: those of the stream alone are twelve.
+        let all = |step: &Step| matches!(step, Step::ConnectInterrupted(step) if step.what == what && step.exchanges > 20);
+        assert!(steps().any(all), "{what:?}");
+    }
 }
 
 /// Names of the faults that a scenario's machines have or get.

@@ -13,8 +13,9 @@ use spdm::Kind;
 use spdm::ids::SessionId;
 use spdm::key_schedule::Direction;
 use tdx_abi::PhysAddr;
-use tdx_host::ConnectState;
 use tdx_host::tsm::Refresh;
+use tdx_host::update::UpdatePhase;
+use tdx_host::{ConnectState, UpdateObserver};
 use tdx_machine::endpoint::DeviceFault;
 use tdx_machine::endpoint::mmio::reg;
 use tdx_machine::pci::{DeviceMove, DeviceObserver, LinkAttack, LinkDirection, LinkMove};
@@ -166,7 +167,7 @@ impl Rig {
         Ok(())
     }
 
-    fn connect_during(&self, id: FunctionId, text: &str, during: &During) -> Result<(), RigError> {
+    pub(super) fn connect_during(&self, id: FunctionId, text: &str, during: &During) -> Result<(), RigError> {
         let host = self.host()?;
         let machine = host.platform().machine();
         if let Some(what) = during.what.device_move() {
@@ -174,11 +175,16 @@ impl Rig {
                 .schedule_device(id, during.exchange, what)
                 .map_err(|error| RigError::BadDevice(error.to_string()))?;
             let ended = host.connect(id, text);
-            if during.what == DuringWhat::Remove {
-                // What the hot-plug interrupt of the port tells.
-                host.device_event(DeviceEvent::Removed(id));
-            }
-            return Ok(ended?);
+            return match during.what {
+                // Whoever was told of the error has lost power as well.
+                DuringWhat::PowerLoss if ended.is_err() => Err(RigError::PowerLost("a device was connected")),
+                DuringWhat::Remove => {
+                    // What the hot-plug interrupt of the port tells.
+                    host.device_event(DeviceEvent::Removed(id));
+                    Ok(ended?)
+                }
+                _ => Ok(ended?),
+            };
         }
         let update = during.update.as_deref().cloned().unwrap_or_default();
         let image = update.image().map_err(RigError::BadImage)?;
@@ -191,7 +197,8 @@ impl Rig {
                 machine.observe_devices(self.transcript.clone().map(|transcript| transcript as _));
                 ended
             });
-            let updated = arrived.recv().ok().map(|()| host.update(&image, &update.options(), &()));
+            let go_on = GoOn(Mutex::new(Some(go_on)));
+            let updated = arrived.recv().ok().map(|()| host.update(&image, &update.options(), &go_on));
             drop(go_on);
             let connected = connecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (updated, connected)
@@ -427,6 +434,18 @@ impl Rig {
 /// A function that has a DSM and is not connected, with selective IDE at both ends.
 fn is_connectable(view: &FunctionView) -> bool {
     view.dsm_capable() && view.ide && view.tsm.is_none()
+}
+
+/// Lets a device that was stopped go on with the last phase of an update: whoever waits for its answer calls the
+/// module next, and that call waits until the update is over.
+struct GoOn(Mutex<Option<Sender<()>>>);
+
+impl UpdateObserver for GoOn {
+    fn phase_started(&self, phase: UpdatePhase) {
+        if phase == UpdatePhase::Update {
+            *self.0.lock() = None;
+        }
+    }
 }
 
 /// Stops a device when it is given a certain data object, until somebody lets it go on.

@@ -11,7 +11,7 @@ use tdx_machine::Fault;
 use tdx_machine::endpoint::DeviceFault;
 
 use super::device::{ConnectStep, RefreshName, Tampering};
-use super::faulty::FaultyStep;
+use super::faulty::{FaultyStep, InterruptedStep};
 use super::rig::{Rig, RigError};
 use super::update::{PhaseName, UpdateStep};
 use crate::text::nearest;
@@ -219,6 +219,10 @@ pub enum Step {
     /// Connect a device once with each of these faults of the device catalogue. `expect` is what each of them must
     /// end in; whichever way, nothing may be left behind it, and the sound device must connect.
     ConnectFaulty(Box<FaultyStep>),
+    /// Connect a device once for each data object that a connection takes, and let something happen at that one.
+    /// `expect` is what each of them must end in; whichever way, nothing may be left behind it, and the device must
+    /// connect again.
+    ConnectInterrupted(Box<InterruptedStep>),
     /// Pull a device out.
     Unplug { device: String, expect: Option<String> },
     /// Put it back.
@@ -276,6 +280,7 @@ impl Step {
             | Self::PassTime { expect, .. } => expect.as_deref(),
             Self::Connect(step) => step.expect.as_deref(),
             Self::ConnectFaulty(step) => step.expect.as_deref(),
+            Self::ConnectInterrupted(step) => step.expect.as_deref(),
             Self::Update(update) => update.expect.as_deref(),
             Self::Expect(_) => None,
         }

@@ -10,7 +10,7 @@ mod run;
 mod update;
 
 pub use device::{ConnectStep, During, DuringWhat, RefreshName, Tampering};
-pub use faulty::FaultyStep;
+pub use faulty::{FaultyStep, InterruptedStep};
 pub use file::{Case, Expectation, Limits, RulesName, Scenario, ScenarioError, SleepMode, Step};
 pub use phases::PhaseClock;
 pub use report::{CaseReport, PhaseReport, RunReport, StepReport, peak_rss_kib};

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::thread;
 
 use pcie::FunctionId;
 use serde_json::json;
@@ -18,6 +19,7 @@ use tdx_machine::{Fault, FaultError, LpIndex, PlatformSpec, SpecError};
 use tdx_module::profile::{self, Profile};
 use tdx_platform::{CpuMode, HostOptions, Platform, TdxHost};
 
+use super::device::{TSM, device};
 use super::file::SleepMode;
 use super::phases::PhaseClock;
 use super::report::PhaseReport;
@@ -70,7 +72,7 @@ pub enum RigError {
     #[error("no image to install: {0}")]
     BadImage(String),
     /// The machine lost its power during the step.
-    #[error("the machine lost its power when the update began phase {0}: use power-cycle")]
+    #[error("the machine lost its power when {0}: use power-cycle")]
     PowerLost(&'static str),
     /// A device refuses, or the host refuses a device.
     #[error(transparent)]
@@ -157,6 +159,16 @@ impl From<SleepMode> for SuspendKind {
             SleepMode::S2idle => Self::S2idle,
             SleepMode::Hibernate => Self::Hibernate,
         }
+    }
+}
+
+/// When power was lost.
+const fn power_lost_at(phase: UpdatePhase) -> &'static str {
+    match phase {
+        UpdatePhase::Shutdown => "the update began phase shutdown",
+        UpdatePhase::Install => "the update began phase install",
+        UpdatePhase::Init => "the update began phase init",
+        UpdatePhase::Update => "the update began phase update",
     }
 }
 
@@ -355,13 +367,30 @@ impl Rig {
         let end = self.next_end.take();
         let host = self.host()?;
         let strike = Strike::new(host, end);
-        let result = host.update(&image, &options, &strike);
+        let meanwhile = step.meanwhile.iter().map(|name| device(name)).collect::<Result<Vec<_>, _>>()?;
+        let result = thread::scope(|scope| {
+            let connect = |&id: &FunctionId| {
+                let begun = strike.signal();
+                // Nothing comes if the update does not get that far.
+                scope.spawn(move || begun.recv().ok().map(|()| host.connect(id, TSM)))
+            };
+            let connecting: Vec<_> = meanwhile.iter().map(connect).collect();
+            let result = host.update(&image, &options, &strike);
+            strike.hang_up();
+            let ended = connecting.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).transpose()
+            });
+            let connected: Result<Vec<_>, TsmError> = ended.collect();
+            (result, connected)
+        });
+        let (result, connected) = result;
         let lost_power = end.filter(|&(_, end)| end == End::PowerLoss && strike.has_struck());
         product.phases = strike.phases(host.platform().possible());
         if let Some((at, _)) = lost_power {
-            return Err(RigError::PowerLost(at.name()));
+            return Err(RigError::PowerLost(power_lost_at(at)));
         }
         let report = result?;
+        connected?;
         for (name, value) in [
             ("from", json!(report.from.to_string())),
             ("to", json!(report.to.to_string())),

@@ -2,7 +2,9 @@
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tdx_host::update::UpdatePhase;
 use tdx_host::{UpdateObserver, UpdateOptions};
@@ -34,6 +36,9 @@ pub struct UpdateStep {
     pub cpus: Option<Vec<u32>>,
     /// Pages that the memory pool of its extensions needs, instead of the profile's.
     pub pool_pages: Option<u32>,
+    /// Devices that somebody begins to connect when the first phase begins; they must be connected at the end.
+    #[serde(default)]
+    pub meanwhile: Vec<String>,
     /// What is wrong with it.
     pub damage: Option<Damage>,
     /// Try it although an x2APIC id is beyond what P-SEAMLDR counts.
@@ -203,12 +208,27 @@ pub(super) struct Strike<'a> {
     clock: UpdateClock,
     end: Option<(UpdatePhase, End)>,
     struck: AtomicBool,
+    /// Who waits for the first phase.
+    waiting: Mutex<Vec<Sender<()>>>,
 }
 
 impl<'a> Strike<'a> {
     /// Ends `host` as `end` says; `None` lets the update be.
     pub(super) fn new(host: &'a TdxHost, end: Option<(UpdatePhase, End)>) -> Self {
-        Self { host, clock: UpdateClock::default(), end, struck: AtomicBool::new(false) }
+        let (clock, struck) = (UpdateClock::default(), AtomicBool::new(false));
+        Self { host, clock, end, struck, waiting: Mutex::new(Vec::new()) }
+    }
+
+    /// What hears of the first phase.
+    pub(super) fn signal(&self) -> Receiver<()> {
+        let (sender, receiver) = channel();
+        self.waiting.lock().push(sender);
+        receiver
+    }
+
+    /// The update is over: whoever still waits waits in vain.
+    pub(super) fn hang_up(&self) {
+        self.waiting.lock().clear();
     }
 
     /// The phases that went by.
@@ -225,6 +245,10 @@ impl<'a> Strike<'a> {
 impl UpdateObserver for Strike<'_> {
     fn phase_started(&self, phase: UpdatePhase) {
         self.clock.phase_started(phase);
+        for waiting in self.waiting.lock().drain(..) {
+            // It waits for nothing else.
+            let _ = waiting.send(());
+        }
         let Some((at, end)) = self.end else { return };
         if at != phase || self.struck.swap(true, Ordering::AcqRel) {
             return;

@@ -33,7 +33,7 @@ fn step(step: &str) -> Result<Step, ScenarioError> {
 fn steps_of_updates_are_read_with_all_their_keys() {
     let Step::Update(update) = step(
         "{ do = 'update', version = '1.5.34', profile = '1.5.28', header = '0x100', svn = [1, 15], \
-         cpus = [0x806f0], pool-pages = 80, damage = 'signature', ignore-x2apic-limit = true, times = 2, \
+         cpus = [0x806f0], pool-pages = 80, meanwhile = ['3b:00.0'], damage = 'signature', ignore-x2apic-limit = true, times = 2, \
          expect = 'install-failed-recoverable' }",
     )
     .unwrap() else {
@@ -197,6 +197,7 @@ fn steps_of_devices_are_read_with_all_their_keys() {
         "{ do = 'disconnect', device = '3b:00.0', tsm = 'tsm1', expect = 'other-tsm' }",
         "{ do = 'connect-faulty', device = '3b:00.0', faults = ['wrong-slot'], expect = 'device-refused' }",
         "{ do = 'connect-faulty', device = '3b:00.0', faults = [], again = true, refresh = 'evidence' }",
+        "{ do = 'connect-interrupted', device = '3b:00.0', what = 'remove', exchanges = 9, expect = 'device-gone-away' }",
         "{ do = 'unplug', device = '3b:00.0' }",
         "{ do = 'plug', device = '3b:00.0' }",
         "{ do = 'traffic', device = '3b:00.0', packets = 3, protected = true, expect = 'traffic-lost' }",
@@ -236,6 +237,11 @@ fn steps_of_devices_refuse_what_they_do_not_know_by_its_name() {
         ("{ do = 'device-faults', device = '3b:00.0', faults = [{ silent = {} }] }", &["missing field `at`"]),
         ("{ do = 'connect-faulty', device = '3b:00.0' }", &["missing field `faults`"]),
         ("{ do = 'connect-faulty', device = '3b:00.0', faults = [], refresh = 'mind' }", &["`mind`"]),
+        ("{ do = 'connect-interrupted', device = '3b:00.0', what = 'lunch', exchanges = 1 }", &["`lunch`"]),
+        (
+            "{ do = 'connect-interrupted', device = '3b:00.0', what = 'update' }",
+            &["missing field `exchanges`"],
+        ),
         ("{ do = 'tamper', device = '3b:00.0', how = 'gently' }", &["`gently`", "`replay`"]),
         ("{ do = 'traffic', device = '3b:00.0' }", &["missing field `packets`"]),
         ("{ do = 'pass-time' }", &["missing field `seconds`"]),
