@@ -1,5 +1,7 @@
 //! A responder on a socket as the device security manager of a machine's endpoint.
 
+use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use pcie::doe::ObjectType;
@@ -27,11 +29,12 @@ pub fn power_on(spec: PlatformSpec, seed: u64) -> Result<Machine, SpecError> {
 
 /// The responder at `address`, if it takes what a device has to take.
 pub fn dial_dsm(address: &str) -> Result<Box<dyn OutsideDsm>, String> {
-    Ok(Box::new(SocketDsm { address: address.to_owned(), doe: Some(connect(address)?) }))
+    Ok(Box::new(SocketDsm { address: address.to_owned(), connection: Some(connect(address)?) }))
 }
 
-fn connect(address: &str) -> Result<Doe<Tcp>, String> {
+fn connect(address: &str) -> Result<Connection, String> {
     let stream = dial::dial(address, DIALLING).map_err(|error| error.to_string())?;
+    let watched = stream.try_clone().map_err(|error| error.to_string())?;
     let stream = Tcp::new(stream).map_err(|error| error.to_string())?;
     let limits = Limits { idle: ANSWERING, ..Limits::default() };
     let mut doe = Doe::new(Link::new(stream, limits), SharedRecorder::default());
@@ -40,31 +43,48 @@ fn connect(address: &str) -> Result<Doe<Tcp>, String> {
     let types = doe.discover().map_err(|error| error.to_string())?;
     let lacks = [ObjectType::SPDM, ObjectType::SECURED_SPDM].into_iter().find(|kind| !types.contains(kind));
     match lacks {
-        None => Ok(doe),
+        None => Ok(Connection { doe, watched }),
         Some(kind) => Err(format!("it takes no data objects of {kind}")),
     }
 }
 
-/// A connection that is made again when it is needed.
+/// A connection to a responder.
+struct Connection {
+    doe: Doe<Tcp>,
+    /// The same socket, to see what becomes of it while nobody asks.
+    watched: TcpStream,
+}
+
+impl Connection {
+    /// Neither has the other side gone, nor has it said what nobody asked for: that would be taken for the answer
+    /// to the next request.
+    fn is_quiet(&self) -> bool {
+        let quiet = self.watched.set_nonblocking(true).and_then(|()| self.watched.peek(&mut [0]));
+        let blocks_again = self.watched.set_nonblocking(false).is_ok();
+        blocks_again && quiet.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// A responder whose connection is made again when it is needed.
 struct SocketDsm {
     address: String,
-    doe: Option<Doe<Tcp>>,
+    connection: Option<Connection>,
 }
 
 impl SocketDsm {
     fn hang_up(&mut self) {
-        if let Some(mut doe) = self.doe.take().filter(|doe| !doe.is_lost()) {
+        if let Some(mut connection) = self.connection.take().filter(|connection| !connection.doe.is_lost()) {
             // We go, whatever the answer is.
-            let _ = doe.command(Command::CONTINUE, &[]);
+            let _ = connection.doe.command(Command::CONTINUE, &[]);
         }
     }
-}
 
-impl OutsideDsm for SocketDsm {
-    fn exchange(&mut self, kind: Kind, payload: &[u8]) -> Result<(Kind, Vec<u8>), OutsideError> {
-        let doe = match &mut self.doe {
-            Some(doe) => doe,
-            None => self.doe.insert(connect(&self.address).map_err(OutsideError::Gone)?),
+    fn ask(&mut self, kind: Kind, payload: &[u8]) -> Result<(Kind, Vec<u8>), OutsideError> {
+        // Responders hang up on who is silent for long.
+        self.connection.take_if(|connection| !connection.is_quiet());
+        let doe = match &mut self.connection {
+            Some(connection) => &mut connection.doe,
+            None => &mut self.connection.insert(connect(&self.address).map_err(OutsideError::Gone)?).doe,
         };
         let answered = doe.exchange(kind, payload).map_err(|failure| match (failure, doe.take_failure()) {
             (TransportFailure::Silence, _) => OutsideError::Silent,
@@ -73,7 +93,18 @@ impl OutsideDsm for SocketDsm {
         });
         // An answer that comes later would be taken for the one to the next request.
         if doe.is_lost() {
-            self.doe = None;
+            self.connection = None;
+        }
+        answered
+    }
+}
+
+impl OutsideDsm for SocketDsm {
+    fn exchange(&mut self, kind: Kind, payload: &[u8]) -> Result<(Kind, Vec<u8>), OutsideError> {
+        let answered = self.ask(kind, payload);
+        if let Err(error) = &answered {
+            // All that a host sees of it is the error bit of a mailbox, or silence.
+            eprintln!("tdxhost: {}: {error}", self.address);
         }
         answered
     }
@@ -126,6 +157,54 @@ mod tests {
             panic!("somebody answered");
         };
         assert!(why.starts_with(&format!("cannot connect to {address}: ")), "{why}");
+    }
+
+    /// Takes one connection, answers what a client asks first, and does `then` with it.
+    fn scripted(listener: &TcpListener, then: impl FnOnce(&mut Link<Tcp>)) {
+        let mut link = Link::new(Tcp::new(listener.accept().unwrap().0).unwrap(), Limits::default());
+        // The greeting, and discoveries of types 0, 1 and 2.
+        let answers: [(Command, &[u8]); 4] = [
+            (Command::TEST, b"Server Hello!\0"),
+            (Command::NORMAL, &[1, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 1]),
+            (Command::NORMAL, &[1, 0, 0, 0, 3, 0, 0, 0, 1, 0, 1, 2]),
+            (Command::NORMAL, &[1, 0, 0, 0, 3, 0, 0, 0, 1, 0, 2, 0]),
+        ];
+        for (command, answer) in answers {
+            assert_eq!(link.receive().unwrap().unwrap().command, command);
+            link.send(command, answer).unwrap();
+        }
+        then(&mut link);
+    }
+
+    /// An SPDM object of two dwords.
+    fn object(second: [u8; 4]) -> Vec<u8> {
+        [[1, 0, 1, 0], [3, 0, 0, 0], second].concat()
+    }
+
+    #[test]
+    fn a_responder_that_hung_up_or_spoke_out_of_turn_is_dialled_anew_before_it_is_asked() {
+        for spoke in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let (done, is_done) = std::sync::mpsc::channel();
+            let responder = thread::spawn(move || {
+                scripted(&listener, |link| {
+                    if spoke {
+                        link.send(Command::NORMAL, &object([0x10, 0x7f, 1, 0])).unwrap();
+                    }
+                });
+                done.send(()).unwrap();
+                scripted(&listener, |link| {
+                    assert_eq!(link.receive().unwrap().unwrap().payload, object(GET_VERSION));
+                    link.send(Command::NORMAL, &object([0x10, 0x04, 0, 0])).unwrap();
+                });
+            });
+            let mut dsm = dial_dsm(&address).unwrap();
+            is_done.recv().unwrap();
+            assert_eq!(dsm.exchange(Kind::Clear, &GET_VERSION), Ok((Kind::Clear, vec![0x10, 0x04, 0, 0])));
+            drop(dsm);
+            responder.join().unwrap();
+        }
     }
 
     #[test]
