@@ -16,8 +16,8 @@ use tdx_host::sysinfo::SysInfo;
 use tdx_host::traits::{CpuNumber, CpuPin, Cpus};
 use tdx_host::vmx::VmxClient;
 use tdx_host::{
-    BringUpOptions, BringUpReport, ConnectState, HostError, HostMemory, HostState, Lifecycle, Preflight, Progress,
-    SuspendKind, TdmrRules, UpdateFailure, UpdateObserver, UpdateOptions, UpdateReport,
+    BringUpOptions, BringUpReport, ConnectState, HostError, HostMemory, HostState, Lifecycle, Preflight,
+    Progress, SuspendKind, TdmrRules, UpdateFailure, UpdateObserver, UpdateOptions, UpdateReport,
 };
 use tdx_image::Image;
 

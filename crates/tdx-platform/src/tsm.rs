@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pcie::FunctionId;
 use pcie::doe::ObjectType;
 use pcie::ide::{Ide, StreamState};
+use pcie::{Bdf, FunctionId};
 use tdx_abi::connect::ids::SpdmId;
 use tdx_host::link::BridgeStreams;
 use tdx_host::traits::{HostBridge, Log, LogLevel, PciBus, PciFunction, UeventAction, Uevents};
@@ -143,7 +143,7 @@ pub struct LinkView {
 /// What hardware tells about a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceEvent {
-    /// A function came.
+    /// A function came; with function 0 the whole device.
     Added(FunctionId),
     /// The device was taken out, or its link is down.
     Removed(FunctionId),
@@ -364,7 +364,7 @@ impl TdxHost {
         match event {
             DeviceEvent::Added(id) => {
                 let _alone = devices.enumeration.lock();
-                self.add_function(id);
+                self.add_functions(id);
             }
             DeviceEvent::Removed(id) => {
                 let _alone = devices.enumeration.lock();
@@ -380,20 +380,25 @@ impl TdxHost {
         }
     }
 
-    fn add_function(&self, id: FunctionId) {
-        let (devices, platform) = (self.devices(), self.platform());
-        if devices.get(id).is_some() {
-            return;
-        }
-        let mut found = None;
-        platform.functions(&mut |function| {
-            if function.id == id {
-                found = Some(function);
-                return ControlFlow::Break(());
+    /// The function of this address, and with a function 0 all of the device.
+    fn add_functions(&self, id: FunctionId) {
+        let mut added = Vec::new();
+        self.platform().functions(&mut |function| {
+            let physical = function.physical.unwrap_or(function.id.bdf).routing_id();
+            let place = FunctionId::new(function.id.segment, Bdf::from_routing_id(physical & !7));
+            if function.id == id || place == id {
+                added.push(function);
             }
             ControlFlow::Continue(())
         });
-        let Some(found) = found else { return };
+        added.into_iter().for_each(|function| self.add_function(function));
+    }
+
+    fn add_function(&self, found: PciFunction) {
+        let (devices, platform, id) = (self.devices(), self.platform(), found.id);
+        if devices.get(id).is_some() {
+            return;
+        }
         let function = devices.add(platform, FunctionFacts::read(platform, found));
         let place = function.facts.dsm_place();
         if place != id {

@@ -103,6 +103,10 @@ where
         let (bridge, root_port) = self.ports_above(dsm)?;
         let Dsm { wire, endpoint, .. } = dsm;
         let wire = wire.as_mut().ok_or(TsmError::NoSpdmMailbox { device })?;
+        if wire.mailbox().is_dead() {
+            // It may have been reset since: the first exchange begins with an abort and finds out.
+            wire.mailbox_mut().revive();
+        }
         wire.open(&caller)?;
         match open(&caller, wire, &Pools { bridge, root_port, endpoint }) {
             Ok((session, stream)) => {

@@ -249,6 +249,11 @@ impl Pcie {
     /// The bus below the port was reset.
     fn reset(&mut self) {
         self.bus_resets += 1;
+        self.reset_mailbox();
+    }
+
+    /// The device was reset behind the host's back: its mailbox answers again.
+    pub(crate) fn reset_mailbox(&mut self) {
         if let Some((_, mailbox)) = &mut self.mailbox {
             mailbox.reset();
             mailbox.hold(false);
