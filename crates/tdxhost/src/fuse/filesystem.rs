@@ -23,6 +23,9 @@ const TTL: Duration = Duration::ZERO;
 /// Numbers are never given to another path, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
+/// Bytes that one write of an attribute takes at most.
+const PAGE: usize = 4096;
+
 /// Any of the three read, or write, permission bits.
 const ANY_READ: u16 = 0o444;
 const ANY_WRITE: u16 = 0o222;
@@ -89,8 +92,8 @@ impl Open {
             return Err(Errno::ENODEV);
         }
         let bytes = match self {
-            // sysfs takes a page at once, and tells the writer so.
-            Self::File { .. } => bytes.get(..ATTRIBUTE_SIZE as usize).unwrap_or(bytes),
+            // As sysfs does: the writer is told how much was taken.
+            Self::File { .. } => bytes.get(..PAGE).unwrap_or(bytes),
             Self::Binary { .. } | Self::Directory(_) => bytes,
         };
         let written = u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?;
