@@ -31,7 +31,8 @@ pub struct DemoArgs {
     /// How TDMRs are built
     #[arg(long, value_enum, value_name = "RULES", default_value = "tdxhost")]
     tdmr_rules: RulesName,
-    /// Let the SPDM responder at this address (host:port) answer for the first device
+    /// Let the SPDM responder at this address (host:port) answer for the first device; its TDISP interface is
+    /// asked for by the address that the device has in the platform
     #[arg(long, value_name = "ADDR")]
     device_socket: Option<String>,
     #[command(flatten)]
