@@ -391,7 +391,9 @@ impl TdxHost {
             }
             ControlFlow::Continue(())
         });
-        added.into_iter().for_each(|function| self.add_function(function));
+        for function in added {
+            self.add_function(function);
+        }
     }
 
     fn add_function(&self, found: PciFunction) {

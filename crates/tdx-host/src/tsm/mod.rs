@@ -57,12 +57,12 @@ impl Refresh {
 
 /// The number in the name of a TSM as it is written to `tsm/connect`: `tsm` and a decimal number.
 ///
-/// As lax as Linux: white space before the number, a sign, and whatever follows do not matter. What is no
+/// As lax as Linux: white space before the number, a minus sign, and whatever follows do not matter. What is no
 /// number of a TSM, such as a negative one, is none that is registered.
 pub fn parse_name(text: &str) -> Option<u32> {
     let number = text.strip_prefix("tsm")?.trim_ascii_start();
     let negative = number.starts_with('-');
-    let digits = number.strip_prefix(['-', '+']).unwrap_or(number);
+    let digits = number.strip_prefix('-').unwrap_or(number);
     let end = digits.bytes().take_while(u8::is_ascii_digit).count();
     let digits = digits.get(..end).filter(|digits| !digits.is_empty())?;
     Some(if negative { NOBODY } else { digits.parse().unwrap_or(NOBODY) })
@@ -149,7 +149,7 @@ mod tests {
             ("tsm17\n", Some(17)),
             ("tsm 0", Some(0)),
             ("tsm\n0", Some(0)),
-            ("tsm+3", Some(3)),
+            ("tsm+3", None),
             ("tsm0x", Some(0)),
             ("tsm-1", Some(NOBODY)),
             ("tsm99999999999", Some(NOBODY)),

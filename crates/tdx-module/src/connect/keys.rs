@@ -152,6 +152,10 @@ impl KeyPlan {
             (KmOperation::SETUP, step) if step == 2 * ROUND => {
                 hardware.enable();
                 self.check_ready(&hardware)?;
+                // The key unit finds the port by the stream id, which a host may have written elsewhere too.
+                if !(0..POLLS).any(|_| hardware.port.is_secure(hardware.block)) {
+                    return Err(NOT_READY);
+                }
             }
             _ => {}
         }

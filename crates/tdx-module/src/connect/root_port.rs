@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use pcie::config::{HeaderType, ReadConfig, offset};
 use pcie::ide::{ADDRESS_BLOCK, AddressAssociation, Ide, RidAssociation, SELECTIVE_BLOCK, StreamBlock};
-use pcie::ide::{Capability, StreamControl};
+use pcie::ide::{Capability, StreamControl, StreamState, StreamStatus};
 use pcie::{Bdf, FunctionId};
 use tdx_abi::connect::ids::RootPortBlock;
 
@@ -108,6 +108,12 @@ impl<'a> RootPort<'a> {
     /// The control register of a stream.
     pub(crate) fn control(&self, block: StreamBlock) -> StreamControl {
         StreamControl::from_bits(self.config.dword(block.control()))
+    }
+
+    /// Whether a stream is secure, as the port itself says.
+    pub(crate) fn is_secure(&self, block: StreamBlock) -> bool {
+        let status = StreamStatus::from_bits(self.config.dword(block.status()));
+        status.state() == StreamState::SECURE
     }
 
     pub(crate) fn set_control(&self, block: StreamBlock, control: StreamControl) {

@@ -108,6 +108,10 @@ impl Body {
         if turn.is_err() {
             ended(work);
             self.works.remove(&task);
+            // A request without an answer that can be read: as in `abandon`.
+            if requester.under_way().is_some() {
+                requester.reset();
+            }
         }
         turn.map(Some)
     }

@@ -150,9 +150,17 @@ impl Request<'_> {
             return Err(StatusCode::IDE_STREAM_ADDR_OVERLAP.into());
         }
         let of_key_unit = || streams.iter().filter(|stream| stream.facts.key_unit == key_unit);
+        // Ids in the blocks of all ports of the key unit, whoever wrote them: it finds a port by its id.
+        let written: Vec<u8> = facts
+            .root_ports
+            .iter()
+            .map(|&port| RootPort::new(io, port))
+            .flat_map(|port| port.blocks().into_iter().map(move |block| port.control(block).stream_id()))
+            .collect();
         // TDH.IDE.STREAM.CREATE-8. Blocks that nobody has set have id 0: it is not given out.
         let id = (1..STREAM_ID_LIMIT)
             .filter_map(|id| u8::try_from(id).ok())
+            .filter(|id| !written.contains(id))
             .find(|id| streams.iter().all(|stream| stream.facts.key.id != *id))
             .ok_or(StatusCode::IDE_STREAM_NOT_FREE)?;
         let number = (0..registers.streams)

@@ -356,6 +356,17 @@ fn keys_that_do_not_get_ready_enable_nothing() {
 }
 
 #[test]
+fn a_port_that_does_not_go_secure_itself_enables_nothing() {
+    let (mut host, id, stream) = Host::configured();
+    host.bench.hw.set(|facts| facts.io.ports_go_secure = false);
+    let not_ready = StatusCode::IDE_STREAM_IDEKM_KEYS_NOT_READY.plain();
+    assert_eq!(status(host.km(id, stream, KmOperation::SETUP)), not_ready, "TDH.IDE.STREAM.KM-9");
+    assert!(!host.is_enabled());
+    host.bench.hw.set(|facts| facts.io.ports_go_secure = true);
+    assert_eq!(status(host.km(id, stream, KmOperation::SETUP)), Status::SUCCESS);
+}
+
+#[test]
 fn a_record_that_does_not_open_ends_the_session_and_everything_comes_back() {
     let (mut host, id, stream) = Host::configured();
     host.tamper = Box::new(|_, answer| *answer.last_mut().expect("a byte") ^= 0x80);

@@ -362,3 +362,15 @@ fn block_needs_neither_device_nor_session_and_leaves_no_key() {
     assert_eq!(status(host.disconnect(id)), Status::SUCCESS);
     assert_eq!(status(host.delete(id)), Status::SUCCESS);
 }
+
+#[test]
+fn an_id_that_stands_in_any_block_below_the_key_unit_is_not_given_out() {
+    let (mut host, id) = Host::connected();
+    // A block that the host may write, enabled or not.
+    let control = BLOCK + BLOCK_SIZE + BLOCK_CONTROL;
+    host.bench.hw.set(|facts| {
+        facts.io.config.insert((function(0, 0x10, 0), control), 1 << 24 | 1);
+    });
+    let after = host.call(CREATE, stream_regs(id, 0));
+    assert_eq!((status(after), after.rcx), (Status::SUCCESS, 2));
+}

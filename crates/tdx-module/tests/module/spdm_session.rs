@@ -270,3 +270,17 @@ fn interrupts_everywhere_change_nothing_in_a_session() {
         }
     }
 }
+
+#[test]
+fn an_operation_that_the_host_gives_up_loses_the_session() {
+    for operation in [HEARTBEAT, KEY_UPDATE, RECOLLECTION] {
+        let (mut host, id) = Host::connected();
+        assert_eq!(status(host.drive_to(MNG, mng_regs(id, operation), 1)), REQUEST_OUT);
+        host.bench.hw.set(|facts| facts.put_message(ANSWER, &[]));
+        let given_up = status(host.call(MNG, mng_regs(id, operation)));
+        assert_eq!(given_up.code(), StatusCode::SPDM_INVALID_MESSAGE, "{operation}");
+        // The device may have changed its keys or counted a message: nobody knows.
+        assert_eq!(status(host.mng(id, HEARTBEAT)), BAD_STATE, "{operation}");
+        assert_eq!(status(host.call(DISCONNECT, disconnect_regs(id))), Status::SUCCESS, "{operation}");
+    }
+}

@@ -430,7 +430,7 @@ impl ConnectHardware for FakeHardware {
     }
 
     fn config_write(&self, function: FunctionId, offset: u16, value: u32) {
-        locked(&self.facts).io.config.insert((function, offset), value);
+        locked(&self.facts).io.write_config(function, offset, value);
     }
 
     fn protect(&self, range: PhysRange, protected: bool) {

@@ -62,6 +62,10 @@ pub(crate) struct IoFacts {
     pub(crate) head: u64,
     /// Key configuration units take keys.
     pub(crate) keys_get_ready: bool,
+    /// Control registers of streams of root ports; the status register is the dword behind it.
+    pub(crate) stream_controls: BTreeSet<(FunctionId, u16)>,
+    /// Streams of root ports go secure when they are enabled.
+    pub(crate) ports_go_secure: bool,
     /// Commands issued, by unit.
     pub(crate) commands: Vec<u64>,
     /// Looks that are left, by unit.
@@ -113,6 +117,8 @@ impl Default for IoFacts {
             spoils_status: false,
             head: 0,
             keys_get_ready: true,
+            stream_controls: BTreeSet::new(),
+            ports_go_secure: true,
             commands: Vec::new(),
             under_way: BTreeMap::new(),
         }
@@ -182,6 +188,15 @@ impl IoFacts {
                     self.set(status, if self.keys_get_ready { ready } else { 0 });
                 }
             }
+        }
+    }
+
+    /// Writes configuration space: a stream that is enabled is secure if `ports_go_secure`.
+    pub(super) fn write_config(&mut self, function: FunctionId, offset: u16, value: u32) {
+        self.config.insert((function, offset), value);
+        if self.stream_controls.contains(&(function, offset)) {
+            let secure = value & 1 != 0 && self.ports_go_secure;
+            self.config.insert((function, offset + 4), if secure { 2 } else { 0 });
         }
     }
 

@@ -78,6 +78,8 @@ impl Facts {
             put(at, 1);
             (4..BLOCK_SIZE).step_by(4).for_each(|offset| put(at + offset, 0));
         }
+        let controls = (0..BLOCKS).map(|block| (port, BLOCK + BLOCK_SIZE * block + BLOCK_CONTROL));
+        self.io.stream_controls.extend(controls);
         self.io.links.insert(port, LinkStatus { up: true, losses: 0 });
     }
 }
