@@ -38,7 +38,11 @@ impl Link {
 
     /// The payload goes there and comes back in the same buffer.
     fn pass(&mut self, payload: Vec<u8>) -> Vec<u8> {
-        let header = TlpHeader::Write { requester: Bdf::from_routing_id(0x3b00), address: 0x1000, enables: ByteEnables::ALL };
+        let header = TlpHeader::Write {
+            requester: Bdf::from_routing_id(0x3b00),
+            address: 0x1000,
+            enables: ByteEnables::ALL,
+        };
         let sealed =
             self.device.seal(ID, Tlp { trusted: true, header, payload }).expect("a secure stream sends");
         let mut tlps = self.root.open(sealed).expect("what was sent arrives");

@@ -257,7 +257,7 @@ fn what_cannot_be_done_is_one_line_with_its_reason() {
     for (args, part) in [
         (&["--listen", "127.0.0.1:0", "--device", "defautl"][..], "did you mean default?"),
         (&["--listen", "127.0.0.1:0", "--device", "./none.toml"], "device file ./none.toml: "),
-        (&["--listen", "127.0.0.1:0", "--device", "bad.toml"], "`ide.ports` is 9; allowed are 1 to 8"),
+        (&["--listen", "127.0.0.1:0", "--device", "bad.toml"], "`ide.ports` is 9; allowed are 0 to 8"),
         (&["--listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1:1: "),
         (
             &["--listen", "127.0.0.1:0", "--pcap", "no/such/folder"],

@@ -13,7 +13,8 @@ use spdm::tdisp::{
 };
 use spdm::wire::Writer;
 use tdx_machine::ide::{
-    Association, ByteEnables, MaxPayload, OpenError, Port, Sealed, StreamSettings, StreamState, Tlp, TlpHeader,
+    Association, ByteEnables, MaxPayload, OpenError, Port, Sealed, StreamSettings, StreamState, Tlp,
+    TlpHeader,
 };
 
 use super::bytes::Choices;
@@ -204,7 +205,11 @@ pub fn ide_tlp(data: &[u8]) {
     let [OnePort(device), OnePort(root)] = &mut ends;
     let mut choices = Choices::new(data);
     while !choices.is_empty() {
-        let header = TlpHeader::Write { requester: Bdf::from_routing_id(0x3b00), address: 0, enables: ByteEnables::ALL };
+        let header = TlpHeader::Write {
+            requester: Bdf::from_routing_id(0x3b00),
+            address: 0,
+            enables: ByteEnables::ALL,
+        };
         let payload = vec![choices.byte(); usize::from(choices.byte() % 32) * 4 + 4];
         let tlp = Tlp { trusted: choices.flag(), header, payload };
         let sealed = device.seal(STREAM, tlp.clone()).expect("a secure stream sends");

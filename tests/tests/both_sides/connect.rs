@@ -69,7 +69,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     let device = 0usize..4;
     let what = prop::sample::select(Refresh::ALL.to_vec());
     let direction = prop::sample::select(vec![LinkDirection::Down, LinkDirection::Up]);
-    let strike = prop::sample::select(vec![DeviceMove::Remove, DeviceMove::KillMailbox, DeviceMove::ResetLink]);
+    let strike =
+        prop::sample::select(vec![DeviceMove::Remove, DeviceMove::KillMailbox, DeviceMove::ResetLink]);
     let one = prop_oneof![
         5 => device.clone().prop_map(Move::Connect),
         2 => device.clone().prop_map(Move::Disconnect),

@@ -218,9 +218,7 @@ mod tests {
         assert!(text.contains(&address));
         let error = power_on(PlatformSpec::from_toml(&text).unwrap(), 0).err().unwrap().to_string();
         assert!(error.contains(&format!("cannot connect to {address}: ")), "{error}");
-        assert!(
-            error.contains(&format!("start a responder there, for instance tdxhost dsm --listen {address}"))
-        );
+        assert!(error.contains("start a responder there"), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
 }
