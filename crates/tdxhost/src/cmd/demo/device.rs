@@ -233,8 +233,8 @@ impl ConnectDocument {
     }
 
     fn print_head(&self, out: &mut dyn Write) -> io::Result<()> {
-        // Pages of 4 KiB in tenths of a MB of 1024 * 1024 bytes.
-        let tenths = self.extension_pages * 10 / 256;
+        // Pages of 4 KiB in tenths of a MB of 1024 * 1024 bytes, to the nearest.
+        let tenths = (self.extension_pages * 10 + 128) / 256;
         let (whole, tenths) = (tenths / 10, tenths % 10);
         let tsm = self.tsm.as_deref().unwrap_or_default();
         let streams = self.available_streams;
