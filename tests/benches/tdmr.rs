@@ -54,6 +54,8 @@ impl Pages for Bump {
     }
 
     fn clear(&self, _: PhysRange) {}
+
+    fn flush(&self, _: PhysRange) {}
 }
 
 /// `tib` TiB from 4 GiB up in `ranges` ranges, a page in use behind each. The last eighth is one piece,

@@ -77,6 +77,8 @@ impl Pages for Bare {
     }
 
     fn clear(&self, _: PhysRange) {}
+
+    fn flush(&self, _: PhysRange) {}
 }
 
 impl Cpus for Bare {

@@ -463,6 +463,8 @@ impl Pages for Platform {
     }
 
     fn clear(&self, _: PhysRange) {}
+
+    fn flush(&self, _: PhysRange) {}
 }
 
 impl Seam for Platform {

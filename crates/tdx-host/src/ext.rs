@@ -192,7 +192,7 @@ impl<C: AsRef<[CpuSlot]> + Sync, K: Sync> HostState<C, K> {
                 return Err(error.into());
             }
         };
-        let mut given = batch.donate();
+        let mut given = batch.donate(platform);
         let added = self.call_somewhere(platform, &|port, pin| port.ext_mem_add(pin, list).map(|()| 0));
         let read =
             self.call_somewhere(platform, &|port, pin| port.sys_rd(pin, sys::MEMORY_POOL_REQUIRED_PAGES));

@@ -243,8 +243,11 @@ impl<L: LeakCounter, const RUNS: usize> PageList<L, RUNS> {
         self.0.forget();
     }
 
-    /// Hands the pages to the module: from here on the host may not touch them.
-    pub fn donate(self) -> DonatedList<L, RUNS> {
+    /// Hands the pages to the module, none of their lines in a cache: from here on the host may not touch them.
+    pub fn donate<P: Pages<Leaks = L> + ?Sized>(self, platform: &P) -> DonatedList<L, RUNS> {
+        for &run in self.0.runs() {
+            platform.flush(run);
+        }
         DonatedList(self.0)
     }
 
@@ -317,7 +320,7 @@ pub struct DonatedList<L: LeakCounter, const RUNS: usize = DEFAULT_RUNS>(Runs<L,
 
 impl<L: LeakCounter, const RUNS: usize> From<DonatedPages<L>> for DonatedList<L, RUNS> {
     fn from(pages: DonatedPages<L>) -> Self {
-        PageList::from(pages.never_taken()).donate()
+        DonatedList(PageList::from(pages.never_taken()).0)
     }
 }
 

@@ -277,6 +277,10 @@ impl Pages for Platform {
         self.machine.write(start, KeyId::TME, bytes).map_err(fault)
     }
 
+    fn flush(&self, range: PhysRange) {
+        self.machine.clflush(range);
+    }
+
     fn clear(&self, range: PhysRange) {
         // Pages of the allocator are RAM outside the SEAM range, so that the machine takes them.
         let cleared = self.machine.movdir64b_zero(range);

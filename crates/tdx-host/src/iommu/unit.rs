@@ -132,10 +132,13 @@ impl<P: Pages + ?Sized> Offer<P> {
     fn donate(self, platform: &P) -> Result<(PhysAddr, Held<P::Leaks>), HostError> {
         let blocks: [PhysRange; 2] = [self.queue.range(), self.contexts.range()];
         let list = self.root.iommu_mt(platform, blocks, &self.singles);
+        for block in blocks {
+            platform.flush(block);
+        }
         let held = Held {
             queue: self.queue.donate().into(),
             contexts: self.contexts.donate().into(),
-            singles: self.singles.donate(),
+            singles: self.singles.donate(platform),
             root: self.root,
         };
         match list {

@@ -110,7 +110,7 @@ impl<L: LeakCounter> Session<L> {
                 return Err(caller.host_failed(error, count));
             }
         };
-        let pages = pages.donate();
+        let pages = pages.donate(caller.platform);
         match caller.call(|port, pin| port.spdm_create(pin, function, array).map(|id| [id.0, 0])) {
             Ok([id, _]) => {
                 Ok(Self { id: SpdmId(id), pages, information: PageList::new(), bytes: 0, established: false })

@@ -153,7 +153,7 @@ impl<L: LeakCounter> Stream<L> {
         };
         let info = StreamInfo::selective(root_port.bdf.devfn());
         let request = StreamRequest { info, session, pages: array, functions, memory };
-        let pages = pages.donate();
+        let pages = pages.donate(caller.platform);
         let created = caller.call(|port, pin| {
             let CreatedStream { stream_id, root_port_block } = port.ide_stream_create(pin, request)?;
             Ok([stream_id, root_port_block])

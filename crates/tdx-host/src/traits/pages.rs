@@ -182,4 +182,8 @@ pub trait Pages {
 
     /// Zeroes `range` by MOVDIR64B with KeyID 0 and a full fence.
     fn clear(&self, range: PhysRange);
+
+    /// Writes the cache lines of `range` back and invalidates them (CLFLUSH, KeyID 0), so that none is written
+    /// over what the module makes of the pages.
+    fn flush(&self, range: PhysRange);
 }

@@ -123,6 +123,8 @@ pub(crate) struct State {
     pub(crate) free: BTreeMap<u64, u64>,
     pub(crate) bytes: HashMap<u64, u8>,
     pub(crate) cleared: Vec<PhysRange>,
+    /// Pages of which no line is in a cache.
+    pub(crate) flushed: Vec<PhysRange>,
     pub(crate) msrs: BTreeMap<u32, Option<u64>>,
     pub(crate) cpuid: BTreeMap<u32, CpuidLeaf>,
     /// CPUID and MSRs of single CPUs, before those of all.
@@ -220,6 +222,7 @@ impl Fake {
                 free: BTreeMap::new(),
                 bytes: HashMap::new(),
                 cleared: Vec::new(),
+                flushed: Vec::new(),
                 msrs: [
                     (0x87, Some(31 | 32 << 32)),
                     (0x480, Some(1 << 60 | 0x400 << 32 | 0x12)),

@@ -90,9 +90,9 @@ fn a_list_that_is_dropped_is_lost_whoever_owns_it() {
     let fake = scattered(9);
     drop(List::<64>::alloc(&fake, 2, NODE).unwrap());
     assert_eq!(fake.leaked_pages(), 2);
-    drop(List::<64>::alloc(&fake, 3, NODE).unwrap().donate());
+    drop(List::<64>::alloc(&fake, 3, NODE).unwrap().donate(&fake));
     assert_eq!(fake.leaked_pages(), 5);
-    drop(List::<64>::alloc(&fake, 4, NODE).unwrap().donate().reclaim());
+    drop(List::<64>::alloc(&fake, 4, NODE).unwrap().donate(&fake).reclaim());
     assert_eq!(fake.leaked_pages(), 9);
     drop((List::<64>::new(), DonatedList::<Leaks>::new()));
     assert_eq!(fake.leaked_pages(), 9);
@@ -109,7 +109,7 @@ fn a_list_can_be_given_in_parts_and_put_together() {
     for count in [1, 0, 4, 9] {
         let part = list.split_first(count);
         assert!(whole.has_room_for(&part));
-        whole.append(part.donate());
+        whole.append(part.donate(&fake));
     }
     assert_eq!((whole.count(), list.count()), (6, 0));
     assert_eq!(whole.addresses().collect::<Vec<_>>(), all);
@@ -130,7 +130,9 @@ fn pages_that_the_module_kept_are_poisoned_and_counted() {
         let root = RootPage::alloc(&fake, NODE).unwrap();
         let list = List::<600>::alloc(&fake, count, NODE).unwrap();
         let pages: Vec<_> = list.addresses().collect();
-        let donated = list.donate();
+        let donated = list.donate(&fake);
+        let flushed = fake.state().flushed.clone();
+        assert!(pages.iter().all(|&page| flushed.iter().any(|range| range.contains(page))), "{count}");
         let operand = root.release(&fake, &donated).unwrap();
         assert_eq!(operand == ReleaseOperand::SINGLE, count == 1);
         let rcx = match (back, count) {

@@ -180,6 +180,8 @@ impl Pages for FarPages {
     fn write(&self, _: &OwnedPages<Leaks>, _: u64, _: &[u8]) -> Result<(), tdx_host::traits::MemoryFault> {
         Ok(())
     }
+    fn flush(&self, _: PhysRange) {}
+
     fn clear(&self, _: PhysRange) {}
 }
 

@@ -200,6 +200,10 @@ impl Pages for Failing {
     fn write(&self, pages: &OwnedPages<Leaks>, offset: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
         self.inner.write(pages, offset, bytes)
     }
+    fn flush(&self, range: PhysRange) {
+        self.inner.flush(range);
+    }
+
     fn clear(&self, range: PhysRange) {
         self.inner.clear(range);
     }

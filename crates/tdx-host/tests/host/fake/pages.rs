@@ -81,6 +81,10 @@ impl Pages for Fake {
         Ok(())
     }
 
+    fn flush(&self, range: PhysRange) {
+        self.state().flushed.push(range);
+    }
+
     fn clear(&self, range: PhysRange) {
         let mut state = self.state();
         state.cleared.push(range);

@@ -17,6 +17,7 @@ use crate::fake::pcie::{DEVICE, PORT, Shape, at};
 #[test]
 fn a_device_is_connected_step_by_step_and_disconnected_in_reverse() {
     let mut link = Link::new();
+    let before = link.fake().state().flushed.len();
     link.connect().unwrap();
     assert_eq!(link.dsm.tsm(), Some(0));
     let stream = link.dsm.stream().unwrap();
@@ -37,6 +38,9 @@ fn a_device_is_connected_step_by_step_and_disconnected_in_reverse() {
         assert_eq!([create.rcx, create.r9], [0x118, 0]);
         assert_eq!([create.r10, create.r11], device.map(u64::from));
         assert_eq!([create.r12, create.r13, create.r14], [0x0ff0_0001, 0x10, 0x10]);
+        // Pages of the session and of the stream, and none of them was in a cache.
+        let flushed = state.flushed[before..].iter().map(|range| range.size() / 4096).sum::<u64>();
+        assert_eq!(flushed, 2 + 1);
     }
     link.disconnect().unwrap();
     link.assert_undone("disconnected");
