@@ -1,6 +1,7 @@
 //! Everything that can go wrong on the host side: each with a name, a sentence, the one to blame and what
 //! to try.
 
+mod table;
 mod terms;
 
 use tdx_image::ImageError;
@@ -54,17 +55,25 @@ pub struct ErrorInfo {
     pub advice: &'static str,
 }
 
-macro_rules! host_errors {
-    ($(
-        $(#[$meta:meta])*
-        $variant:ident $({ $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })?
-            = $name:literal, $blame:ident, $errno:ident,
-            $sentence:literal,
-            $advice:literal;
-    )*) => {
-        /// A failure of the host side.
+/// An enum of failures and the table of their rows: for each variant name, blame, error number, sentence and
+/// advice.
+macro_rules! failures {
+    (
+        $(#[$enum_meta:meta])*
+        pub enum $failure:ident;
+        $(#[$table_meta:meta])*
+        pub const $table:ident;
+        $(
+            $(#[$meta:meta])*
+            $variant:ident $({ $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })?
+                = $name:literal, $blame:ident, $errno:ident,
+                $sentence:literal,
+                $advice:literal;
+        )*
+    ) => {
+        $(#[$enum_meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-        pub enum HostError {
+        pub enum $failure {
             $(
                 $(#[$meta])*
                 #[error($sentence)]
@@ -72,58 +81,55 @@ macro_rules! host_errors {
             )*
         }
 
-        impl HostError {
-            /// The row of [`ERRORS`] that describes this failure.
-            pub const fn info(&self) -> &'static ErrorInfo {
+        impl $failure {
+            /// The row of the table that describes this failure.
+            pub const fn info(&self) -> &'static $crate::error::ErrorInfo {
                 match self {
-                    $(Self::$variant { .. } => &ErrorInfo {
+                    $(Self::$variant { .. } => &$crate::error::ErrorInfo {
                         name: $name,
                         template: $sentence,
-                        blame: Blame::$blame,
-                        errno: Errno::$errno,
+                        blame: $crate::error::Blame::$blame,
+                        errno: $crate::errno::Errno::$errno,
                         advice: $advice,
                     },)*
                 }
             }
+
+            /// Stable name in kebab-case.
+            pub const fn name(&self) -> &'static str {
+                self.info().name
+            }
+
+            /// Who has to act.
+            pub const fn blame(&self) -> $crate::error::Blame {
+                self.info().blame
+            }
+
+            /// What to try.
+            pub const fn advice(&self) -> &'static str {
+                self.info().advice
+            }
+
+            /// Error number that a device shows.
+            pub const fn errno(&self) -> $crate::errno::Errno {
+                self.info().errno
+            }
         }
 
-        /// Every failure, in the order in which the walks meet them.
-        pub const ERRORS: &[ErrorInfo] = &[
-            $(ErrorInfo {
+        $(#[$table_meta])*
+        pub const $table: &[$crate::error::ErrorInfo] = &[
+            $($crate::error::ErrorInfo {
                 name: $name,
                 template: $sentence,
-                blame: Blame::$blame,
-                errno: Errno::$errno,
+                blame: $crate::error::Blame::$blame,
+                errno: $crate::errno::Errno::$errno,
                 advice: $advice,
             },)*
         ];
     };
 }
 
-// Behind the macro that it uses.
-mod table;
-
-impl HostError {
-    /// Stable name in kebab-case.
-    pub const fn name(&self) -> &'static str {
-        self.info().name
-    }
-
-    /// Who has to act.
-    pub const fn blame(&self) -> Blame {
-        self.info().blame
-    }
-
-    /// What to try.
-    pub const fn advice(&self) -> &'static str {
-        self.info().advice
-    }
-
-    /// Error number that a device shows.
-    pub const fn errno(&self) -> Errno {
-        self.info().errno
-    }
-}
+pub(crate) use failures;
 
 /// The row of a name; `None` if no failure has it.
 pub fn find(name: &str) -> Option<&'static ErrorInfo> {

@@ -6,8 +6,7 @@ use core::fmt;
 use tdx_abi::PhysAddr;
 use tdx_abi::metadata::FieldId;
 
-use crate::errno::Errno;
-use crate::error::{Blame, ERRORS, ErrorInfo, HostError};
+use crate::error::{ERRORS, ErrorInfo, HostError, failures};
 use crate::seamcall::SeamcallError;
 use crate::traits::MemoryFault;
 
@@ -147,30 +146,19 @@ macro_rules! connect_errors {
             $sentence:literal,
             $advice:literal;
     )*) => {
-        /// A failure of TDX Connect as a whole. TDX without it goes on.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-        pub enum ConnectError {
+        failures! {
+            /// A failure of TDX Connect as a whole. TDX without it goes on.
+            pub enum ConnectError;
+            /// Every failure of TDX Connect as a whole.
+            pub const CONNECT_ERRORS;
             $(
                 $(#[$meta])*
-                #[error($sentence)]
-                $variant $({ $($(#[$field_meta])* $field: $type,)* })?,
+                $variant $({ $($(#[$field_meta])* $field: $type,)* })?
+                    = $name, $blame, $errno, $sentence, $advice;
             )*
         }
 
         impl ConnectError {
-            /// The row of [`CONNECT_ERRORS`] that describes this failure.
-            pub const fn info(&self) -> &'static ErrorInfo {
-                match self {
-                    $(Self::$variant { .. } => &ErrorInfo {
-                        name: $name,
-                        template: $sentence,
-                        blame: Blame::$blame,
-                        errno: Errno::$errno,
-                        advice: $advice,
-                    },)*
-                }
-            }
-
             fn put(self, place: &mut dyn FnMut(u64)) {
                 match self {
                     $(Self::$variant $({ $($field,)* })? => { $($(Words::put($field, &mut *place);)*)? })*
@@ -188,17 +176,6 @@ macro_rules! connect_errors {
                 }
             }
         }
-
-        /// Every failure of TDX Connect as a whole.
-        pub const CONNECT_ERRORS: &[ErrorInfo] = &[
-            $(ErrorInfo {
-                name: $name,
-                template: $sentence,
-                blame: Blame::$blame,
-                errno: Errno::$errno,
-                advice: $advice,
-            },)*
-        ];
     };
 }
 
@@ -365,26 +342,6 @@ connect_errors! {
 }
 
 impl ConnectError {
-    /// Stable name in kebab-case.
-    pub const fn name(&self) -> &'static str {
-        self.info().name
-    }
-
-    /// Who has to act.
-    pub const fn blame(&self) -> Blame {
-        self.info().blame
-    }
-
-    /// What to try.
-    pub const fn advice(&self) -> &'static str {
-        self.info().advice
-    }
-
-    /// Error number that a device shows.
-    pub const fn errno(&self) -> Errno {
-        self.info().errno
-    }
-
     /// The row's place and the values.
     pub(super) fn to_words(self) -> [u64; WORDS] {
         let row = CONNECT_ERRORS.iter().position(|info| info.name == self.name());

@@ -6,13 +6,16 @@ use tdx_abi::msr::MsrIndex;
 use tdx_abi::{KeyId, PhysAddr, PhysRange};
 use tdx_image::{ImageError, SigstructError, Svn};
 
-use super::{Blame, CpuFeature, CpuidSubleaf, ErrorInfo, SensitiveWork};
-use crate::errno::Errno;
+use super::{CpuFeature, CpuidSubleaf, SensitiveWork, failures};
 use crate::power::SuspendKind;
 use crate::seamcall::SeamcallError;
 use crate::traits::{CpuNumber, MemoryFault, NodeId, PackageId, VmxFault};
 
-host_errors! {
+failures! {
+    /// A failure of the host side.
+    pub enum HostError;
+    /// Every failure, in the order in which the walks meet them.
+    pub const ERRORS;
     /// MSR 0x87 cannot be read.
     NoTdx = "no-tdx", Platform, ENODEV,
         "MSR 0x87 (KeyID partitioning) cannot be read: this CPU, or its BIOS setting, has no TDX",

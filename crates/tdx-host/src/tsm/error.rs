@@ -5,58 +5,15 @@ use pcie::ide::StreamState;
 use pcie::{FunctionId, Segment};
 use tdx_abi::connect::refusal::Refusal;
 
-use crate::errno::Errno;
-use crate::error::{Blame, ErrorInfo, HostError};
+use crate::error::{ErrorInfo, HostError, failures};
 use crate::seamcall::SeamcallError;
 use crate::traits::{HostBridge, MemoryFault};
 
-macro_rules! tsm_errors {
-    ($(
-        $(#[$meta:meta])*
-        $variant:ident $({ $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })?
-            = $name:literal, $blame:ident, $errno:ident,
-            $sentence:literal,
-            $advice:literal;
-    )*) => {
-        /// A failure of a TSM: which device, what, and why.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-        pub enum TsmError {
-            $(
-                $(#[$meta])*
-                #[error($sentence)]
-                $variant $({ $($(#[$field_meta])* $field: $type,)* })?,
-            )*
-        }
-
-        impl TsmError {
-            /// The row of [`TSM_ERRORS`] that describes this failure.
-            pub const fn info(&self) -> &'static ErrorInfo {
-                match self {
-                    $(Self::$variant { .. } => &ErrorInfo {
-                        name: $name,
-                        template: $sentence,
-                        blame: Blame::$blame,
-                        errno: Errno::$errno,
-                        advice: $advice,
-                    },)*
-                }
-            }
-        }
-
-        /// Every failure, in the order in which a connect meets them.
-        pub const TSM_ERRORS: &[ErrorInfo] = &[
-            $(ErrorInfo {
-                name: $name,
-                template: $sentence,
-                blame: Blame::$blame,
-                errno: Errno::$errno,
-                advice: $advice,
-            },)*
-        ];
-    };
-}
-
-tsm_errors! {
+failures! {
+    /// A failure of a TSM: which device, what, and why.
+    pub enum TsmError;
+    /// Every failure, in the order in which a connect meets them.
+    pub const TSM_ERRORS;
     /// There is no such function.
     NoSuchFunction {
         /// Its address.
@@ -415,28 +372,6 @@ tsm_errors! {
     } = "pages-missing", Module, EFAULT,
         "{device}: the module kept {pages} pages of an object that it deleted; they are never used again",
         "a bug of the TDX module: no more devices are connected; install a fixed one and reset the machine";
-}
-
-impl TsmError {
-    /// Stable name in kebab-case.
-    pub const fn name(&self) -> &'static str {
-        self.info().name
-    }
-
-    /// Who has to act.
-    pub const fn blame(&self) -> Blame {
-        self.info().blame
-    }
-
-    /// What to try.
-    pub const fn advice(&self) -> &'static str {
-        self.info().advice
-    }
-
-    /// Error number that the attribute's writer gets, as Linux gives it.
-    pub const fn errno(&self) -> Errno {
-        self.info().errno
-    }
 }
 
 /// The row of a name; `None` if no failure of a TSM has it.
