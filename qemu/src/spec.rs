@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use tdx_abi::PhysRange;
+use tdx_machine::fault::Breaks;
 use tdx_machine::presets;
 use tdx_machine::spec::{ChaosSpec, CpuKind, CpuSpec, KeyIdSpec, ModuleSpec, SeamldrSpec, X2apicSpec};
 use tdx_machine::{Fault, PlatformSpec, SpecError};
@@ -184,6 +185,9 @@ fn out_of_reach(fault: &Fault) -> Option<(&'static str, &'static str)> {
         Fault::NoContiguousPamt => "its kernel has a page allocator of its own",
         Fault::HibernationPossible => "leave `nohibernate` out of the kernel's command line",
         Fault::VmxeAlreadySet => "its firmware clears CR4 before a kernel looks",
+        _ if fault.info().breaks == Breaks::Connect => {
+            "its IOMMUs, its ACPI tables and its devices are QEMU's"
+        }
         _ => return None,
     };
     Some((fault.name(), instead))
