@@ -1,13 +1,16 @@
 //! Calls for one device: through the gate, under the lock of the extension, with failures in its name.
 
+use core::fmt;
+
 use pcie::FunctionId;
+use tdx_abi::connect::pages::HpaArray;
 use tdx_abi::connect::refusal::Refusal;
 use tdx_abi::status::StatusCode;
 
 use crate::cpu::CpuSlot;
 use crate::error::HostError;
 use crate::host::{HostState, write_caches_back};
-use crate::page_list::DonatedList;
+use crate::page_list::{DonatedList, PageList, RootPage};
 use crate::seamcall::{Marshalled, SeamPort, SeamcallCause, SeamcallError, VisitError};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{RawLock, SeqCell, with_lock};
@@ -182,6 +185,47 @@ where
         self.cpu().map_or_else(NodeId::default, |cpu| self.platform.node_of(cpu))
     }
 
+    /// Pages for an object that the module is to make, and the operand that names them.
+    pub(crate) fn give(
+        &self,
+        root: &RootPage<P::Leaks>,
+        count: usize,
+    ) -> Result<(DonatedList<P::Leaks>, HpaArray), TsmError> {
+        let pages = PageList::alloc(self.platform, count, self.node());
+        let pages: PageList<P::Leaks> = pages.map_err(|error| self.host_failed(error, count))?;
+        match root.hpa_array(self.platform, &pages) {
+            Ok(array) => Ok((pages.donate(self.platform), array)),
+            Err(error) => {
+                pages.free(self.platform);
+                Err(self.host_failed(error, count))
+            }
+        }
+    }
+
+    /// Pages of `what`, behind the call that was to delete it. A failure is told in the log.
+    pub(crate) fn take_deleted(
+        &self,
+        what: &str,
+        pages: DonatedList<P::Leaks>,
+        root: &RootPage<P::Leaks>,
+        deleted: Result<[u64; 2], VisitError>,
+    ) {
+        let warn = |line: fmt::Arguments<'_>| self.platform.log(LogLevel::Warning, line);
+        match deleted {
+            Ok([rcx, _]) => {
+                let returned = root.released(self.platform, rcx);
+                if let Err(error) = self.take_back(pages, |page| returned.names(page)) {
+                    warn(format_args!("pages of a {what} are lost: {error}"));
+                }
+            }
+            Err(failure) if module_is_gone(&failure) => self.take_from_the_dead(pages),
+            Err(failure) => {
+                let error = self.failed(failure);
+                warn(format_args!("a {what} was not deleted, its pages are lost: {error}"));
+            }
+        }
+    }
+
     /// Pages that a failed call named: the module owns none of them.
     pub(crate) fn take_untouched(&self, pages: DonatedList<P::Leaks>) {
         write_caches_back(self.platform);
@@ -190,7 +234,7 @@ where
 
     /// Pages of an object that the module deleted: those that `returned` names are the host's again. An
     /// error if the module kept some, which are then lost.
-    pub(crate) fn take_back(
+    fn take_back(
         &self,
         pages: DonatedList<P::Leaks>,
         returned: impl Fn(tdx_abi::PhysAddr) -> bool,
@@ -207,7 +251,7 @@ where
     }
 
     /// Pages of a module that is gone for good.
-    pub(crate) fn take_from_the_dead(&self, pages: DonatedList<P::Leaks>) {
+    fn take_from_the_dead(&self, pages: DonatedList<P::Leaks>) {
         write_caches_back(self.platform);
         pages.reclaim().into_owned(self.platform).free(self.platform);
     }
@@ -219,6 +263,6 @@ pub(super) fn answered(failure: &VisitError, code: StatusCode) -> bool {
 }
 
 /// True if no module is left in this boot.
-pub(super) fn module_is_gone(failure: &VisitError) -> bool {
+fn module_is_gone(failure: &VisitError) -> bool {
     matches!(failure, VisitError::Call(error) if error.cause == SeamcallCause::Gone)
 }

@@ -7,7 +7,7 @@ use tdx_abi::connect::pages::HpaArray;
 use tdx_abi::connect::spdm::SpdmConfigInfo;
 use tdx_abi::status::StatusCode;
 
-use super::caller::{Caller, Slot, TsmPlatform, answered, module_is_gone};
+use super::caller::{Caller, Slot, TsmPlatform, answered};
 use super::port;
 use super::wire::Wire;
 use crate::cpu::CpuSlot;
@@ -101,16 +101,7 @@ impl<L: LeakCounter> Session<L> {
         let function = FuncId::new(device).map_err(too_large)?;
         let count = usize::from(caller.sizes.spdm_mt);
         let root = wire.objects(caller)?;
-        let pages = PageList::alloc(caller.platform, count, caller.node());
-        let pages: PageList<L> = pages.map_err(|error| caller.host_failed(error, count))?;
-        let array = match root.hpa_array(caller.platform, &pages) {
-            Ok(array) => array,
-            Err(error) => {
-                pages.free(caller.platform);
-                return Err(caller.host_failed(error, count));
-            }
-        };
-        let pages = pages.donate(caller.platform);
+        let (pages, array) = caller.give(root, count)?;
         match caller.call(|port, pin| port.spdm_create(pin, function, array).map(|id| [id.0, 0])) {
             Ok([id, _]) => {
                 Ok(Self { id: SpdmId(id), pages, information: PageList::new(), bytes: 0, established: false })
@@ -267,18 +258,7 @@ impl<L: LeakCounter> Session<L> {
             port::reset_below(caller.platform, root_port, caller.device);
             deleted = delete();
         }
-        match deleted {
-            Ok([rcx, _]) => {
-                let returned = root.released(caller.platform, rcx);
-                if let Err(error) = caller.take_back(self.pages, |page| returned.names(page)) {
-                    caller.warn("pages of a session are lost", &error);
-                }
-            }
-            Err(failure) if module_is_gone(&failure) => caller.take_from_the_dead(self.pages),
-            Err(failure) => {
-                caller.warn("a session was not deleted, its pages are lost", &caller.failed(failure));
-            }
-        }
+        caller.take_deleted("session", self.pages, root, deleted);
         if was_reset {
             wire.mailbox_mut().revive();
         }

@@ -7,13 +7,13 @@ use tdx_abi::connect::ids::{KmOperation, SpdmId};
 use tdx_abi::connect::stream::StreamInfo;
 use tdx_abi::status::StatusCode;
 
-use super::caller::{Caller, Slot, TsmPlatform, answered, module_is_gone};
+use super::caller::{Caller, Slot, TsmPlatform, answered};
 use super::place::{Place, functions_of, memory_of, segment_of};
 use super::pool::Pools;
 use super::session::Ending;
 use super::wire::Wire;
 use crate::cpu::CpuSlot;
-use crate::page_list::{DonatedList, PageList};
+use crate::page_list::DonatedList;
 use crate::seamcall::{CreatedStream, StreamRequest};
 use crate::sync::RawLock;
 use crate::traits::{LeakCounter, Pages, PciBus};
@@ -142,18 +142,9 @@ impl<L: LeakCounter> Stream<L> {
         let memory = memory_of(caller.platform, device, root_port)?;
         let count = usize::from(caller.sizes.ide_mt);
         let root = wire.objects(caller)?;
-        let pages = PageList::alloc(caller.platform, count, caller.node());
-        let pages: PageList<L> = pages.map_err(|error| caller.host_failed(error, count))?;
-        let array = match root.hpa_array(caller.platform, &pages) {
-            Ok(array) => array,
-            Err(error) => {
-                pages.free(caller.platform);
-                return Err(caller.host_failed(error, count));
-            }
-        };
+        let (pages, array) = caller.give(root, count)?;
         let info = StreamInfo::selective(root_port.bdf.devfn());
         let request = StreamRequest { info, session, pages: array, functions, memory };
-        let pages = pages.donate(caller.platform);
         let created = caller.call(|port, pin| {
             let CreatedStream { stream_id, root_port_block } = port.ide_stream_create(pin, request)?;
             Ok([stream_id, root_port_block])
@@ -324,18 +315,7 @@ impl<L: LeakCounter> Stream<L> {
                 caller.call(|port, pin| port.ide_stream_delete(pin, session, id, release).map(|rcx| [rcx, 0]))
             }
         };
-        match deleted {
-            Ok([rcx, _]) => {
-                let returned = root.released(caller.platform, rcx);
-                if let Err(error) = caller.take_back(self.pages, |page| returned.names(page)) {
-                    caller.warn("pages of a stream are lost", &error);
-                }
-            }
-            Err(failure) if module_is_gone(&failure) => caller.take_from_the_dead(self.pages),
-            Err(failure) => {
-                caller.warn("a stream was not deleted, its pages are lost", &caller.failed(failure));
-            }
-        }
+        caller.take_deleted("stream", self.pages, root, deleted);
     }
 }
 
